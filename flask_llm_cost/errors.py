@@ -1,0 +1,126 @@
+"""Every error that flask-llm-cost raises.
+
+::
+
+    LlmCostError
+    ├── ConfigError (ValueError)        a configuration value that cannot be used
+    ├── IntegrationError (RuntimeError) a library named in LLM_COST_INSTRUMENT that cannot be watched
+    ├── UsageError (ValueError)         usage handed to track() or quote() that makes no sense
+    ├── PriceBookError (ValueError)     a price file or override that cannot be read
+    ├── UnknownPriceError (LookupError) no price, and LLM_COST_UNKNOWN_PRICE is "raise"
+    ├── BudgetExceededError             a budget set to block or raise said no
+    └── LedgerError (RuntimeError)      the ledger could not be written or read
+        └── SchemaMissingError          its tables are not there yet
+
+Each carries its facts as attributes and its remedy in the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+
+
+class LlmCostError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(LlmCostError, ValueError):
+    """A configuration value that cannot be used.
+
+    :param key: the configuration key, ``LLM_COST_...``
+    :param value: what was found there
+    :param problem: what is wrong with it, and what would be right
+    """
+
+    def __init__(self, key: str, value: object, problem: str) -> None:
+        self.key = key
+        self.value = value
+        super().__init__(f"{key}={value!r}: {problem}")
+
+
+class IntegrationError(LlmCostError, RuntimeError):
+    """A library named explicitly in ``LLM_COST_INSTRUMENT`` cannot be watched."""
+
+    def __init__(self, library: str, problem: str) -> None:
+        self.library = library
+        super().__init__(f"cannot watch {library!r}: {problem}")
+
+
+class UsageError(LlmCostError, ValueError):
+    """Usage that makes no sense: an unknown component, or a quantity that is no count."""
+
+    def __init__(self, problem: str, *, name: str | None = None, choices: Iterable[str] = ()) -> None:
+        self.name = name
+        self.choices = tuple(choices)
+        known = f"; known are: {', '.join(self.choices)}" if self.choices else ""
+        super().__init__(problem + known)
+
+
+class PriceBookError(LlmCostError, ValueError):
+    """A price file or price override that cannot be read as one.
+
+    :param source: the file, or the configuration key
+    :param problem: where in it, what is wrong, and what would be right
+    """
+
+    def __init__(self, source: str, problem: str) -> None:
+        self.source = source
+        super().__init__(f"{source}: {problem}")
+
+
+class UnknownPriceError(LlmCostError, LookupError):
+    """A call had no price and ``LLM_COST_UNKNOWN_PRICE`` is ``"raise"``. The call is recorded all the same."""
+
+    def __init__(self, provider: str, model: str | None) -> None:
+        self.provider = provider
+        self.model = model
+        super().__init__(
+            f"no price for {provider}/{model}; 'flask llm-cost prices explain {provider} {model}' says why, "
+            "LLM_COST_PRICE_OVERRIDES sets one"
+        )
+
+
+class BudgetExceededError(LlmCostError):
+    """A budget said no. Raised before any byte is sent (``stage="admit"``) or after the call is recorded.
+
+    Amounts are in the budget's unit: dollars, calls or tokens.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget: str,
+        scope: str,
+        limit: Decimal,
+        spent: Decimal,
+        held: Decimal,
+        estimate: Decimal,
+        period_ends: datetime | None,
+        stage: str,
+    ) -> None:
+        self.budget = budget
+        self.scope = scope
+        self.limit = limit
+        self.spent = spent
+        self.held = held
+        self.estimate = estimate
+        self.period_ends = period_ends
+        self.stage = stage
+        until = f" until {period_ends:%Y-%m-%d %H:%M %Z}" if period_ends else ""
+        super().__init__(f"budget {budget!r} ({scope}) is used up{until}: {spent} spent and {held} held of {limit}")
+
+
+class LedgerError(LlmCostError, RuntimeError):
+    """The ledger could not be written or read. Says the kind of failure, never the data that failed."""
+
+
+class SchemaMissingError(LedgerError):
+    """The ledger's tables are not in the database yet."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the llm_cost_ tables are missing; create them with 'flask db upgrade' (Flask-Migrate) "
+            "or 'flask llm-cost install'"
+        )

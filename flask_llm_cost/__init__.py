@@ -1,0 +1,1 @@
+"""Who is burning $X a month on LLM calls, and on what: a cost ledger inside your Flask app."""

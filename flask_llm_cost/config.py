@@ -1,0 +1,289 @@
+"""Every ``LLM_COST_*`` key: its default, how it is read, and what is refused.
+
+Config is read once, in ``init_app``. Values may come from Python, or as strings from the environment
+(``app.config.from_prefixed_env``): booleans are read strictly, lists may be comma-separated, and a whole list or mapping
+may be JSON.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+from zoneinfo import ZoneInfo, available_timezones
+
+from flask_llm_cost.errors import ConfigError
+
+PREFIX: Final = "LLM_COST_"
+
+DefaultTags: TypeAlias = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+
+#: What ``LLM_COST_INSTRUMENT`` may name: a client library, or an SDK, which stands for the client libraries it uses.
+LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "httpx": ("httpx",),
+    "httpx2": ("httpx2",),
+    "openai": ("httpx", "httpx2"),
+    "anthropic": ("httpx", "httpx2"),
+}
+
+#: Names of tags whose values are never kept.
+SECRET_NAMES: Final = (
+    "access_token", "api_key", "apikey", "auth", "authorization", "client_secret", "cookie", "credential", "credentials",
+    "passphrase", "passwd", "password", "private_key", "refresh_token", "secret", "session", "set-cookie", "token",
+)  # fmt: skip
+
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+_FALSE: Final = frozenset({"0", "false", "no", "off"})
+_TAG_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}\Z")
+
+
+class _BadValueError(ValueError):
+    """What is wrong with a value; becomes a :class:`ConfigError` that also names its key."""
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in _TRUE or word in _FALSE:
+        return word in _TRUE
+    raise _BadValueError("choose True or False (1, 0, yes, no, on, off)")
+
+
+def _choice(*choices: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value in choices:
+            return str(value)
+        raise _BadValueError(f"choose one of {', '.join(map(repr, choices))}")
+
+    return parse
+
+
+def _from_json(value: Any, opening: str) -> Any:
+    if isinstance(value, str) and value.lstrip().startswith(opening):
+        try:
+            return json.loads(value, parse_float=Decimal)
+        except ValueError as error:
+            raise _BadValueError(f"is no valid JSON ({error})") from None
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    value = _from_json(value, "[")
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, Iterable) and not isinstance(value, Mapping):
+        return list(value)
+    raise _BadValueError("give a list, or one string with commas")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    value = _from_json(value, "{")
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return value
+    raise _BadValueError('give a dict with string keys; from the environment, one JSON object: {"key": "value"}')
+
+
+def _strings(value: Any) -> Mapping[str, str]:
+    mapping = _mapping(value)
+    for key, item in mapping.items():
+        if not isinstance(item, str) or not item or not key:
+            raise _BadValueError(f"{key!r} must have a name as its value, not {item!r}")
+    return dict(mapping)
+
+
+def _hosts(value: Any) -> Mapping[str, str]:
+    hosts = {}
+    for host, provider in _strings(value).items():
+        if "://" in host:
+            raise _BadValueError(f"{host!r}: leave out the scheme; give host, host:port or host/prefix")
+        hosts[host.lower().rstrip("/")] = provider
+    return hosts
+
+
+def _discounts(value: Any) -> Mapping[str, Decimal]:
+    discounts = {}
+    for provider, share in _mapping(value).items():
+        discount = _decimal(share)
+        if not 0 <= discount < 1:
+            raise _BadValueError(f"{provider!r}: a discount is a share from 0 up to 1, so '0.15' for 15%, not {share!r}")
+        discounts[provider] = discount
+    return discounts
+
+
+def _decimal(value: Any) -> Decimal:
+    # A float came from JSON or the environment: its shortest text is what the person wrote.
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        raise _BadValueError(f"{value!r} is no number") from None
+    if isinstance(value, bool) or not number.is_finite():
+        raise _BadValueError(f"{value!r} is no number")
+    return number
+
+
+def _positive(value: Any) -> int:
+    number = _decimal(value)
+    if number != number.to_integral_value() or number < 1:
+        raise _BadValueError("give a whole number of at least 1")
+    return int(number)
+
+
+def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None or value == "" else parse(value)
+
+
+def _path(value: Any) -> Path:
+    if isinstance(value, str | os.PathLike):
+        return Path(value)
+    raise _BadValueError("give a path")
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise _BadValueError("give a name")
+
+
+def _tag_keys(value: Any) -> tuple[str, ...]:
+    keys = _list(value)
+    for key in keys:
+        if not isinstance(key, str) or not _TAG_KEY.match(key):
+            raise _BadValueError(f"{key!r} is no tag key: a letter, then up to 63 of a-z, 0-9, '_', '.', '-'")
+    return tuple(keys)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return tuple(str(name).lower() for name in _list(value))
+
+
+def _rollup_tags(value: Any) -> Literal["auto"] | tuple[str, ...]:
+    return "auto" if value == "auto" else _tag_keys(value)
+
+
+def _instrument(value: Any) -> Literal["auto"] | tuple[str, ...]:
+    if value == "auto":
+        return "auto"
+    names = _list(value)
+    for name in names:
+        if name not in LIBRARIES:
+            raise _BadValueError(f"{name!r} cannot be watched; choose 'auto', [] or some of {', '.join(LIBRARIES)}")
+    return tuple(names)
+
+
+def _stream_usage(value: Any) -> bool | tuple[str, ...]:
+    if isinstance(value, bool) or str(value).strip().lower() in _TRUE | _FALSE:
+        return _boolean(value)
+    return tuple(str(host).lower() for host in _list(value))
+
+
+def _default_tags(value: Any) -> DefaultTags:
+    return value if callable(value) else _mapping(value)
+
+
+def _zone(value: Any) -> ZoneInfo:
+    if isinstance(value, ZoneInfo):
+        return value
+    if not isinstance(value, str) or value not in available_timezones():
+        near = difflib.get_close_matches(str(value), available_timezones(), 3)
+        raise _BadValueError(
+            "give an IANA time zone such as 'Europe/Berlin'" + (f"; near: {', '.join(near)}" if near else "")
+        )
+    return ZoneInfo(value)
+
+
+def _no_budgets(value: Any) -> tuple[Mapping[str, Any], ...]:
+    if _list(value):
+        # A cap that is written down but not kept would be worse than none.
+        raise _BadValueError("budgets are not enforced by this version; leave the key out until they are")
+    return ()
+
+
+def _key(default: Any, parse: Callable[[Any], Any]) -> Any:
+    return field(metadata={"default": default, "parse": parse})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The configuration of one app, parsed and checked. Each attribute is the key of its name: ``LLM_COST_<NAME>``."""
+
+    enabled: bool = _key(True, _boolean)
+    instrument: Literal["auto"] | tuple[str, ...] = _key("auto", _instrument)
+    model_aliases: Mapping[str, str] = _key({}, _strings)
+    discounts: Mapping[str, Decimal] = _key({}, _discounts)
+    hosts: Mapping[str, str] = _key({}, _hosts)
+    stream_usage: bool | tuple[str, ...] = _key(True, _stream_usage)
+    default_tags: DefaultTags = _key({}, _default_tags)
+    redacted_tags: tuple[str, ...] = _key(SECRET_NAMES, _names)
+    report_tags: tuple[str, ...] = _key(("feature", "tenant_id", "user_id"), _tag_keys)
+    rollup_tags: Literal["auto"] | tuple[str, ...] = _key("auto", _rollup_tags)
+    propagate_tags: bool = _key(False, _boolean)
+    prices_file: Path | None = _key(None, _optional(_path))
+    price_overrides: Mapping[str, Any] = _key({}, _mapping)
+    unknown_price: str = _key("warn", _choice("warn", "ignore", "raise"))
+    budgets: tuple[Mapping[str, Any], ...] = _key((), _no_budgets)
+    default_max_output: int = _key(4096, _positive)
+    write_mode: str = _key("background", _choice("background", "inline", "log"))
+    spool_dir: Path | None = _key(None, _optional(_path))
+    spool_max_mb: int = _key(256, _positive)
+    write_errors: str = _key("warn", _choice("warn", "ignore", "raise"))
+    bind_key: str | None = _key(None, _optional(_name))
+    read_bind_key: str | None = _key(None, _optional(_name))
+    timezone: ZoneInfo = _key("UTC", _zone)
+    retention_days: int | None = _key(None, _optional(_positive))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Config:
+        """Read the ``LLM_COST_*`` keys of an app's configuration.
+
+        ``LLM_COST_ENABLED`` in the process environment wins over the app's, so that all can be switched off without a
+        deploy.
+
+        :raises ConfigError: names the key, its value, and what would be right
+        """
+        values = {**values, **{key: os.environ[key] for key in (PREFIX + "ENABLED",) if key in os.environ}}
+        parsed = {}
+        for item in fields(cls):
+            key = PREFIX + item.name.upper()
+            value = values.get(key, item.metadata["default"])
+            try:
+                parsed[item.name] = item.metadata["parse"](value)
+            except _BadValueError as problem:
+                raise ConfigError(key, value, str(problem)) from None
+        config = cls(**parsed)
+        if config.write_errors == "raise" and config.write_mode != "inline":
+            raise ConfigError(
+                "LLM_COST_WRITE_ERRORS", "raise", f"works with LLM_COST_WRITE_MODE='inline' only, not {config.write_mode!r}"
+            )
+        return config
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Every key with its default, as it would be written in an app's configuration."""
+        return {PREFIX + item.name.upper(): item.metadata["default"] for item in fields(cls)}
+
+
+#: Keys that are read and checked, but whose feature this version does not have yet.
+NOT_YET: Final = ("rollup_tags", "propagate_tags", "retention_days", "default_max_output")
+
+
+def unknown_keys(values: Mapping[str, Any]) -> Sequence[tuple[str, str | None]]:
+    """The ``LLM_COST_*`` keys that mean nothing, each with the key that was probably meant."""
+    known = list(Config.defaults())
+    return [
+        (key, next(iter(difflib.get_close_matches(key, known, 1)), None))
+        for key in values
+        if isinstance(key, str) and key.startswith(PREFIX) and key not in known
+    ]
+
+
+def keys_without_effect(config: Config) -> Sequence[str]:
+    """The keys that were changed although their feature is not there yet."""
+    default = Config.from_mapping({})
+    return [PREFIX + name.upper() for name in NOT_YET if getattr(config, name) != getattr(default, name)]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from flask_llm_cost.errors import ConfigError
 
@@ -190,12 +190,12 @@ def _default_tags(value: Any) -> DefaultTags:
 def _zone(value: Any) -> ZoneInfo:
     if isinstance(value, ZoneInfo):
         return value
-    if not isinstance(value, str) or value not in available_timezones():
+    try:
+        return ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
         near = difflib.get_close_matches(str(value), available_timezones(), 3)
-        raise _BadValueError(
-            "give an IANA time zone such as 'Europe/Berlin'" + (f"; near: {', '.join(near)}" if near else "")
-        )
-    return ZoneInfo(value)
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise _BadValueError(f"give an IANA time zone such as 'Europe/Berlin'{hint}") from None
 
 
 def _no_budgets(value: Any) -> tuple[Mapping[str, Any], ...]:

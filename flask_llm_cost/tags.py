@@ -1,0 +1,246 @@
+"""Tags: who and what a call was for.
+
+A tag block lives in a :class:`~contextvars.ContextVar`, so it follows the code that opened it through ``await``,
+``asyncio.to_thread`` and async views, and :func:`carry_tags` takes it into a thread pool.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import logging
+import re
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, TypeVar
+
+logger = logging.getLogger("flask_llm_cost")
+
+MAX_TAGS: Final = 32
+MAX_VALUE: Final = 256
+REDACTED: Final = "[redacted]"
+
+_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}\Z")
+
+#: Shapes of secrets. Every repetition is bounded or starts at a fixed word, so that no value makes the search slow.
+_SECRET: Final = re.compile(
+    r"\b(?:sk|pk|rk|gsk|xai|hf|r8|pplx|whsec)[-_][A-Za-z0-9_-]{16,}"  # OpenAI, Anthropic, Stripe, Groq, xAI, …
+    r"|\bAIza[A-Za-z0-9_-]{30,}"  # Google
+    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}"  # JSON web tokens
+    r"|\b(?i:bearer|basic)\s{1,8}[A-Za-z0-9._~+/-]{12,}"
+    r"|\b(?:AKIA|ASIA|AROA)[A-Z0-9]{16}\b"  # AWS
+    r"|\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})"
+    r"|\bxox[abeoprs]-[A-Za-z0-9-]{10,}"  # Slack
+    r"|-----BEGIN [A-Z ]{0,32}PRIVATE KEY"
+    r"|\b[a-z][a-z0-9+.-]{0,15}://[^/\s:@]{0,256}:[^/\s@]{1,256}@"  # credentials inside a URL
+)
+
+#: Card numbers as their issuers number them. A plain number counts only with a right check digit, since ids are numbers too.
+_CARD: Final = re.compile(r"\b(?:4\d{3}|5[1-5]\d{2}|3[47]\d{2}|6011)[ -]?(?:\d{4}[ -]?\d{4}[ -]?\d{4}|\d{6}[ -]?\d{5})\b")
+
+_SEARCHED: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """One open block: what applies inside it, and what to go back to."""
+
+    values: Mapping[str, Any]
+    outer: _Block | None = None
+    opened_by: tags | None = None
+
+
+_block: ContextVar[_Block] = ContextVar("llm_cost_tags", default=_Block(MappingProxyType({})))
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class tags:  # noqa: N801 - reads as a word in ``with tags(...)``
+    """Tag every LLM call made inside a block, or inside a function.
+
+    Works as ``with tags(feature="chat"):`` and as ``@tags(feature="chat")`` on functions, coroutines, generators and async
+    generators. Blocks nest; the inner one wins. A value of ``None`` takes a tag away inside the block. One object may be
+    used many times, also at the same time.
+
+    Inside a *plain* generator function a ``with`` block leaks to the consumer between two ``yield``\ s, as every context
+    variable does; the decorator sets and restores the tags around each step instead.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, **values: Any) -> None:
+        self._values = values
+
+    def __enter__(self) -> tags:
+        outer = _block.get()
+        _block.set(_Block({**outer.values, **self._values}, outer, self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # A generator may be resumed in another context, where this block was never opened: then there is nothing to close.
+        block: _Block | None = _block.get()
+        while block is not None and block.opened_by is not self:
+            block = block.outer
+        if block is not None and block.outer is not None:
+            _block.set(block.outer)
+
+    def __call__(self, function: _F) -> _F:
+        if inspect.isasyncgenfunction(function):
+            wrapper = self._around_async_generator(function)
+        elif inspect.isgeneratorfunction(function):
+            wrapper = self._around_generator(function)
+        elif inspect.iscoroutinefunction(function):
+            wrapper = self._around_coroutine(function)
+        else:
+            wrapper = self._around_function(function)
+        return functools.wraps(function)(wrapper)  # type: ignore[return-value]  # the wrapper keeps the signature
+
+    def _around_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return call
+
+    def _around_coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return await function(*args, **kwargs)
+
+        return call
+
+    def _around_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def steps(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            generator = function(*args, **kwargs)
+            step, value = generator.send, None
+            while True:
+                try:
+                    with self:
+                        produced = step(value)
+                except StopIteration as end:
+                    return end.value
+                try:
+                    step, value = generator.send, (yield produced)
+                except GeneratorExit:
+                    with self:
+                        generator.close()
+                    raise
+                except BaseException as error:
+                    step, value = generator.throw, error
+
+        return steps
+
+    def _around_async_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def steps(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            generator = function(*args, **kwargs)
+            step, value = generator.asend, None
+            while True:
+                try:
+                    with self:
+                        produced = await step(value)
+                except StopAsyncIteration:
+                    return
+                try:
+                    step, value = generator.asend, (yield produced)
+                except GeneratorExit:
+                    with self:
+                        await generator.aclose()
+                    raise
+                except BaseException as error:
+                    step, value = generator.athrow, error
+
+        return steps
+
+
+def current_tags() -> dict[str, Any]:
+    """The tags of the blocks that are open here, innermost winning. Request and default tags come on top at a call."""
+    return dict(_block.get().values)
+
+
+def carry_tags(function: _F) -> _F:
+    """Take the tags (and the request they belong to) of here into another thread: ``executor.submit(carry_tags(work))``.
+
+    May be called many times and from several threads at once.
+    """
+    context = copy_context()
+
+    @functools.wraps(function)
+    def carried(*args: Any, **kwargs: Any) -> Any:
+        # A context can be entered once at a time; each run gets a copy of its own.
+        return context.copy().run(function, *args, **kwargs)
+
+    return carried  # type: ignore[return-value]  # wraps() keeps the signature, not the type
+
+
+class TagRules:
+    """What may be kept as a tag: the rules of one app, applied when a call starts.
+
+    A bad key or an unprintable value is dropped, counted and warned about once; nothing here ever raises.
+    """
+
+    def __init__(self, secret_names: Iterable[str]) -> None:
+        self._secret_names = frozenset(secret_names)
+        self._warned: set[str] = set()
+        self.dropped = 0
+
+    def clean(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """The tags as they are kept: at most 32, valid keys, text values, secrets redacted, empty ones left out."""
+        cleaned: dict[str, str] = {}
+        for key, value in values.items():
+            if value is None:
+                continue
+            if not isinstance(key, str) or not _KEY.match(key):
+                self._drop(key, "a key is a letter, then up to 63 of a-z, 0-9, '_', '.', '-'")
+            elif len(cleaned) == MAX_TAGS:
+                self._drop(key, f"a call has at most {MAX_TAGS} tags")
+            elif key in self._secret_names:
+                cleaned[key] = REDACTED
+            else:
+                try:
+                    text = _clean_text(value if isinstance(value, str) else _to_text(value))
+                except Exception:
+                    self._drop(key, "its value cannot be turned into text")
+                    continue
+                if text:
+                    cleaned[key] = text
+        return cleaned
+
+    def _drop(self, key: object, reason: str) -> None:
+        self.dropped += 1
+        # The name of a tag is the developer's own word, but one that is no valid key may be anything: show its shape only.
+        shown = key if isinstance(key, str) and _KEY.match(key) else f"<{type(key).__name__}>"
+        if shown not in self._warned and len(self._warned) < 100:
+            self._warned.add(shown)
+            logger.warning("tag %s dropped: %s", shown, reason)
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(value, sort_keys=True, default=str, ensure_ascii=False, separators=(",", ":"))
+    return str(value)
+
+
+@lru_cache(maxsize=4096)
+def _clean_text(text: str) -> str:
+    # Redact before the cut to size: half a secret is still a secret, and no longer looks like one.
+    text = text[:_SEARCHED]
+    if _SECRET.search(text) or any(_check_digit_is_right(card.group()) for card in _CARD.finditer(text)):
+        return REDACTED
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    return text.replace("\0", "").strip()[:MAX_VALUE].strip()
+
+
+def _check_digit_is_right(card: str) -> bool:
+    """Luhn's check: every second digit from the right is doubled, and the digits of all add up to a multiple of ten."""
+    digits = [int(digit) for digit in reversed(card) if digit.isdigit()]
+    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[1::2])
+    return (sum(digits[::2]) + sum(doubled)) % 10 == 0

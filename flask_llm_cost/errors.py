@@ -8,6 +8,7 @@
     ├── UsageError (ValueError)         usage handed to track() or quote() that makes no sense
     ├── PriceBookError (ValueError)     a price file or override that cannot be read
     ├── UnknownPriceError (LookupError) no price, and LLM_COST_UNKNOWN_PRICE is "raise"
+    ├── QueryError (ValueError)         a question about spend that makes no sense
     ├── BudgetExceededError             a budget set to block or raise said no
     └── LedgerError (RuntimeError)      the ledger could not be written or read
         └── SchemaMissingError          its tables are not there yet
@@ -80,6 +81,15 @@ class UnknownPriceError(LlmCostError, LookupError):
             f"no price for {provider}/{model}; 'flask llm-cost prices explain {provider} {model}' says why, "
             "LLM_COST_PRICE_OVERRIDES sets one"
         )
+
+
+class QueryError(LlmCostError, ValueError):
+    """A question about spend that makes no sense: an unknown dimension, a time without a zone, an end before its start."""
+
+    def __init__(self, problem: str, *, choices: Iterable[str] = ()) -> None:
+        self.choices = tuple(choices)
+        known = f"; known are: {', '.join(self.choices)}" if self.choices else ""
+        super().__init__(problem + known)
 
 
 class BudgetExceededError(LlmCostError):

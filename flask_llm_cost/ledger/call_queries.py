@@ -1,0 +1,202 @@
+"""Single calls: the list, page by page, and one call with the arithmetic of its bill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_llm_cost.errors import QueryError
+from flask_llm_cost.ledger.columns import Money
+from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
+
+#: What a list of calls can be sorted by, and whether downwards. What is not known comes last in ``dearest`` and ``slowest``.
+ORDERS: Final[Mapping[str, tuple[Any, bool]]] = {
+    "newest": (Call.occurred_at, True),
+    "oldest": (Call.occurred_at, False),
+    "dearest": (sa.func.coalesce(Call.total_cost, sa.literal(Decimal(-1), Money), type_=Money()), True),
+    "slowest": (sa.func.coalesce(Call.latency_ms, -1), True),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRow:
+    """One call without its lines. The fields are columns of ``llm_cost_calls``; ``tags`` is key to value."""
+
+    id: UUID
+    occurred_at: datetime
+    recorded_at: datetime
+    provider: str
+    model: str | None
+    requested_model: str | None
+    host: str
+    operation: str
+    stream: bool
+    attempt: int
+    outcome: str
+    http_status: int | None
+    error_class: str | None
+    usage_source: str
+    cost_status: str
+    total_cost: Decimal | None
+    computed_cost: Decimal | None
+    currency: str
+    pricing_mode: str | None
+    price_id: UUID | None
+    input_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    total_tokens: int | None
+    latency_ms: int | None
+    first_token_ms: int | None
+    provider_response_id: str | None
+    flags: str | None
+    tags: Mapping[str, str]
+
+    @property
+    def price_model(self) -> str | None:
+        """The model it was priced by: as billed, else as requested."""
+        return self.model or self.requested_model
+
+
+_COLUMNS: Final = tuple(getattr(Call, item.name) for item in fields(CallRow) if item.name != "tags")
+
+
+@dataclass(frozen=True, slots=True)
+class CallPage:
+    """A page of calls. ``following`` and ``preceding`` are the calls to go on from, ``None`` at either end."""
+
+    rows: tuple[CallRow, ...]
+    following: UUID | None
+    preceding: UUID | None
+
+
+def calls_page(
+    session: Session,
+    flt: Filter,
+    *,
+    order: str = "newest",
+    after: UUID | None = None,
+    before: UUID | None = None,
+    limit: int = 50,
+) -> CallPage:
+    """Calls in *order*, those that come *after* or *before* a call of the same filter.
+
+    Pages go by value, not by number, so that calls which arrive meanwhile shift nothing.
+
+    :raises QueryError: for an unknown order, or a call to go on from that the filter does not let through
+    """
+    if order not in ORDERS:
+        raise QueryError(f"calls cannot be sorted by {order[:80]!r}", choices=tuple(ORDERS))
+    if after is not None and before is not None:
+        raise QueryError("a page of calls goes on after one call or before one, not both")
+    expression, downwards = ORDERS[order]
+    backwards = before is not None
+    query = sa.select(*_COLUMNS).where(*flt.conditions())
+    if (start := after or before) is not None:
+        query = query.where(_beyond(session, flt, expression, start, downwards != backwards))
+    sort = [expression, Call.id]
+    query = query.order_by(*(item.desc() if downwards != backwards else item.asc() for item in sort)).limit(limit + 1)
+    found = session.execute(query).all()
+    more, found = len(found) > limit, found[:limit]
+    if backwards:
+        found = found[::-1]
+    rows = _with_tags(session, found)
+    if not rows:
+        return CallPage((), None, None)
+    beyond_end = more if not backwards else True
+    beyond_start = start is not None and (not backwards or more)
+    return CallPage(rows, rows[-1].id if beyond_end else None, rows[0].id if beyond_start else None)
+
+
+def _beyond(session: Session, flt: Filter, expression: Any, start: UUID, downwards: bool) -> sa.ColumnElement[bool]:
+    # Looked up within the filter: a call of somebody else's is not there.
+    found = session.execute(sa.select(expression).where(*flt.conditions(), Call.id == start)).one_or_none()
+    if found is None:
+        raise QueryError("the call that this page starts from is not among these calls")
+    value = sa.literal(found[0], expression.type)
+    if downwards:
+        return sa.and_(expression <= value, sa.or_(expression < value, Call.id < start))
+    return sa.and_(expression >= value, sa.or_(expression > value, Call.id > start))
+
+
+def all_calls(session: Session, flt: Filter, *, order: str = "newest", batch: int = 1000) -> Iterator[CallRow]:
+    """Every call in *order*, read page by page, so that memory stays flat."""
+    after: UUID | None = None
+    while True:
+        page = calls_page(session, flt, order=order, after=after, limit=batch)
+        yield from page.rows
+        if page.following is None:
+            return
+        after = page.following
+
+
+def _with_tags(session: Session, found: Sequence[Any]) -> tuple[CallRow, ...]:
+    tags: dict[UUID, dict[str, str]] = {row.id: {} for row in found}
+    query = sa.select(CallTag.call_id, CallTag.key, CallTag.value).where(CallTag.call_id.in_(list(tags)))
+    for call_id, key, value in session.execute(query.order_by(CallTag.key)) if tags else ():
+        tags[call_id][key] = value
+    return tuple(CallRow(**row._mapping, tags=tags[row.id]) for row in found)
+
+
+@dataclass(frozen=True, slots=True)
+class BillLine:
+    """One component of a bill: ``quantity`` times ``rate`` per ``rate_per`` units is ``cost``."""
+
+    component: str
+    unit: str
+    quantity: Decimal
+    rate: Decimal | None
+    rate_per: Decimal | None
+    cost: Decimal | None
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedPrice:
+    """The price that was applied, and where it is from."""
+
+    source: str
+    source_version: str
+    matched_key: str
+    match_kind: str
+    currency: str
+    pricing_mode: str | None
+    tier: str | None
+    multiplier: Decimal
+    discount: Decimal
+    effective_from: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallDetail:
+    """One call: its row, the lines of its bill, and its price, ``None`` where there is none."""
+
+    call: CallRow
+    lines: tuple[BillLine, ...]
+    price: AppliedPrice | None
+
+
+def one_call(session: Session, flt: Filter, call_id: UUID) -> CallDetail | None:
+    """The call with its lines, tags and price; ``None`` also when the filter does not let it through."""
+    found = session.execute(sa.select(*_COLUMNS).where(*flt.conditions(), Call.id == call_id)).all()
+    if not found:
+        return None
+    (call,) = _with_tags(session, found)
+    items = session.scalars(sa.select(LineItem).where(LineItem.call_id == call_id).order_by(LineItem.position))
+    lines = tuple(
+        BillLine(item.component, item.unit, item.quantity, item.rate, item.rate_per, item.cost, item.cost_status)
+        for item in items
+    )
+    snapshot = session.get(PriceSnapshot, call.price_id) if call.price_id else None
+    price = AppliedPrice(**{item.name: getattr(snapshot, item.name) for item in fields(AppliedPrice)}) if snapshot else None
+    return CallDetail(call, lines, price)

@@ -1,0 +1,121 @@
+"""Which calls a question is about. Every :class:`Filter` names its scope, and nothing made from it can leave that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from flask_llm_cost.errors import QueryError
+from flask_llm_cost.ledger.models import Call, CallTag
+
+_NO_TAGS: Final[Mapping[str, Any]] = MappingProxyType({})
+_TAG_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}", re.ASCII)
+#: As priced: what the reply names, else what was asked for.
+MODEL: Final = sa.func.coalesce(Call.model, Call.requested_model)
+
+#: What spend can be grouped by, besides ``tag:<key>``.
+COLUMNS: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "provider": Call.provider,
+        "model": MODEL,
+        "requested_model": Call.requested_model,
+        "operation": Call.operation,
+        "host": Call.host,
+        "outcome": Call.outcome,
+        "usage_source": Call.usage_source,
+        "cost_status": Call.cost_status,
+        "pricing_mode": Call.pricing_mode,
+        "stream": Call.stream,
+        "currency": Call.currency,
+    }
+)
+TIMES: Final = ("hour", "day", "month")
+
+
+def dimensions() -> tuple[str, ...]:
+    """What spend can be grouped by, for people."""
+    return (*COLUMNS, *TIMES, "tag:<key>")
+
+
+def check_dimension(name: str) -> str:
+    """*name* if spend can be grouped by it: a column, ``hour``, ``day``, ``month`` or ``tag:<key>``.
+
+    :raises QueryError: otherwise
+    """
+    if name in COLUMNS or name in TIMES or (name.startswith("tag:") and _TAG_KEY.fullmatch(name[4:])):
+        return name
+    raise QueryError(f"spend cannot be grouped by {name[:80]!r}", choices=dimensions())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which calls a question is about.
+
+    :param scope: tags that hold whatever else is asked for; ``{}`` is everything. Required, so that nobody forgets it
+    :param since: first instant, aware
+    :param until: the instant after the last, aware
+    :param model: as billed, or as requested where the reply named none
+    :param tags: key to value; ``None`` means that the call has no such tag
+    :param currency: one currency, so that amounts add up; ``None`` only to ask for several side by side
+    """
+
+    scope: Mapping[str, str]
+    since: datetime | None = None
+    until: datetime | None = None
+    provider: str | None = None
+    model: str | None = None
+    operation: str | None = None
+    outcome: str | None = None
+    cost_status: str | None = None
+    usage_source: str | None = None
+    stream: bool | None = None
+    tags: Mapping[str, str | None] = field(default_factory=lambda: _NO_TAGS)
+    currency: str | None = "USD"
+
+    def __post_init__(self) -> None:
+        for instant in (self.since, self.until):
+            if instant is not None and instant.utcoffset() is None:
+                raise QueryError("since and until need a time zone; a date stands for a day of LLM_COST_TIMEZONE")
+
+    def narrowed(self, *, tags: Mapping[str, str | None] = _NO_TAGS, **changes: Any) -> Filter:
+        """This filter with *changes*; *tags* are added to its own. The scope stays.
+
+        :raises QueryError: for a change of the scope
+        """
+        if "scope" in changes:
+            raise QueryError("the scope of a filter cannot be changed")
+        return replace(self, tags={**self.tags, **tags}, **changes)
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """What a query about ``llm_cost_calls`` has to hold."""
+        found: list[sa.ColumnElement[bool]] = []
+        if self.since is not None:
+            found.append(Call.occurred_at >= self.since)
+        if self.until is not None:
+            found.append(Call.occurred_at < self.until)
+        if self.model is not None:
+            asked_for = sa.and_(Call.model.is_(None), Call.requested_model == self.model)
+            found.append(sa.or_(Call.model == self.model, asked_for))
+        plain = ("provider", "operation", "outcome", "cost_status", "usage_source", "stream", "currency")
+        found += [COLUMNS[name] == value for name in plain if (value := getattr(self, name)) is not None]
+        # Both, not merged: a tag that was asked for never replaces the scope's.
+        found += [self._tagged(key, value) for tags in (self.scope, self.tags) for key, value in tags.items()]
+        return found
+
+    def _tagged(self, key: str, value: str | None) -> sa.ColumnElement[bool]:
+        calls = sa.select(CallTag.call_id).where(CallTag.key == key)
+        if value is None:
+            return ~calls.where(CallTag.call_id == Call.id).correlate(Call).exists()
+        calls = calls.where(CallTag.value == value)
+        # The tag's own copy of the time lets its index answer for the range.
+        if self.since is not None:
+            calls = calls.where(CallTag.occurred_at >= self.since)
+        if self.until is not None:
+            calls = calls.where(CallTag.occurred_at < self.until)
+        return Call.id.in_(calls)

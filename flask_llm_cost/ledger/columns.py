@@ -1,9 +1,9 @@
-"""The ledger's column types: exact money, UTC times, and strings that tell ``acme`` from ``Acme``."""
+"""The ledger's column types: exact money, exact quantities and UTC times on every database."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -11,43 +11,73 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 MONEY_PLACES: Final = 12
-_PICO: Final = Decimal(10) ** MONEY_PLACES
+QUANTITY_PLACES: Final = 6
 
-#: What is in the DDL. On SQLite, whose NUMERIC is a float, money is an integer of 1e-12.
-MONEY_DDL: Final = sa.Numeric(28, MONEY_PLACES).with_variant(sa.BigInteger(), "sqlite")
 TIME_DDL: Final = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 
+# The app may have set a coarse decimal context for its own arithmetic; ours is exact whatever thread reads.
+_EXACT: Final = Context(prec=64)
 
-class Money(TypeDecorator[Decimal]):
-    """An exact amount, kept to 1e-12. Sums and comparisons are exact in all three databases.
 
-    Multiplication, division and ``avg`` are not: on SQLite they would work on integers of 1e-12. They are refused.
+class ExactDecimal(TypeDecorator[Decimal]):
+    """A ``Decimal`` with a fixed number of places, exact in storage, sums and comparisons on all three databases.
+
+    SQLite's NUMERIC is a float, so there it is an integer of the last place. Multiplication, division and ``avg`` would
+    work on that integer: the operators are refused, compute with the Decimal instead.
     """
 
     impl = sa.Numeric
     cache_ok = True
 
-    class comparator_factory(TypeDecorator.Comparator[Decimal]):  # noqa: N801 - SQLAlchemy's name
-        def __mul__(self, other: Any) -> Any:
-            raise TypeError("money cannot be multiplied in SQL on SQLite; sum it and multiply the Decimal")
+    def __init__(self, places: int) -> None:
+        super().__init__(28, places)
+        self.places = places
 
-        def __truediv__(self, other: Any) -> Any:
-            raise TypeError("money cannot be divided in SQL on SQLite; sum it and divide the Decimal")
+    class comparator_factory(TypeDecorator.Comparator[Decimal]):  # noqa: N801 - SQLAlchemy's name
+        def _refuse(self, other: Any) -> Any:
+            raise TypeError("an exact decimal is an integer on SQLite: sum it in SQL, multiply and divide the Decimal")
+
+        __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _refuse
+
+    @property
+    def ddl(self) -> TypeEngine[Any]:
+        """The stock type that stands for it in migrations."""
+        return sa.Numeric(28, self.places).with_variant(sa.BigInteger(), "sqlite")
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
         if dialect.name == "sqlite":
             return dialect.type_descriptor(sa.BigInteger())
-        return dialect.type_descriptor(sa.Numeric(28, MONEY_PLACES))
+        return dialect.type_descriptor(sa.Numeric(28, self.places))
 
-    def process_bind_param(self, value: Decimal | None, dialect: sa.Dialect) -> Any:
+    def process_bind_param(self, value: Decimal | int | None, dialect: sa.Dialect) -> Any:
         if value is None or dialect.name != "sqlite":
             return value
-        return int((value * _PICO).to_integral_value())
+        if type(value) is int:
+            return value * 10**self.places
+        return int(_EXACT.to_integral_value(_EXACT.scaleb(Decimal(value), self.places)))
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> Decimal | None:
         if value is None:
             return None
-        return Decimal(value).scaleb(-MONEY_PLACES) if dialect.name == "sqlite" else Decimal(value)
+        return _EXACT.scaleb(Decimal(value), -self.places) if dialect.name == "sqlite" else Decimal(value)
+
+
+class Money(ExactDecimal):
+    """An amount, kept to 1e-12 of its currency: one cached token on a cheap tier is 5e-9."""
+
+    cache_ok = True
+
+    def __init__(self) -> None:
+        super().__init__(MONEY_PLACES)
+
+
+class Quantity(ExactDecimal):
+    """How much of a component was billed, kept to 1e-6: tokens are whole, seconds and minutes are not."""
+
+    cache_ok = True
+
+    def __init__(self) -> None:
+        super().__init__(QUANTITY_PLACES)
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -6,15 +6,17 @@ types only, so that ``db.create_all()`` and Flask-Migrate see them as if they we
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 import sqlalchemy as sa
+from flask import current_app
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from flask_llm_cost.ledger.columns import MONEY_DDL, TIME_DDL, Money, UtcDateTime
+from flask_llm_cost.ledger.columns import TIME_DDL, ExactDecimal, Money, Quantity, UtcDateTime
 
 #: Every table is byte-exact in its strings, so that ``acme``, ``Acme`` and ``acmé`` are three tenants on MySQL too.
 _EXACT_STRINGS: Final = {
@@ -24,16 +26,33 @@ _EXACT_STRINGS: Final = {
     "mariadb_collate": "utf8mb4_bin",
 }
 
-QUANTITY: Final = sa.Numeric(28, 6)
+
+class _BindKey(Mapping[str, Any]):
+    """``info`` of the models' metadata: Flask-SQLAlchemy asks it for the bind, and each app has its own answer."""
+
+    def __getitem__(self, name: str) -> str | None:
+        if name != "bind_key" or not current_app or "llm_cost" not in current_app.extensions:
+            raise KeyError(name)
+        key: str | None = current_app.extensions["llm_cost"].config.bind_key
+        return key
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("bind_key",))
+
+    def __len__(self) -> int:
+        return 1
 
 
 class Base(DeclarativeBase):
-    """Base of the ledger's models. Their metadata is never bound: the host's Flask-SQLAlchemy says where they live."""
+    """Base of the ledger's models. Whatever bind the current app keeps its ledger on, ``db.session`` finds it there."""
+
+    # SQLAlchemy takes any truthy mapping, and types it as a dict.
+    metadata = sa.MetaData(info=cast("dict[Any, Any]", _BindKey()))
 
     type_annotation_map = {  # noqa: RUF012 - read once by SQLAlchemy
         datetime: UtcDateTime(),
         UUID: sa.Uuid(),
-        dict[str, Any]: sa.JSON(),
+        dict[str, Any]: sa.JSON(none_as_null=True),
     }
 
 
@@ -107,10 +126,10 @@ class LineItem(Base):
     position: Mapped[int] = mapped_column(sa.SmallInteger, primary_key=True, autoincrement=False)
     component: Mapped[str] = mapped_column(sa.String(32))
     unit: Mapped[str] = mapped_column(sa.String(16))
-    quantity: Mapped[Decimal] = mapped_column(QUANTITY)
+    quantity: Mapped[Decimal] = mapped_column(Quantity)
     #: Per ``rate_per`` units, every multiplier and discount included.
     rate: Mapped[Decimal | None] = mapped_column(Money)
-    rate_per: Mapped[Decimal | None] = mapped_column(QUANTITY)
+    rate_per: Mapped[Decimal | None] = mapped_column(Quantity)
     cost: Mapped[Decimal | None] = mapped_column(Money)
     cost_status: Mapped[str] = mapped_column(sa.String(16))
 
@@ -176,7 +195,7 @@ class UsageRollup(Base):
     component: Mapped[str] = mapped_column(sa.String(32))
     currency: Mapped[str] = mapped_column(sa.String(3))
     calls: Mapped[int] = mapped_column(sa.BigInteger)
-    quantity: Mapped[Decimal] = mapped_column(QUANTITY)
+    quantity: Mapped[Decimal] = mapped_column(Quantity)
     cost: Mapped[Decimal] = mapped_column(Money)
     unpriced_calls: Mapped[int] = mapped_column(sa.BigInteger)
     partial_calls: Mapped[int] = mapped_column(sa.BigInteger)
@@ -262,7 +281,7 @@ class Alert(Base):
     __tablename__ = "llm_cost_alerts"
 
     period_id: Mapped[UUID] = mapped_column(sa.ForeignKey("llm_cost_budget_periods.id"), primary_key=True)
-    threshold: Mapped[Decimal] = mapped_column(sa.Numeric(9, 4), primary_key=True)
+    threshold: Mapped[Decimal] = mapped_column(Quantity, primary_key=True)
     crossed_at: Mapped[datetime]
     total: Mapped[Decimal] = mapped_column(Money)
 
@@ -324,8 +343,8 @@ def copy_tables(metadata: sa.MetaData) -> None:
             if table.name in metadata.tables:
                 continue
             for column in table.to_metadata(metadata).columns:
-                if isinstance(column.type, Money):
-                    column.type = MONEY_DDL
+                if isinstance(column.type, ExactDecimal):
+                    column.type = column.type.ddl
                 elif isinstance(column.type, UtcDateTime):
                     column.type = TIME_DDL
     finally:

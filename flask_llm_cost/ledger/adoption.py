@@ -1,0 +1,126 @@
+"""Spool files whose process is gone, and what can be read from them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from flask_llm_cost.ledger.lines import FORMAT, HEADER, STARTED, record_of, unpack
+from flask_llm_cost.ledger.spool import NEW_SUFFIX, SUFFIX, Generation
+from flask_llm_cost.records import CallRecord
+
+#: A file that never got its name, older than this, was left by a process that died while making it.
+_STALLED_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a spool file that is no header.
+
+    :param record: ``None`` for a whole line that cannot be understood: written by another version, to be kept aside
+    """
+
+    line: bytes
+    record: CallRecord | None
+    started: bool
+
+
+@dataclass(slots=True)
+class Reading:
+    """Reads a file's entries, and says afterwards how the file was."""
+
+    #: Lines with a wrong CRC.
+    torn: int = 0
+    #: Whether whole lines came after a torn one: then it was no write cut short by the end of the process.
+    corrupt: bool = False
+
+    def entries(self, lines: Iterator[bytes]) -> Iterator[Entry]:
+        for line in lines:
+            fields = unpack(line)
+            if fields is None:
+                self.torn += 1
+                continue
+            self.corrupt = self.torn > 0
+            if fields.get("kind") == HEADER:
+                continue
+            try:
+                record = record_of(fields)
+            except ValueError:
+                yield Entry(line, None, False)
+            else:
+                yield Entry(line, record, fields.get("kind") == STARTED)
+
+
+def ledger_of(path: Path) -> str | None:
+    """The identity in a spool file's header; ``None`` where there is no header that this version reads."""
+    with path.open("rb") as file:
+        for line in file:
+            if stripped := line.strip(b"\n"):
+                fields = unpack(stripped)
+                if fields is None or fields.get("kind") != HEADER or fields.get("format") != FORMAT:
+                    return None
+                return str(fields.get("ledger"))
+    return None
+
+
+def spool_files(folders: Sequence[Path]) -> list[Path]:
+    """Every spool file in *folders*, oldest name first."""
+    found = []
+    for folder in folders:
+        try:
+            found += [path for path in folder.iterdir() if path.suffix == SUFFIX]
+        except OSError:
+            continue
+    return sorted(found, key=lambda path: path.name.partition("-")[2])
+
+
+def orphans(folders: Sequence[Path], identity: str) -> Iterator[Generation]:
+    """Files of ledger *identity* that no process holds, each locked by us from here on. Others stay as they are."""
+    for path in spool_files(folders):
+        generation = _adopt(path)
+        if generation is None:
+            continue
+        try:
+            ours = ledger_of(path) == identity
+        except OSError:
+            ours = False
+        if ours:
+            yield generation
+        else:
+            generation.release()
+
+
+def _adopt(path: Path) -> Generation | None:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        # The lock is on the file itself: a process id says nothing, containers that share a volume have the same ones.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_nlink:
+            return Generation(0, path, fd, None, [], {})
+    except OSError:
+        pass
+    os.close(fd)
+    return None
+
+
+def sweep_stalled(folders: Sequence[Path]) -> None:
+    """Remove files that a process began to make and died: nothing was ever recorded in one."""
+    for folder in folders:
+        try:
+            stalled = [path for path in folder.iterdir() if path.suffix == NEW_SUFFIX]
+        except OSError:
+            continue
+        for path in stalled:
+            try:
+                if time.time() - path.stat().st_mtime > _STALLED_SECONDS:
+                    path.unlink(missing_ok=True)
+            except OSError:
+                continue

@@ -1,0 +1,371 @@
+"""The thread that carries records from the spool into the database. One a process, started at the first record."""
+
+from __future__ import annotations
+
+import _thread
+import dataclasses
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from flask_llm_cost.errors import SchemaMissingError
+from flask_llm_cost.ledger.adoption import Entry, Reading, orphans, spool_files, sweep_stalled
+from flask_llm_cost.ledger.faults import Fault
+from flask_llm_cost.ledger.lines import encode
+from flask_llm_cost.ledger.spool import ROTATE_BYTES, Generation, Spool
+from flask_llm_cost.ledger.writer import BATCH, WriteError, Writer, Written
+from flask_llm_cost.records import UNPRICED, CallRecord, Usage
+
+log: Final = logging.getLogger("flask_llm_cost")
+
+ADOPT_SECONDS: Final = 30.0
+BEAT_SECONDS: Final = 30.0
+BUSY_SECONDS: Final = 0.2
+IDLE_SECONDS: Final = 1.0
+_BACKOFF_SECONDS: Final = (0.2, 30.0)
+_MINUTE: Final = 60.0
+_PASS_ORPHANS: Final = 64
+
+
+@dataclasses.dataclass(slots=True)
+class Tally:
+    """What this process has seen, for :class:`~flask_llm_cost.ledger.store.Health`."""
+
+    written: int = 0
+    duplicates: int = 0
+    quarantined: int = 0
+    lost: int = 0
+    torn: int = 0
+    unpriced_by_fault: int = 0
+    #: Inline writes that had to wait in the spool.
+    spooled: int = 0
+    last_write_at: float | None = None
+    last_error_at: float | None = None
+    last_error: str | None = None
+    schema_missing: bool = False
+
+
+def price_or_leave(price: Callable[[CallRecord], CallRecord], record: CallRecord, tally: Tally) -> CallRecord:
+    """*record* with its cost. Where pricing fails it stays unpriced: a record is never lost to a price."""
+    if record.cost is not None:
+        return record
+    try:
+        return price(record)
+    except Exception as error:
+        if not tally.unpriced_by_fault:
+            log.warning("llm_cost: pricing failed (%s); such calls are kept unpriced", type(error).__name__)
+        tally.unpriced_by_fault += 1
+        return dataclasses.replace(record, cost=UNPRICED)
+
+
+class Drain:
+    """Drains one spool through one writer.
+
+    :param price: puts the cost into a record
+    :param committed: told of the records that this process recorded and that are now in the database
+    :param write_failed: told the kind of error, and how many calls wait, when a batch could not be written
+    :param max_bytes: of spool files, beyond which the oldest calls are given up while the database is away
+    :param adopt: whether to take over the spools of dead processes
+    :param quiet: whether to keep failed writes out of the log; losses are told always
+    :param idle: called when there is nothing to do
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        writer: Writer,
+        *,
+        tally: Tally,
+        price: Callable[[CallRecord], CallRecord],
+        committed: Callable[[Sequence[CallRecord]], None],
+        write_failed: Callable[[str, int], None],
+        max_bytes: int,
+        adopt: bool,
+        quiet: bool,
+        idle: Callable[[], None],
+    ) -> None:
+        self.tally = tally
+        #: Held while talking to the database, so that nobody forks in the middle of SQLite or libpq.
+        self.database = threading.Lock()
+        self._spool = spool
+        self._writer = writer
+        self._price = price
+        self._committed = committed
+        self._write_failed = write_failed
+        self._max_bytes = max_bytes
+        self._adopt = adopt
+        self._quiet = quiet
+        self._idle = idle
+        self._awake = threading.Event()
+        self._asking = threading.Lock()
+        self._asked = 0
+        self._served = 0
+        self._blocked = False
+        self._stopping = False
+        self._stopped = False
+        self._failures = 0
+        self._adopted_at = float("-inf")
+        self._told: dict[str, float] = {}
+        self._beaten = Tally()
+        self._beaten_at = float("-inf")
+
+    # Life.
+
+    def start(self) -> None:
+        """Start the thread. Without ``threading.Thread``, whose locks a finaliser could already be holding."""
+        _thread.start_new_thread(self._run, ())
+
+    def flush(self, timeout: float) -> bool:
+        """Whether everything recorded so far got into the database within *timeout* seconds."""
+        deadline = time.monotonic() + timeout
+        with self._asking:
+            self._asked = mine = self._asked + 1
+        self._awake.set()
+        while self._served < mine and not self._stopped:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.002)
+        return self._served >= mine
+
+    def stop(self, patience: float) -> None:
+        """Drain once more, for at most *patience* seconds, and end the thread. What is left stays in its file."""
+        deadline = time.monotonic() + patience
+        self._stopping = True
+        self._awake.set()
+        while not self._stopped and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+    def _run(self) -> None:
+        threading.current_thread().name = "llm-cost-drain"
+        pause = 0.0
+        while True:
+            # The event is only for people who wait; a record never touches it, and is found by looking.
+            self._awake.wait(pause)
+            self._awake.clear()
+            stopping, asked = self._stopping, self._asked
+            try:
+                moved = self._pass(stopping)
+            except Exception as error:  # a thread that dies here would leave all records waiting
+                self._fail(Fault.AWAY, type(error).__name__)
+                moved = False
+            if not self._failures and not self._blocked:
+                self._served = max(self._served, asked)
+            if stopping:
+                break
+            if self._failures:
+                low, high = _BACKOFF_SECONDS
+                pause = random.uniform(0.5, 1.0) * min(high, low * 2 ** min(self._failures, 10))
+            else:
+                pause = BUSY_SECONDS if moved else min(IDLE_SECONDS, max(BUSY_SECONDS, pause * 1.5))
+        self._stopped = True
+
+    # Work.
+
+    def _pass(self, stopping: bool) -> bool:
+        """Drain what is there. Whether there was anything."""
+        self._tell_troubles()
+        moved = self._blocked = False
+        try:
+            if self._spool.sealed() is None:
+                self._spool.seal()
+            while (generation := self._spool.sealed()) is not None:
+                if not generation.quiet(1.0):
+                    self._blocked = True  # a writer is stuck in the middle: later
+                    return moved
+                moved = True
+                self._deliver_own(generation)
+                self._spool.drained(generation)
+                self._spool.seal()
+            if self._adopt and not stopping and time.monotonic() - self._adopted_at >= ADOPT_SECONDS:
+                self._adopted_at = time.monotonic()
+                moved |= self._adopt_orphans()
+        except WriteError as error:
+            self._fail(error.fault, error.name)
+            self._make_room()
+            return moved
+        if self._failures:
+            log.warning("llm_cost: the ledger is being written again")
+        self._failures = 0
+        self.tally.schema_missing = False
+        self._beat()
+        if not moved:
+            self._idle()
+        return moved
+
+    def _beat(self) -> None:
+        """Tell the ledger that it is being written, and what was counted since, at most twice a minute."""
+        tally, now = self.tally, time.monotonic()
+        if tally.written == self._beaten.written or now - self._beaten_at < BEAT_SECONDS:
+            return
+        counts = {name: getattr(tally, name) - getattr(self._beaten, name) for name in ("duplicates", "quarantined", "lost")}
+        seen = dataclasses.replace(tally)
+        self._beaten_at = now
+        try:
+            with self.database:
+                self._writer.count({"heartbeat": 1, **{name: count for name, count in counts.items() if count}})
+        except WriteError as error:
+            tally.last_error, tally.last_error_at = error.name, time.time()
+        else:
+            self._beaten = seen
+
+    def _deliver_own(self, generation: Generation) -> None:
+        reading = Reading()
+        batch: list[CallRecord] = []
+        for entry in reading.entries(generation.read()):
+            if entry.record is None:
+                self._quarantine(entry.line)
+            elif not entry.started:
+                batch.append(entry.record)
+                if len(batch) >= BATCH:
+                    self._deliver(batch, tell=True)
+                    batch = []
+        self._deliver(batch, tell=True)
+        self.tally.torn += reading.torn
+
+    def _adopt_orphans(self) -> bool:
+        """Bring in what dead processes left. A call that began and never ended becomes an interrupted one."""
+        sweep_stalled(self._spool.folders)
+        adopted: list[tuple[Generation, Reading]] = []
+        open_calls: dict[object, CallRecord] = {}
+        ended: set[object] = set()
+        try:
+            for generation in orphans(self._spool.folders, self._spool.identity):
+                reading = Reading()
+                adopted.append((generation, reading))
+                for batch in self._batches(reading.entries(generation.read()), open_calls, ended):
+                    self._deliver(batch, tell=False)
+                if len(adopted) >= _PASS_ORPHANS:
+                    self._adopted_at = float("-inf")
+                    break
+            self._deliver(
+                [_interrupted(record) for call_id, record in open_calls.items() if call_id not in ended], tell=False
+            )
+            for generation, reading in adopted:
+                self.tally.torn += reading.torn
+                if reading.corrupt and generation.path is not None:
+                    generation.path.rename(generation.path.with_suffix(".corrupt"))
+                    log.warning("llm_cost: a spool file was corrupt; its whole lines are in the ledger, the file is kept")
+                else:
+                    generation.remove()
+        finally:
+            for generation, _reading in adopted:
+                generation.release()
+        return bool(adopted)
+
+    def _batches(
+        self, entries: Iterator[Entry], open_calls: dict[object, CallRecord], ended: set[object]
+    ) -> Iterator[list[CallRecord]]:
+        batch: list[CallRecord] = []
+        for entry in entries:
+            if entry.record is None:
+                self._quarantine(entry.line)
+            elif entry.started:
+                open_calls[entry.record.id] = entry.record
+            else:
+                ended.add(entry.record.id)
+                batch.append(entry.record)
+                if len(batch) >= BATCH:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def _deliver(self, batch: Sequence[CallRecord], *, tell: bool) -> None:
+        if not batch:
+            return
+        priced = [price_or_leave(self._price, record, self.tally) for record in batch]
+        with self.database:
+            written = self._writer.write(priced)
+        self.note(written)
+        if tell and written.fresh:
+            try:
+                self._committed(written.fresh)
+            except Exception as error:
+                log.warning("llm_cost: telling of recorded calls failed (%s)", type(error).__name__)
+
+    def note(self, written: Written) -> None:
+        """Count what became of a batch, and set aside what the database refuses."""
+        tally = self.tally
+        tally.written += len(written.fresh)
+        tally.duplicates += written.duplicates
+        tally.last_write_at = time.time()
+        for record, name in written.poison:
+            tally.last_error, tally.last_error_at = name, time.time()
+            self._quarantine(encode(record))
+            self._say("poison", "llm_cost: the database refuses a record (%s); it is set aside", name)
+
+    def _quarantine(self, line: bytes) -> None:
+        whole = line if line.endswith(b"\n") else b"\n" + line + b"\n"
+        try:
+            self._spool.set_aside(whole)
+        except OSError:
+            self.tally.lost += 1
+            self._say("lost", "llm_cost: a refused record could not be set aside and is lost")
+        else:
+            self.tally.quarantined += 1
+
+    # Trouble.
+
+    def _fail(self, fault: Fault, name: str) -> None:
+        tally = self.tally
+        tally.last_error, tally.last_error_at = name, time.time()
+        if fault is Fault.SCHEMA:
+            if not tally.schema_missing:
+                log.error("llm_cost: %s; recorded calls wait until then", SchemaMissingError())
+            tally.schema_missing = True
+        elif not self._quiet and (fault is not Fault.RETRY or self._failures):
+            self._say("failed", "llm_cost: the ledger could not be written (%s); recorded calls wait", name)
+        self._failures += 1
+        try:
+            self._write_failed(name, self._spool.waiting())
+        except Exception as error:
+            self._say("told", "llm_cost: telling of a failed write failed (%s)", type(error).__name__)
+
+    def _make_room(self) -> None:
+        """While the database is away: files stay small, and the oldest go when all are too much."""
+        if self._spool.tail.lines is not None or self._spool.tail.size >= ROTATE_BYTES:
+            self._spool.seal()
+        total = sum(generation.size for generation in self._spool.chain() if generation.lines is not None)
+        total += sum(map(_size, spool_files(self._spool.folders)))
+        while total > self._max_bytes:
+            generation = self._spool.sealed()
+            if generation is None:
+                self._spool.seal()
+                generation = self._spool.sealed()
+            if generation is None or not generation.quiet(0.1):
+                return
+            total -= max(1, generation.size)
+            self.tally.lost += generation.calls()
+            self._spool.drained(generation)
+            self._say("lost", "llm_cost: the spool is full and the ledger away; %d calls are lost so far", self.tally.lost)
+
+    def _tell_troubles(self) -> None:
+        while self._spool.troubles:
+            _place, name = self._spool.troubles.popleft()
+            folder = self._spool.folder
+            if folder is None:
+                self._say("memory", "llm_cost: no spool folder can be written (%s); records wait in memory", name)
+            else:
+                self._say("folder", "llm_cost: a spool folder cannot be written (%s); records wait in %s", name, folder)
+
+    def _say(self, topic: str, message: str, *arguments: object) -> None:
+        """Log at most once a minute a topic."""
+        now = time.monotonic()
+        if now - self._told.get(topic, float("-inf")) >= _MINUTE:
+            self._told[topic] = now
+            log.warning(message, *arguments)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _interrupted(record: CallRecord) -> CallRecord:
+    return dataclasses.replace(record, outcome="interrupted", usage=Usage())

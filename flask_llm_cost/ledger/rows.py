@@ -1,0 +1,186 @@
+"""From a priced record to the rows that keep it. The last line of defence: what a column cannot hold is cut or repaired."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
+from flask_llm_cost.records import COMPONENTS, UNPRICED, CallRecord, Cost, Line, Price
+
+Row = dict[str, Any]
+
+_BIGGEST: Final = 2**63 - 1
+_DEEPEST: Final = 8
+
+
+def _lengths(model: Any) -> dict[str, int]:
+    return {
+        column.key: column.type.length
+        for column in model.__table__.columns
+        if isinstance(column.type, sa.String) and column.type.length is not None
+    }
+
+
+_CALL: Final = _lengths(Call)
+_ITEM: Final = _lengths(LineItem)
+_TAG: Final = _lengths(CallTag)
+_PRICE: Final = _lengths(PriceSnapshot)
+
+
+def clean_text(value: str, length: int) -> str:
+    """*value* as every database takes it: valid UTF-8 without NUL, cut to *length*, no space at its end.
+
+    MySQL compares strings as if they had none.
+    """
+    if not value.isascii():
+        value = value.encode("utf-8", "replace").decode()
+    if "\0" in value:
+        value = value.replace("\0", "")
+    return value[:length].rstrip(" ")
+
+
+def _text(value: str | None, length: int) -> str | None:
+    return None if value is None else clean_text(value, length)
+
+
+def _count(value: int | None) -> int | None:
+    return value if value is None or -_BIGGEST <= value <= _BIGGEST else None
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """*value* with nothing in it but what JSON of every database takes."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return _count(value)
+    if isinstance(value, str):
+        return clean_text(value, 256)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Decimal):
+        return str(value) if value.is_finite() else None
+    if depth < _DEEPEST and isinstance(value, Mapping):
+        return {clean_text(str(key), 64): plain(item, depth + 1) for key, item in value.items()}
+    if depth < _DEEPEST and isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [plain(item, depth + 1) for item in value]
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class CallRows:
+    """One record and the rows that keep it."""
+
+    record: CallRecord
+    call: Row
+    items: tuple[Row, ...]
+    tags: tuple[Row, ...]
+
+
+def call_rows(record: CallRecord, recorded_at: datetime) -> CallRows:
+    """The rows of one record: the call, its line items, its tags."""
+    usage = record.usage
+    cost = record.cost or UNPRICED
+    price = cost.price
+    input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
+    total_tokens = usage.total_tokens
+    if total_tokens is None and input_tokens is not None and output_tokens is not None:
+        total_tokens = input_tokens + output_tokens
+    currency = clean_text(cost.currency, _CALL["currency"])
+    call: Row = {
+        "id": record.id,
+        "occurred_at": record.occurred_at,
+        "recorded_at": recorded_at,
+        "provider": clean_text(record.provider, _CALL["provider"]),
+        "model": _text(record.model, _CALL["model"]),
+        "requested_model": _text(record.requested_model, _CALL["requested_model"]),
+        "host": clean_text(record.host, _CALL["host"]),
+        "operation": clean_text(record.operation, _CALL["operation"]),
+        "stream": record.stream,
+        "attempt": min(record.attempt, 32767),
+        "outcome": clean_text(record.outcome, _CALL["outcome"]),
+        "http_status": record.http_status,
+        "error_class": _text(record.error_class, _CALL["error_class"]),
+        "usage_source": clean_text(usage.source, _CALL["usage_source"]),
+        "cost_status": clean_text(cost.status, _CALL["cost_status"]),
+        "total_cost": cost.total,
+        "computed_cost": cost.computed,
+        "currency": currency,
+        "pricing_mode": _text(record.pricing_mode, _CALL["pricing_mode"]),
+        "price_id": price.id if price is not None else None,
+        "input_tokens": _count(input_tokens),
+        "cache_read_tokens": _count(usage.cache_read_tokens),
+        "cache_write_tokens": _count(usage.cache_write_tokens),
+        "output_tokens": _count(output_tokens),
+        "reasoning_tokens": _count(usage.reasoning_tokens),
+        "total_tokens": _count(total_tokens),
+        "latency_ms": record.latency_ms,
+        "first_token_ms": record.first_token_ms,
+        "provider_response_id": _text(record.provider_response_id, _CALL["provider_response_id"]),
+        "flags": clean_text(",".join(usage.flags), _CALL["flags"]) if usage.flags else None,
+        "raw_usage": plain(usage.raw),
+    }
+    items = tuple(_item_row(record.id, position, line) for position, line in enumerate(_lines(record, cost)))
+    tags = {clean_text(key, _TAG["key"]): clean_text(value, _TAG["value"]) for key, value in record.tags.items()}
+    return CallRows(record, call, items, tuple(_tag_row(call, key, value) for key, value in sorted(tags.items())))
+
+
+def _lines(record: CallRecord, cost: Cost) -> Sequence[Line]:
+    if cost.lines:
+        return cost.lines
+    # Without a price the quantities are kept all the same, so that the call can be priced later.
+    return [
+        Line(name, COMPONENTS[name].unit if name in COMPONENTS else "token", quantity, None, None, None, "unpriced")
+        for name, quantity in record.usage.quantities.items()
+    ]
+
+
+def _item_row(call_id: UUID, position: int, line: Line) -> Row:
+    return {
+        "call_id": call_id,
+        "position": position,
+        "component": clean_text(line.component, _ITEM["component"]),
+        "unit": clean_text(line.unit, _ITEM["unit"]),
+        "quantity": line.quantity,
+        "rate": line.rate,
+        "rate_per": line.rate_per,
+        "cost": line.cost,
+        "cost_status": clean_text(line.status, _ITEM["cost_status"]),
+    }
+
+
+def _tag_row(call: Row, key: str, value: str) -> Row:
+    return {
+        "call_id": call["id"],
+        "key": key,
+        "value": value,
+        "occurred_at": call["occurred_at"],
+        "total_cost": call["total_cost"],
+        "currency": call["currency"],
+    }
+
+
+def price_row(price: Price, created_at: datetime) -> Row:
+    """The row of a price as applied. Rates are ``{component: [rate, per]}``, decimals as strings."""
+    return {
+        "id": price.id,
+        "source": clean_text(price.source, _PRICE["source"]),
+        "source_version": clean_text(price.source_version, _PRICE["source_version"]),
+        "matched_key": clean_text(price.key, _PRICE["matched_key"]),
+        "match_kind": clean_text(price.match, _PRICE["match_kind"]),
+        "currency": clean_text(price.currency, _PRICE["currency"]),
+        "rates": {name: [str(rate.rate), str(rate.per)] for name, rate in price.rates.items()},
+        "pricing_mode": _text(price.mode, _PRICE["pricing_mode"]),
+        "tier": _text(price.tier, _PRICE["tier"]),
+        "multiplier": price.multiplier,
+        "discount": price.discount,
+        "effective_from": price.effective_from,
+        "created_at": created_at,
+    }

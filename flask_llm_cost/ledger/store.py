@@ -1,0 +1,472 @@
+"""The ledger of one app: takes records, knows where they are, and opens it for reading."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import ORMExecuteState, Session
+
+from flask_llm_cost.errors import LedgerError, SchemaMissingError
+from flask_llm_cost.ledger.adoption import ledger_of, spool_files
+from flask_llm_cost.ledger.drain import Drain, Tally, log, price_or_leave
+from flask_llm_cost.ledger.engine import OwnEngine, identity_of
+from flask_llm_cost.ledger.faults import Fault, fault_of
+from flask_llm_cost.ledger.lines import encode
+from flask_llm_cost.ledger.spool import QUARANTINE_SUFFIX, Spool, count_calls, temporary_folder
+from flask_llm_cost.ledger.writer import WriteError, Writer
+from flask_llm_cost.records import CallRecord
+
+EXIT_SECONDS: Final = 2.0
+INLINE_SECONDS: Final = 0.2
+IDLE_CONNECTION_SECONDS: Final = 30.0
+
+_MEGABYTE: Final = 1_000_000
+
+
+class LedgerConfig(Protocol):
+    """What the ledger reads of :class:`~flask_llm_cost.config.Config`."""
+
+    @property
+    def write_mode(self) -> str: ...
+    @property
+    def write_errors(self) -> str: ...
+    @property
+    def spool_dir(self) -> Path | None: ...
+    @property
+    def spool_max_mb(self) -> int: ...
+    @property
+    def bind_key(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the ledger is, as this process sees it.
+
+    :param mode: ``background``, ``inline``, ``log``, or ``memory`` for an in-memory database
+    :param spool_dir: where records wait; ``None`` where they wait in memory
+    :param durable: whether a record survives a killed process
+    :param waiting: calls that are not in the database yet, those of other processes and dead ones included
+    :param foreign: spool files of other ledgers in the same folders
+    :param set_aside: records that the database refused, kept in a file beside the spool
+    :param corrupt: spool files that were damaged and are kept
+    :param lost: calls given up by this process because the spool was full
+    :param schema_missing: whether the last write found no tables
+    """
+
+    mode: str
+    spool_dir: Path | None
+    durable: bool
+    waiting: int
+    foreign: int
+    set_aside: int
+    corrupt: int
+    lost: int
+    written: int
+    duplicates: int
+    torn: int
+    last_write_at: datetime | None
+    last_error_at: datetime | None
+    last_error: str | None
+    schema_missing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """What one process has of a ledger, from its first record on."""
+
+    spool: Spool
+    drain: Drain
+
+
+class Ledger:
+    """The ledger of one app. Costs nothing before the first record: no thread, no file, no connection.
+
+    :param testing: a spool of its own in a temporary folder, no adoption, no wait at exit
+    :param engine: gives the host's engine of the ledger's bind
+    :param read_engine: the same for reading, perhaps a replica
+    :param price: puts the cost into a record; called by whoever writes
+    :param committed: told of records that are in the database now, once each
+    :param write_failed: told the kind of error and how many calls wait
+    """
+
+    def __init__(
+        self,
+        config: LedgerConfig,
+        *,
+        app_name: str,
+        testing: bool,
+        instance_path: str,
+        engine: Callable[[], sa.Engine],
+        read_engine: Callable[[], sa.Engine],
+        price: Callable[[CallRecord], CallRecord],
+        committed: Callable[[Sequence[CallRecord]], None],
+        write_failed: Callable[[str, int], None],
+    ) -> None:
+        self._config = config
+        self._app_name = app_name
+        self._testing = testing
+        self._instance_path = Path(instance_path)
+        self._price = price
+        self._committed = committed
+        self._write_failed = write_failed
+        self._engine = OwnEngine(engine)
+        self._read_engine = OwnEngine(read_engine)
+        self._writer = Writer(self._engine)
+        self._tally = Tally()
+        self._processes: dict[int, _Process] = {}
+        self._memory: deque[CallRecord] = deque()
+        self._failed_at = float("-inf")
+        self._mode: str | None = None
+        self._fork_held: Drain | None = None
+        _ledgers.add(self)
+
+    # Recording.
+
+    @property
+    def mode(self) -> str:
+        """``background``, ``inline``, ``log``, or ``memory`` where the database is an in-memory one."""
+        mode = self._mode
+        if mode is None:
+            mode = self._config.write_mode
+            if mode != "log":
+                try:
+                    if self._engine.in_memory:
+                        mode = "memory"
+                except Exception as error:
+                    log.warning("llm_cost: the ledger's engine cannot be had (%s)", type(error).__name__)
+                    return mode
+            self._mode = mode
+        return mode
+
+    def started(self, record: CallRecord) -> None:
+        """A call has got an answer that is still coming. Should the process die, it shows as ``interrupted``."""
+        if self.mode in ("background", "inline"):
+            self._process().spool.started(record)
+
+    def append(self, record: CallRecord) -> None:
+        """Keep *record*. When this returns, it survives a killed process (see :attr:`Health.durable`).
+
+        :raises LedgerError: writes are inline, set to raise, and failed; the record is in the spool all the same
+        """
+        mode = self.mode
+        if mode == "background":
+            spool = self._process().spool
+            spool.append(encode(record))
+            spool.ended(record.id)
+        elif mode == "inline":
+            self._append_inline(record)
+        elif mode == "memory":
+            self._memory.append(record)
+            if self._config.write_mode == "inline":
+                self._write_memory()
+        else:
+            self._log(price_or_leave(self._price, record, self._tally))
+
+    def _append_inline(self, record: CallRecord) -> None:
+        priced = price_or_leave(self._price, record, self._tally)
+        try:
+            written = self._writer.write([priced], patience=INLINE_SECONDS)
+        except WriteError as error:
+            spool = self._process().spool
+            spool.append(encode(priced))
+            spool.ended(record.id)
+            self._tally.spooled += 1
+            self._report_failure(error, spool.waiting())
+            if self._config.write_errors == "raise":
+                raise (SchemaMissingError() if error.fault is Fault.SCHEMA else LedgerError(_failed(error))) from None
+            return
+        if written.poison:
+            self._process().drain.note(written)
+            if self._config.write_errors == "raise":
+                raise LedgerError(f"the database refuses a record ({written.poison[0][1]}); it is set aside")
+            return
+        self._count(len(written.fresh), written.duplicates)
+        if process := self._processes.get(os.getpid()):
+            process.spool.ended(record.id)
+        self._tell(written.fresh)
+
+    def _report_failure(self, error: WriteError, waiting: int) -> None:
+        self._tally.last_error, self._tally.last_error_at = error.name, time.time()
+        self._tally.schema_missing = error.fault is Fault.SCHEMA
+        now = time.monotonic()
+        if self._config.write_errors == "warn" and now - self._failed_at > 60:
+            self._failed_at = now
+            log.warning("llm_cost: %s", SchemaMissingError() if error.fault is Fault.SCHEMA else _failed(error))
+        try:
+            self._write_failed(error.name, waiting)
+        except Exception as failure:
+            log.warning("llm_cost: telling of a failed write failed (%s)", type(failure).__name__)
+
+    def _count(self, written: int, duplicates: int) -> None:
+        self._tally.written += written
+        self._tally.duplicates += duplicates
+        self._tally.last_write_at = time.time()
+        self._tally.schema_missing = False
+
+    def _tell(self, fresh: Sequence[CallRecord]) -> None:
+        if fresh:
+            try:
+                self._committed(fresh)
+            except Exception as error:
+                log.warning("llm_cost: telling of recorded calls failed (%s)", type(error).__name__)
+
+    @staticmethod
+    def _log(record: CallRecord) -> None:
+        usage, cost = record.usage, record.cost
+        log.info(
+            "llm call provider=%s model=%s outcome=%s input_tokens=%s output_tokens=%s cost=%s currency=%s tags=%s",
+            record.provider,
+            record.price_model,
+            record.outcome,
+            usage.input_tokens,
+            usage.output_tokens,
+            cost.total if cost else None,
+            cost.currency if cost else None,
+            ",".join(sorted(record.tags)),
+        )
+
+    def _write_memory(self) -> bool:
+        """Write what waits for an in-memory database, unless the app has a transaction open on its one connection."""
+        batch = []
+        with contextlib.suppress(IndexError):
+            while True:
+                batch.append(self._memory.popleft())
+        if not batch:
+            return True
+        priced = [price_or_leave(self._price, record, self._tally) for record in batch]
+        try:
+            written = self._writer.write(priced, patience=0.0)
+        except WriteError as error:
+            self._memory.extendleft(reversed(priced))
+            if error.fault is not Fault.RETRY:
+                self._report_failure(error, len(self._memory))
+            return False
+        self._count(len(written.fresh), written.duplicates)
+        for _record, name in written.poison:
+            self._tally.lost += 1
+            log.warning("llm_cost: the database refuses a record (%s); it is lost with the in-memory database", name)
+        self._tell(written.fresh)
+        return True
+
+    # One process.
+
+    def _process(self) -> _Process:
+        pid = os.getpid()
+        process = self._processes.get(pid)
+        if process is None:
+            mine = self._make_process()
+            process = self._processes.setdefault(pid, mine)
+            if process is mine:
+                # At the interpreter's end no thread can be started: the next process adopts the file.
+                with contextlib.suppress(RuntimeError):
+                    process.drain.start()
+            else:
+                mine.spool.close()
+        return process
+
+    def _make_process(self) -> _Process:
+        spool = Spool(self._folders(), self._identity())
+        drain = Drain(
+            spool,
+            self._writer,
+            tally=self._tally,
+            price=self._price,
+            committed=self._committed,
+            write_failed=self._write_failed,
+            max_bytes=self._config.spool_max_mb * _MEGABYTE,
+            adopt=not self._testing,
+            quiet=self._config.write_errors == "ignore",
+            idle=self._close_idle,
+        )
+        return _Process(spool, drain)
+
+    def _identity(self) -> str:
+        try:
+            url = self._engine.url
+        except Exception:
+            url = sa.URL.create("unknown")
+        return identity_of(url, self._config.bind_key, self._app_name)
+
+    def _folders(self) -> tuple[Path, ...]:
+        if self._testing:
+            return (_testing_folder(),)
+        return (self._config.spool_dir or self._instance_path / "llm_cost_spool", temporary_folder())
+
+    def _close_idle(self) -> None:
+        self._engine.close_idle(IDLE_CONNECTION_SECONDS)
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Whether every call that this process recorded so far is in the database, waiting at most *timeout* seconds."""
+        if self.mode == "memory":
+            return self._write_memory()
+        process = self._processes.get(os.getpid())
+        return process is None or process.drain.flush(timeout)
+
+    def close(self, patience: float = EXIT_SECONDS) -> None:
+        """Drain for at most *patience* seconds, stop the thread and close connections. What is left stays in its file."""
+        process = self._processes.get(os.getpid())
+        if process is not None:
+            process.drain.stop(patience)
+            process.spool.close()
+            self._processes.pop(os.getpid(), None)
+        self._engine.dispose()
+        self._read_engine.dispose()
+
+    # Forks: called by the hooks below.
+
+    def _before_fork(self, patience: float) -> None:
+        process = self._processes.get(os.getpid())
+        if process is not None and process.drain.database.acquire(timeout=max(0.0, patience)):
+            self._fork_held = process.drain
+
+    def _after_fork_in_parent(self) -> None:
+        held, self._fork_held = self._fork_held, None
+        if held is not None:
+            held.database.release()
+
+    def _after_fork_in_child(self) -> None:
+        processes, self._processes = self._processes, {}
+        for process in processes.values():
+            process.spool.abandon()
+        self._fork_held = None
+        self._memory.clear()
+        self._tally = Tally()
+        self._engine.abandon()
+        self._read_engine.abandon()
+
+    # Reading.
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Session]:
+        """A read-only session on the ledger's read bind, on a connection of its own.
+
+        :raises SchemaMissingError: the tables are not there yet
+        :raises LedgerError: something was written with it
+        """
+        if self.mode == "memory":
+            self._write_memory()
+        with _ReadSession(self._read_engine.get()) as session:
+            try:
+                yield session
+            except sa.exc.DBAPIError as error:
+                if fault_of(error) is Fault.SCHEMA:
+                    raise SchemaMissingError from None
+                raise
+            finally:
+                session.rollback()
+
+    def health(self) -> Health:
+        """How it is. Reads the spool folder, not the database."""
+        tally = self._tally
+        mode = self.mode
+        identity, folders = self._identity(), self._folders()
+        process = self._processes.get(os.getpid())
+        spool_dir = (process.spool.folder if process else folders[0]) if mode in ("background", "inline") else None
+        files = [] if mode in ("memory", "log") else spool_files(folders)
+        ours = [path for path in files if _ledger_of(path) == identity]
+        waiting = sum(map(count_calls, ours)) + len(self._memory)
+        if process is not None:
+            waiting += sum(generation.calls() for generation in process.spool.chain() if generation.path is None)
+        return Health(
+            mode=mode,
+            spool_dir=spool_dir,
+            durable=mode == "inline" or (mode == "background" and spool_dir is not None),
+            waiting=waiting,
+            foreign=len(files) - len(ours),
+            set_aside=sum(count_calls(folder / f"{identity}{QUARANTINE_SUFFIX}") for folder in folders),
+            corrupt=sum(len(list(folder.glob("*.corrupt"))) for folder in folders if folder.is_dir()),
+            lost=tally.lost,
+            written=tally.written,
+            duplicates=tally.duplicates,
+            torn=tally.torn,
+            last_write_at=_time(tally.last_write_at),
+            last_error_at=_time(tally.last_error_at),
+            last_error=tally.last_error,
+            schema_missing=tally.schema_missing,
+        )
+
+
+def _failed(error: WriteError) -> str:
+    return f"the ledger could not be written ({error.name}); recorded calls wait in the spool"
+
+
+def _time(stamp: float | None) -> datetime | None:
+    return None if stamp is None else datetime.fromtimestamp(stamp, UTC)
+
+
+def _ledger_of(path: Path) -> str | None:
+    try:
+        return ledger_of(path)
+    except OSError:
+        return None
+
+
+class _ReadSession(Session):
+    """Refuses to write. Whatever slips through as text is rolled back in the end."""
+
+
+@event.listens_for(_ReadSession, "before_flush")
+def _refuse_flush(session: Session, *_: object) -> None:
+    raise LedgerError("this session only reads the ledger")
+
+
+@event.listens_for(_ReadSession, "do_orm_execute")
+def _refuse_statement(state: ORMExecuteState) -> None:
+    if state.is_insert or state.is_update or state.is_delete:
+        raise LedgerError("this session only reads the ledger")
+
+
+_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
+_testing_folders: dict[int, Path] = {}
+
+
+def _testing_folder() -> Path:
+    """One a process, gone at its end."""
+    pid = os.getpid()
+    if pid not in _testing_folders:
+        _testing_folders[pid] = Path(tempfile.mkdtemp(prefix="flask-llm-cost-test-"))
+    return _testing_folders[pid]
+
+
+def _before_fork() -> None:
+    deadline = time.monotonic() + 1.0
+    for ledger in list(_ledgers):
+        ledger._before_fork(deadline - time.monotonic())
+
+
+def _after_fork_in_parent() -> None:
+    for ledger in list(_ledgers):
+        ledger._after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    for ledger in list(_ledgers):
+        ledger._after_fork_in_child()
+
+
+def _at_exit() -> None:
+    deadline = time.monotonic() + EXIT_SECONDS
+    for ledger in list(_ledgers):
+        ledger.close(0.0 if ledger._testing else deadline - time.monotonic())
+    folder = _testing_folders.pop(os.getpid(), None)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

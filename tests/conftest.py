@@ -1,0 +1,82 @@
+"""Databases for every test that needs one: SQLite files, PostgreSQL and MariaDB, each real."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import pytest
+import sqlalchemy as sa
+from databases import MariaDBServer, MissingServerError, PostgreSQLServer, Server, SQLiteFolder
+
+DATABASES = ("sqlite", "postgresql", "mariadb")
+
+S = TypeVar("S")
+
+
+def _start(server: Callable[[], S]) -> S:
+    try:
+        return server()
+    except MissingServerError as error:
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(f"continuous integration runs every test, and {error}")
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> SQLiteFolder:
+    return SQLiteFolder(tmp_path_factory.mktemp("sqlite"))
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgreSQLServer]:
+    server = _start(PostgreSQLServer.start)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDBServer]:
+    server = _start(MariaDBServer.start)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=DATABASES)
+def database_server(request: pytest.FixtureRequest) -> Server:
+    """The server behind ``database_url``; a test that asks for it runs once on each kind of database."""
+    server: Server = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
+@pytest.fixture
+def database_url(database_server: Server) -> Iterator[sa.URL]:
+    """A fresh, empty database, once on each kind."""
+    url = database_server.create()
+    yield url
+    database_server.drop(url)
+
+
+@pytest.fixture
+def sqlite_url(sqlite_server: SQLiteFolder) -> Iterator[sa.URL]:
+    """A fresh, empty SQLite file, for what is the same on every database."""
+    url = sqlite_server.create()
+    yield url
+    sqlite_server.drop(url)
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: PostgreSQLServer) -> Iterator[sa.URL]:
+    """A fresh, empty PostgreSQL database."""
+    url = postgresql_server.create()
+    yield url
+    postgresql_server.drop(url)
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: MariaDBServer) -> Iterator[sa.URL]:
+    """A fresh, empty MariaDB database."""
+    url = mariadb_server.create()
+    yield url
+    mariadb_server.drop(url)

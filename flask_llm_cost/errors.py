@@ -4,6 +4,7 @@
 
     LlmCostError
     ├── ConfigError (ValueError)        a configuration value that cannot be used
+    │   └── SetupError (RuntimeError)   the extension was set up twice, or before what it needs
     ├── IntegrationError (RuntimeError) a library named in LLM_COST_INSTRUMENT that cannot be watched
     ├── UsageError (ValueError)         usage handed to track() or quote() that makes no sense
     ├── PriceBookError (ValueError)     a price file or override that cannot be read
@@ -39,6 +40,15 @@ class ConfigError(LlmCostError, ValueError):
         self.key = key
         self.value = value
         super().__init__(f"{key}={value!r}: {problem}")
+
+
+class SetupError(ConfigError, RuntimeError):
+    """The extension was set up twice on one app, before Flask-SQLAlchemy, or is used on an app that it is not set up on."""
+
+    def __init__(self, problem: str) -> None:
+        self.key = "LlmCostTracker"
+        self.value = None
+        Exception.__init__(self, problem)
 
 
 class IntegrationError(LlmCostError, RuntimeError):

@@ -54,13 +54,14 @@ class _Block:
     opened_by: tags | None = None
 
 
-_block: ContextVar[_Block] = ContextVar("llm_cost_tags", default=_Block(MappingProxyType({})))
+_NO_BLOCK: Final = _Block(MappingProxyType({}))
+_block: ContextVar[_Block] = ContextVar("llm_cost_tags", default=_NO_BLOCK)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class tags:  # noqa: N801 - reads as a word in ``with tags(...)``
-    """Tag every LLM call made inside a block, or inside a function.
+    r"""Tag every LLM call made inside a block, or inside a function.
 
     Works as ``with tags(feature="chat"):`` and as ``@tags(feature="chat")`` on functions, coroutines, generators and async
     generators. Blocks nest; the inner one wins. A value of ``None`` takes a tag away inside the block. One object may be

@@ -1,0 +1,206 @@
+"""Whose call it is: the app that owns it, and the tags that it carries. Both are taken when the call starts."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from flask import Flask, Response, current_app, g, has_app_context, has_request_context
+from flask.globals import request_ctx
+
+from flask_llm_cost.tags import current_tags
+
+if TYPE_CHECKING:
+    from flask.ctx import RequestContext
+
+    from flask_llm_cost.extension import AppState
+
+logger = logging.getLogger("flask_llm_cost")
+
+EXTENSION: Final = "llm_cost"
+_ON_G: Final = "_llm_cost_request"
+
+#: The apps set up in this process. Held weakly: a test suite makes hundreds.
+_apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+
+#: The request that the code here works for, also where its context is gone: in the body of a stream, in a carried thread.
+_request: ContextVar[RequestTags | None] = ContextVar("llm_cost_request", default=None)
+
+_warned: set[str] = set()
+
+
+class RequestTags:
+    """The tags of one request: its endpoint, its user, and what the app's request tagger says, asked at most once."""
+
+    __slots__ = ("__weakref__", "_app", "_context", "_g", "_previous", "_tags", "streams")
+
+    def __init__(self, context: RequestContext) -> None:
+        self._app = weakref.ref(context.app)
+        self._context = context
+        self._g = g._get_current_object()  # type: ignore[attr-defined]  # g is a proxy
+        self._previous: RequestTags | None = None
+        self._tags: Mapping[str, Any] | None = None
+        #: Whether the response has a body that is still to be made when the request's context is gone.
+        self.streams = False
+
+    @property
+    def app(self) -> Flask | None:
+        return self._app()
+
+    def tags(self, state: AppState) -> Mapping[str, Any]:
+        if self._tags is None:
+            self._tags = {}  # a tagger that calls a model must not ask itself
+            self._tags = {**self._defaults(), **self._ask(state.tracker.request_tagger_function)}
+        return self._tags
+
+    def _defaults(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"endpoint": self._context.request.endpoint}
+        user = self._g.get("_login_user")
+        try:
+            if user is not None:
+                found["user_id"] = user.get_id()
+            elif isinstance(session := self._context._session, dict):
+                # Flask-Login's key, read below the session's own methods: reading through them would mark the session as
+                # accessed and change the response's headers; the user loader may query and flush.
+                found["user_id"] = dict.get(session, "_user_id")
+        except Exception as error:
+            _warn_once("user", "no user_id tag: reading it raised %s", type(error).__name__)
+        return found
+
+    def _ask(self, tagger: Callable[[], Mapping[str, Any]] | None) -> Mapping[str, Any]:
+        if tagger is None:
+            return {}
+        if has_request_context():
+            return ask(tagger, "the request tagger")
+        context = self._context.copy()
+        with context:
+            g.__dict__.update(self._g.__dict__)
+            return ask(tagger, "the request tagger")
+
+    def open(self) -> None:
+        self._previous = _request.get()
+        _request.set(self)
+
+    def close(self) -> None:
+        """Idempotent; may come late, twice, or in a thread where it was never opened."""
+        if _request.get() is self:
+            _request.set(self._previous)
+        self._previous = None
+
+
+def ask(source: Callable[[], Mapping[str, Any]], what: str) -> Mapping[str, Any]:
+    """The tags that a callable of the app gives; none, and one warning, when it raises or gives something else."""
+    try:
+        found = source()
+    except Exception as error:
+        _warn_once(what, "%s raised %s: calls go without its tags", what, type(error).__name__)
+        return {}
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        _warn_once(what, "%s gave %s, not a dict: calls go without its tags", what, type(found).__name__)
+        return {}
+    return found
+
+
+def follow_requests(app: Flask) -> None:
+    """Open a tag context before each request of *app*, and close it when its response is sent."""
+    app.before_request(_open_request)
+    app.after_request(_keep_for_stream)
+    app.teardown_request(_close_request)
+
+
+def _open_request() -> None:
+    tags = RequestTags(request_ctx._get_current_object())  # type: ignore[attr-defined]  # a proxy
+    setattr(g, _ON_G, tags)
+    tags.open()
+
+
+def _keep_for_stream(response: Response) -> Response:
+    # A body that is a generator runs after the context is gone, so its end is the end of the request.
+    tags: RequestTags | None = g.get(_ON_G)
+    if tags is not None and response.is_streamed:
+        tags.streams = True
+        response.call_on_close(tags.close)
+    return response
+
+
+def _close_request(error: BaseException | None) -> None:
+    tags: RequestTags | None = g.get(_ON_G)
+    if tags is not None and not tags.streams:
+        tags.close()
+
+
+def _current_request() -> RequestTags | None:
+    if not has_request_context():
+        return _request.get()
+    tags: RequestTags | None = g.get(_ON_G)
+    if tags is None:  # a context that was pushed by hand, or copied into another thread with a `g` of its own
+        tags = RequestTags(request_ctx._get_current_object())  # type: ignore[attr-defined]  # a proxy
+        setattr(g, _ON_G, tags)
+    return tags
+
+
+def register_app(app: Flask) -> None:
+    """Let calls outside any app context find *app*."""
+    _apps.add(app)
+
+
+def owner() -> AppState | None:
+    """The app that a call made here belongs to: the current one, the one whose request this works for, or the only one.
+
+    ``None`` means that the call passes unrecorded: because the current app does not have the extension or has it switched
+    off, or because nobody can say whose the call is, which is warned about once.
+    """
+    if has_app_context():
+        return _state(current_app._get_current_object())  # type: ignore[attr-defined]  # a proxy
+    if (request := _request.get()) is not None and (app := request.app) is not None:
+        return _state(app)
+    live = [state for state in map(_state, _apps) if state is not None]
+    if len(live) == 1:
+        return live[0]
+    if live:
+        _warn_once(
+            "owner",
+            "an LLM call outside any app context passed unrecorded: %d apps use flask-llm-cost here; "
+            "wrap the call in 'with app.app_context():'",
+            len(live),
+        )
+    return None
+
+
+def _state(app: Flask) -> AppState | None:
+    state: AppState | None = app.extensions.get(EXTENSION)
+    return state if state is not None and state.config.enabled else None
+
+
+def collect_tags(
+    state: AppState, carried: Mapping[str, Any] | None = None, explicit: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """The tags of a call made here, cleaned.
+
+    :param carried: tags of the adapter or transport
+    :param explicit: tags given to ``track()``
+    """
+    default = state.config.default_tags
+    values: dict[str, Any] = dict(ask(default, "LLM_COST_DEFAULT_TAGS") if callable(default) else default)
+    if (request := _current_request()) is not None and request.app is state.app:
+        values.update(request.tags(state))
+    elif (command := click.get_current_context(silent=True)) is not None and command.parent is not None:
+        values["command"] = command.command_path.partition(" ")[2] or command.command_path
+    if carried:
+        values.update(carried)
+    values.update(current_tags())
+    if explicit:
+        values.update(explicit)
+    return state.tag_rules.clean(values)
+
+
+def _warn_once(key: str, message: str, *args: object) -> None:
+    if key not in _warned:
+        _warned.add(key)
+        logger.warning(message, *args)

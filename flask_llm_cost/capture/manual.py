@@ -1,0 +1,248 @@
+"""Calls that no client library shows us: hand them in with :func:`track` and :func:`track_stream`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from types import TracebackType
+from typing import Any
+
+from flask_llm_cost.capture.attribution import collect_tags
+from flask_llm_cost.errors import UsageError
+from flask_llm_cost.extension import state_of
+from flask_llm_cost.records import UNKNOWN_USAGE, CallRecord, Reading, Usage, new_call_id
+from flask_llm_cost.usage import provider_format
+from flask_llm_cost.usage.format import MAX_COUNT, MalformedUsageError
+from flask_llm_cost.usage.manual import usage_from
+from flask_llm_cost.usage.sse import EventScanner
+
+
+def track(
+    provider: str,
+    *,
+    model: str | None = None,
+    usage: Any = None,
+    tags: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+    occurred_at: datetime | None = None,
+    latency_ms: int | None = None,
+    response_id: str | None = None,
+    billed: Decimal | str | int | None = None,
+    stream: bool = False,
+    operation: str = "manual",
+) -> CallRecord:
+    """Record a call that was made some other way.
+
+    :param usage: component to quantity, where ``input`` is the uncached input; or the provider's own block, as a mapping or
+        as the SDK's object (``usage=response.usage``)
+    :param billed: what the provider says it charged, in US dollars; then it is the bill
+    :param occurred_at: when the call was made; now when it is left out. A time without a zone is UTC
+    :returns: the record, priced
+    :raises UsageError: an unknown component, or a quantity that is no count; the message lists what is known
+    """
+    if usage is None and billed is None:
+        raise UsageError("say what was used: usage={...}, billed=..., or both")
+    counted = Usage(source="manual") if usage is None else usage_from(provider, usage)
+    if billed is not None:
+        counted = Usage(
+            counted.quantities, "manual", counted.reasoning_tokens, counted.total_tokens, _dollars(billed), raw=counted.raw
+        )
+    return _record(
+        provider=provider,
+        operation=operation,
+        reading=Reading(counted, model, response_id, mode),
+        occurred_at=occurred_at,
+        latency_ms=latency_ms,
+        stream=stream,
+        tags=tags,
+    )
+
+
+class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)``
+    """Collect the usage of a stream that no client library shows us, and record it once, at the end of the block.
+
+    ``feed`` it the stream's events as they come, or ``set_usage`` when you know it. It may be fed from several threads. When
+    the block raises, the call is recorded as interrupted, and the exception goes its way.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        *,
+        model: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        mode: str | None = None,
+        response_id: str | None = None,
+        operation: str = "manual",
+    ) -> None:
+        self._provider = provider
+        self._model = model
+        self._tags = tags
+        self._mode = mode
+        self._response_id = response_id
+        self._operation = operation
+        self._lock = threading.Lock()
+        self._events: list[Mapping[str, Any]] = []
+        self._scanner: EventScanner | None = None
+        self._usage: Usage | None = None
+        self._finished = False
+        self._occurred_at = datetime.now(UTC)
+        self._start = time.perf_counter()
+        self._first: float | None = None
+        #: The record, once the block has ended.
+        self.call: CallRecord | None = None
+
+    def feed(self, event: Any) -> None:
+        """Take one event: a dict, an SDK's event object, or raw bytes or text of the event stream.
+
+        :raises UsageError: the block has ended, or this is none of them
+        """
+        if isinstance(event, str):
+            event = event.encode()
+        elif not isinstance(event, bytes | Mapping):
+            dump = getattr(event, "model_dump", None)
+            event = dump(exclude_none=True) if callable(dump) else event
+        with self._lock:
+            self._refuse_late("feed")
+            if self._first is None:
+                self._first = time.perf_counter()
+            if isinstance(event, bytes):
+                if self._scanner is None:
+                    self._scanner = EventScanner(provider_format(self._provider).marks)
+                self._scanner.feed(event)
+            elif isinstance(event, Mapping):
+                self._keep(event)
+            else:
+                raise UsageError(f"feed() takes a dict, an SDK event, bytes or text, not {type(event).__name__}")
+
+    def set_usage(self, given: Any = None, /, **components: Any) -> None:
+        """Say what was used, in our components (``input=1500, output=320``) or as the provider's own block.
+
+        :raises UsageError: the block has ended, or this makes no sense
+        """
+        usage = usage_from(self._provider, components if given is None else given)
+        with self._lock:
+            self._refuse_late("set_usage")
+            self._usage = usage
+
+    def __enter__(self) -> track_stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._lock:
+            if self._finished:
+                return
+            self._finished = True
+        reading = self._read(ended=error is None)
+        first = None if self._first is None else int((self._first - self._start) * 1000)
+        try:
+            self.call = _record(
+                provider=self._provider,
+                operation=self._operation,
+                reading=Reading(
+                    reading.usage,
+                    reading.model or self._model,
+                    reading.response_id or self._response_id,
+                    reading.mode or self._mode,
+                ),
+                requested_model=self._model,
+                occurred_at=self._occurred_at,
+                latency_ms=int((time.perf_counter() - self._start) * 1000),
+                first_token_ms=first,
+                stream=True,
+                outcome="ok" if error is None else "interrupted",
+                error_class=type(error).__name__ if error is not None else None,
+                tags=self._tags,
+            )
+        except Exception:
+            if error is None:
+                raise
+            # The app's own exception is on its way, and wins.
+
+    def _refuse_late(self, method: str) -> None:
+        if self._finished:
+            raise UsageError(f"{method}() after the end of the track_stream block: the call is recorded already")
+
+    def _keep(self, event: Mapping[str, Any]) -> None:
+        # Usage and names only: the content of an event is gone when this returns.
+        if not self._events or _has_usage(event):
+            self._events.append(event)
+
+    def _read(self, ended: bool) -> Reading:
+        if self._usage is not None:
+            return Reading(self._usage)
+        events, self._events = self._events, []
+        if self._scanner is not None:
+            self._scanner.finish()
+            events += self._scanner.events
+        wire = provider_format(self._provider, _block_shape(events))
+        try:
+            return wire.read_stream(events, ended)
+        except MalformedUsageError:
+            return Reading()
+
+
+def _block_shape(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """A usage block of the shape that these events carry: OpenAI's two stream formats differ in it."""
+    return {"input_tokens": 0} if any(isinstance(event.get("response"), Mapping) for event in events) else {}
+
+
+def _has_usage(event: Mapping[str, Any]) -> bool:
+    return any(
+        isinstance(place, Mapping) and isinstance(place.get("usage"), Mapping)
+        for place in (event, event.get("response"), event.get("message"))
+    )
+
+
+def _record(
+    *,
+    provider: str,
+    operation: str,
+    reading: Reading,
+    occurred_at: datetime | None,
+    latency_ms: int | None,
+    stream: bool,
+    tags: Mapping[str, Any] | None,
+    requested_model: str | None = None,
+    first_token_ms: int | None = None,
+    outcome: str = "ok",
+    error_class: str | None = None,
+) -> CallRecord:
+    state = state_of()
+    when = datetime.now(UTC) if occurred_at is None else occurred_at
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    record = CallRecord(
+        id=new_call_id(int(when.timestamp() * 1e9)),
+        occurred_at=when.astimezone(UTC),
+        provider=provider,
+        operation=operation,
+        model=reading.model,
+        requested_model=requested_model or reading.model,
+        stream=stream,
+        outcome=outcome,
+        error_class=error_class,
+        usage=reading.usage if reading.usage.known or reading.usage.flags else UNKNOWN_USAGE,
+        pricing_mode=reading.mode,
+        latency_ms=latency_ms,
+        first_token_ms=first_token_ms,
+        provider_response_id=reading.response_id,
+        tags=collect_tags(state, explicit=tags),
+    )
+    record = state.recorder.price(record)
+    return state.recorder.record(record) if state.config.enabled else record
+
+
+def _dollars(value: Decimal | str | int) -> Decimal:
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if isinstance(value, bool) or not amount.is_finite() or not 0 <= amount <= MAX_COUNT:
+        raise UsageError("billed must be an amount of dollars, as a Decimal or a string such as '0.0123'", name="billed")
+    return amount

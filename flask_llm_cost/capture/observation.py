@@ -1,0 +1,369 @@
+"""One watched call: begun when the request goes out, fed with what comes back, finished exactly once.
+
+Nothing in here knows a client library, and nothing may raise into one: every method that a client library's thread runs
+through is guarded, and what goes wrong is logged as the name of an exception class.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+from flask_llm_cost import usage as wire
+from flask_llm_cost.capture.attribution import collect_tags, owner
+from flask_llm_cost.capture.decoding import Decoder, decoder_for
+from flask_llm_cost.capture.sdk import Marker, current_marker
+from flask_llm_cost.errors import LlmCostError
+from flask_llm_cost.records import UNKNOWN_USAGE, CallRecord, Reading, new_call_id
+from flask_llm_cost.usage.sse import EventScanner
+from flask_llm_cost.usage.stream_options import UsageEventFilter, ask_for_usage
+
+if TYPE_CHECKING:
+    from flask_llm_cost.extension import AppState
+
+logger = logging.getLogger("flask_llm_cost")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+#: A streamed reply that is no event stream is collected up to here.
+_MAX_BODY: Final = 1024 * 1024
+
+_SMALL_REQUEST: Final = 4 * 1024
+_REQUESTED_MODEL: Final = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){1,512}")')
+
+
+def guarded(function: Callable[_P, _T]) -> Callable[_P, _T | None]:
+    """Run our own work inside the app's call: whatever goes wrong in it is logged by name, and the call goes on."""
+
+    @functools.wraps(function)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T | None:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            logger.warning("watching an LLM call failed with %s: the call itself is not affected", type(error).__name__)
+            return None
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client library is about to send.
+
+    :param library: as ``LLM_COST_INSTRUMENT`` names it
+    :param host: lower case, with its port where the URL has one
+    :param headers: by lower-case name
+    :param body: asked only when this is a call: the body where it is in memory, and whether another may be sent instead,
+        because this one is neither signed nor encoded
+    """
+
+    library: str
+    method: str
+    host: str
+    path: str
+    headers: Mapping[str, str]
+    body: Callable[[], tuple[bytes | None, bool]]
+
+
+@guarded
+def observe(request: Request, carried: Mapping[str, Any] | None = None) -> Observation | None:
+    """Begin watching, where this is a call that somebody owns. ``None`` for all other traffic.
+
+    :param carried: tags of the adapter or transport that sends it
+    """
+    state = owner()
+    if state is None or request.library not in state.libraries:
+        return None
+    marker = current_marker()
+    route = wire.route(state.hosts, request.method, request.host, request.path, request.headers, marker is not None)
+    return None if route is None else Observation(state, route, request, marker, carried)
+
+
+class Observation:
+    """One watched call."""
+
+    __slots__ = (
+        "_body",
+        "_decoder",
+        "_first_ns",
+        "_marker",
+        "_occurred_at",
+        "_open",
+        "_record_id",
+        "_requested_model",
+        "_route",
+        "_scanner",
+        "_silent",
+        "_size",
+        "_start_ns",
+        "_state",
+        "_status",
+        "_stream",
+        "_tags",
+        "_withheld",
+        "attempt",
+        "content",
+        "host",
+    )
+
+    def __init__(
+        self,
+        state: AppState,
+        route: wire.Route,
+        request: Request,
+        marker: Marker | None,
+        carried: Mapping[str, Any] | None,
+    ) -> None:
+        now_ns = time.time_ns()
+        self._start_ns = time.perf_counter_ns()
+        self._record_id = new_call_id(now_ns)
+        self._occurred_at = datetime.fromtimestamp(now_ns / 1e9, UTC)
+        self._state = state
+        self._route = route
+        self._marker = marker
+        self._tags = collect_tags(state, carried)
+        content, can_change = request.body()
+        self._requested_model = (marker.model if marker else None) or _requested_model(content)
+        self._status: int | None = None
+        self._stream = False
+        self._first_ns = 0
+        self._scanner: EventScanner | None = None
+        self._decoder: Decoder | None = None
+        self._body: list[bytes] | None = None
+        self._size = 0
+        self._silent = False
+        # Whoever takes the token out finishes the call. A list pops atomically: close, finaliser and other threads agree.
+        self._open: list[None] = [None]
+        self.host = request.host
+        self.attempt = _attempt(request.headers)
+        #: What to send instead of the request's body, where a stream is asked for its usage.
+        self.content: bytes | None = None
+        if route.takes_stream_options and can_change and content is not None:
+            self.content = ask_for_usage(content)
+        self._withheld: UsageEventFilter | None = UsageEventFilter() if self.content is not None else None
+
+    # What came back.
+
+    @guarded
+    def failed(self, error: BaseException, sent: bool) -> None:
+        """No reply. A call that never left costs nothing; one that did may have been billed.
+
+        :param sent: whether the request may have reached the provider
+        """
+        if not sent:
+            self.discard()
+            return
+        cancelled = not isinstance(error, Exception)
+        self._finish(Reading(), "interrupted" if cancelled else "error", type(error).__name__)
+
+    def discard(self) -> None:
+        """This was no billed call: nothing is kept."""
+        if self._open:
+            self._open.clear()
+
+    @guarded
+    def replied(self, status: int, content: bytes) -> None:
+        """The whole reply is there, decoded."""
+        self._status = status
+        if status >= 400:
+            self.discard()
+            return
+        reading = self._read(lambda: wire.read_body(self._route, content))
+        if reading is None:
+            self.discard()
+        else:
+            self._finish(reading, "ok")
+
+    @guarded
+    def opened(self, status: int, content_type: str, encoding: str) -> bool:
+        """The headers of a streamed reply are there. Whether its body is to be fed in."""
+        self._status = status
+        if status >= 400:
+            self.discard()
+            return False
+        self._stream = content_type.partition(";")[0].strip().lower() == "text/event-stream"
+        if not self._stream:
+            self._withheld = None
+        try:
+            self._decoder = decoder_for(encoding)
+        except LookupError:
+            logger.warning("a reply's Content-Encoding cannot be undone here: its usage stays unknown")
+            self._body = []
+            self._size = _MAX_BODY  # nothing fits any more
+        else:
+            if self._stream:
+                self._scanner = EventScanner(self._route.format.marks, self._route.format.last_event_counts)
+            else:
+                self._body = []
+        if self._route.certain:
+            self._state.recorder.started(self._record(Reading(), "interrupted", None))
+        return True
+
+    def feed(self, piece: bytes) -> bytes:
+        """A piece of the body, as it came. Returns what the app may see of it."""
+        if not self._first_ns:
+            self._first_ns = time.perf_counter_ns()
+        try:
+            text = self._decoder.decode(piece) if self._decoder is not None else piece
+            if self._scanner is not None:
+                self._scanner.feed(text)
+            elif self._body is not None and self._size < _MAX_BODY:
+                self._body.append(text)
+                self._size += len(text)
+        except Exception as error:
+            self._stop_reading(error)
+            text = piece
+        return piece if self._withheld is None else self._withheld.feed(text)
+
+    def rest(self) -> bytes:
+        """What the app has still to see when the body has ended."""
+        return b"" if self._withheld is None else self._withheld.finish()
+
+    @property
+    def withholds(self) -> bool:
+        """Whether :meth:`feed` gives back other bytes than it gets."""
+        return self._withheld is not None
+
+    @guarded
+    def closed(self, ended: bool, error: BaseException | None = None) -> None:
+        """The body was read to its end, broken off, or cut."""
+        self._close(ended, error)
+
+    def __del__(self) -> None:
+        # A reply that nobody read or closed. This may run inside the garbage collector, in the middle of somebody's locked
+        # section: no locks, no logging.
+        try:
+            if self._open and self._status is not None:
+                self._silent = True
+                self._close(ended=False, error=None)
+        except Exception:
+            return  # there is nobody left to tell
+
+    # What becomes of it.
+
+    def _close(self, ended: bool, error: BaseException | None) -> None:
+        if not self._open:
+            return
+        scanner = self._scanner
+        if scanner is not None:
+            scanner.finish()
+            ended = ended or scanner.done
+            events = scanner.events
+            reading = self._read(lambda: wire.read_stream(self._route, events, ended))
+            scanner.events = []
+            if reading is not None and reading.usage.source == "stream_final":
+                ended = True
+        elif self._body is not None:
+            content = b"".join(self._body)
+            self._body = None
+            reading = self._read(lambda: wire.read_body(self._route, content))
+            if reading is None and self._route.certain and not ended:
+                reading = Reading()
+        else:
+            reading = Reading()
+        if reading is None:
+            self.discard()
+            return
+        self._finish(reading, "ok" if ended else "interrupted", type(error).__name__ if error else None)
+
+    def _read(self, read: Callable[[], Reading | None]) -> Reading | None:
+        try:
+            return read()
+        except wire.MalformedUsageError as error:
+            self._warn("%s sent a usage block in which %s; the call's usage stays unknown", self._route.provider, error)
+            return Reading(wire.MALFORMED_USAGE)
+
+    def _stop_reading(self, error: Exception) -> None:
+        self._scanner = None
+        self._decoder = None
+        self._body = None
+        logger.warning("reading a reply failed with %s: its usage stays unknown", type(error).__name__)
+
+    def _finish(self, reading: Reading, outcome: str, error_class: str | None = None) -> None:
+        try:
+            self._open.pop()
+        except IndexError:
+            return
+        if outcome == "ok" and not reading.usage.known and not reading.usage.flags:
+            self._explain_unknown()
+        try:
+            self._state.recorder.record(self._record(reading, outcome, error_class))
+        except LlmCostError as error:
+            # The app asked for it to be raised. Inside the client's send the SDKs would swallow it and pay again.
+            if self._marker is None:
+                self._warn("%s", error)
+            else:
+                self._marker.error = error
+
+    def _explain_unknown(self) -> None:
+        if self._stream and not self._route.takes_stream_options:
+            self._warn(
+                "a stream of %s ended without usage: set stream_options={'include_usage': True} on the call, "
+                "or add the host %s to LLM_COST_STREAM_USAGE",
+                self._route.provider,
+                self.host,
+            )
+        else:
+            self._warn(
+                "a reply of %s (%s) had no usage: its cost stays unknown", self._route.provider, self._route.operation
+            )
+
+    def _warn(self, message: str, *args: object) -> None:
+        if not self._silent:
+            logger.warning(message, *args)
+
+    def _record(self, reading: Reading, outcome: str, error_class: str | None) -> CallRecord:
+        now_ns = time.perf_counter_ns()
+        return CallRecord(
+            id=self._record_id,
+            occurred_at=self._occurred_at,
+            provider=self._route.provider,
+            operation=self._route.operation,
+            host=self.host,
+            model=reading.model,
+            requested_model=self._requested_model,
+            stream=self._stream,
+            attempt=self.attempt,
+            outcome=outcome,
+            http_status=self._status,
+            error_class=error_class,
+            usage=reading.usage if reading.usage.known or reading.usage.flags else UNKNOWN_USAGE,
+            pricing_mode=reading.mode,
+            latency_ms=(now_ns - self._start_ns) // 1_000_000,
+            first_token_ms=(self._first_ns - self._start_ns) // 1_000_000 if self._stream and self._first_ns else None,
+            provider_response_id=reading.response_id,
+            tags=self._tags,
+        )
+
+
+def _attempt(headers: Mapping[str, str]) -> int:
+    """Which attempt of the same SDK call this is. The SDKs of OpenAI and Anthropic number their retries from 0."""
+    retries = headers.get("x-stainless-retry-count", "")
+    return int(retries) + 1 if retries.isdigit() and len(retries) < 4 else 1
+
+
+def _requested_model(content: bytes | None) -> str | None:
+    """The model that a JSON request asks for. Long prompts are searched rather than parsed, unless that is ambiguous."""
+    if not content:
+        return None
+    if len(content) > _SMALL_REQUEST:
+        found = _REQUESTED_MODEL.findall(content)
+        if len(found) == 1:
+            return _text(json.loads(found[0]))
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return _text(body.get("model")) if isinstance(body, dict) else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

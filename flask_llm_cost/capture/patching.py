@@ -1,0 +1,115 @@
+"""Patching other people's classes: only what the host has imported, once, and so that it can be taken back.
+
+All state of this module is the table below. A patch is taken back only where the class still holds our function: if another
+library has wrapped it since, ours stays in the chain, and passes everything through because no app asks for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import Any, Final
+
+import wrapt
+
+from flask_llm_cost.capture import httpx, sdk
+from flask_llm_cost.config import LIBRARIES
+from flask_llm_cost.errors import IntegrationError
+
+logger = logging.getLogger("flask_llm_cost")
+
+_Targets = Callable[[ModuleType], tuple[tuple[type, str, Callable[..., Any]], ...]]
+
+#: The module in which a library keeps what is patched, and what that is.
+_LIBRARY_MODULES: Final[dict[str, tuple[str, _Targets]]] = {
+    "httpx": ("httpx", httpx.targets),
+    "httpx2": ("httpx2", httpx.targets),
+}
+_SDK_MODULES: Final[dict[str, tuple[str, _Targets]]] = {
+    "openai": ("openai._base_client", sdk.targets),
+    "anthropic": ("anthropic._base_client", sdk.targets),
+}
+
+_lock = threading.Lock()
+#: Class and attribute to what was there, and what is there now.
+_patched: dict[tuple[type, str], tuple[Any, Any]] = {}
+_hooked: set[str] = set()
+#: Module to what went wrong when it was patched; doctor shows it.
+failures: dict[str, str] = {}
+
+
+def libraries(instrument: str | Iterable[str]) -> frozenset[str]:
+    """The client libraries that ``LLM_COST_INSTRUMENT`` stands for."""
+    if instrument == "auto":
+        return frozenset(_LIBRARY_MODULES)
+    return frozenset(library for name in instrument for library in LIBRARIES[name])
+
+
+def install(instrument: str | Iterable[str]) -> None:
+    """Patch what is imported already, and the rest when the host imports it.
+
+    :raises IntegrationError: when a library that was named explicitly is not installed, or cannot be patched
+    """
+    explicit = () if instrument == "auto" else tuple(instrument)
+    for name in explicit:
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
+            raise IntegrationError(name, "it is not installed; install it, or take it out of LLM_COST_INSTRUMENT")
+    wanted = libraries(instrument)
+    hooks = {name: hook for name, hook in _LIBRARY_MODULES.items() if name in wanted}
+    if wanted:
+        hooks |= _SDK_MODULES
+    for module_name, targets in hooks.values():
+        _hook(module_name, targets)
+        if module_name in failures and module_name.partition(".")[0] in explicit:
+            raise IntegrationError(module_name, failures[module_name])
+
+
+def _hook(module_name: str, targets: _Targets) -> None:
+    with _lock:
+        if module_name in _hooked:
+            if module_name in sys.modules:
+                _patch_module(sys.modules[module_name], targets)
+            return
+        _hooked.add(module_name)
+    # Runs at once for a module that is there, later for one that is not. Never imports.
+    wrapt.register_post_import_hook(lambda module: _patch_safely(module, targets), module_name)
+
+
+def _patch_safely(module: ModuleType, targets: _Targets) -> None:
+    with _lock:
+        _patch_module(module, targets)
+
+
+def _patch_module(module: ModuleType, targets: _Targets) -> None:
+    try:
+        for owner, attribute, wrap in targets(module):
+            present = owner.__dict__[attribute]
+            if (owner, attribute) in _patched:
+                continue
+            replacement = wrap(present)
+            setattr(owner, attribute, replacement)
+            _patched[owner, attribute] = (present, replacement)
+    except Exception as error:
+        # The host is in the middle of an import: it must go on.
+        failures[module.__name__] = (
+            f"it has no {error}" if isinstance(error, AttributeError | KeyError) else type(error).__name__
+        )
+        logger.warning("%s cannot be watched (%s): its calls are not recorded", module.__name__, type(error).__name__)
+
+
+def uninstall() -> None:
+    """Take every patch back whose class still holds our function."""
+    with _lock:
+        for (owner, attribute), (original, replacement) in list(_patched.items()):
+            if owner.__dict__.get(attribute) is replacement:
+                setattr(owner, attribute, original)
+                del _patched[owner, attribute]
+
+
+def patched() -> list[str]:
+    """What is patched now, as ``module.Class.attribute``."""
+    return sorted(f"{owner.__module__}.{owner.__qualname__}.{attribute}" for owner, attribute in _patched)

@@ -1,0 +1,233 @@
+"""The front hall: wires the rooms for one app."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from blinker import Signal
+from flask import Flask, current_app, has_app_context
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from flask_llm_cost import signals
+from flask_llm_cost.capture import attribution, patching
+from flask_llm_cost.config import Config, keys_without_effect, unknown_keys
+from flask_llm_cost.errors import ConfigError, SetupError
+from flask_llm_cost.ledger.models import copy_tables
+from flask_llm_cost.ledger.store import Ledger
+from flask_llm_cost.pricing import PriceBook
+from flask_llm_cost.recorder import Recorder
+from flask_llm_cost.records import CallRecord, Cost
+from flask_llm_cost.tags import TagRules
+from flask_llm_cost.usage import HostMap
+from flask_llm_cost.usage.manual import usage_from
+
+if TYPE_CHECKING:
+    from flask_sqlalchemy import SQLAlchemy
+
+logger = logging.getLogger("flask_llm_cost")
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class AppState:
+    """What one app has of us: ``app.extensions["llm_cost"]``. Made in ``init_app``; opens no file, thread or connection."""
+
+    def __init__(self, app: Flask, config: Config, tracker: LlmCostTracker) -> None:
+        self._app = weakref.ref(app)
+        self.config = config
+        self.tracker = tracker
+        self.libraries = patching.libraries(config.instrument)
+        self.hosts = HostMap(config.hosts, config.stream_usage)
+        self.tag_rules = TagRules(config.redacted_tags)
+        self.recorder = Recorder(config, lambda: self.book, self._send)
+        self.ledger = Ledger(
+            config,
+            app_name=app.name,
+            testing=app.testing,
+            instance_path=app.instance_path,
+            engine=functools.partial(self._engine, config.bind_key),
+            read_engine=functools.partial(self._engine, config.read_bind_key or config.bind_key),
+            price=self.recorder.price,
+            committed=self._committed,
+            write_failed=self._write_failed,
+        )
+        if config.price_overrides or config.prices_file or config.model_aliases:
+            _ = self.book  # a mistake in them stops start-up, not the first call
+
+    @property
+    def app(self) -> Flask:
+        """The app, which is held weakly: a test suite makes hundreds."""
+        app = self._app()
+        if app is None:
+            raise SetupError("the app of this flask-llm-cost state is gone")
+        return app
+
+    @functools.cached_property
+    def book(self) -> PriceBook:
+        """The price book, loaded at its first use."""
+        config = self.config
+        return PriceBook.load(
+            overrides=config.price_overrides,
+            file=config.prices_file,
+            aliases=config.model_aliases,
+            discounts=config.discounts,
+        )
+
+    def _engine(self, bind_key: str | None) -> Engine:
+        app = self.app
+        with app.app_context():
+            database: SQLAlchemy = app.extensions["sqlalchemy"]
+            return database.engines[bind_key]
+
+    def _committed(self, records: Sequence[CallRecord]) -> None:
+        with self.app.app_context():
+            self.recorder.committed(records)
+
+    def _write_failed(self, error_class: str, waiting: int) -> None:
+        if signals.write_failed.receivers:
+            with self.app.app_context():
+                self._send_all(signals.write_failed, error_class=error_class, waiting=waiting)
+
+    def _send(self, signal: Signal, record: CallRecord) -> None:
+        if signal.receivers:
+            self._send_all(signal, call=record)
+
+    def _send_all(self, signal: Signal, **facts: Any) -> None:
+        app = self.app
+        for receiver in list(signal.receivers_for(app)):
+            try:
+                receiver(app, **facts)
+            except Exception as error:
+                logger.warning("a receiver of %s raised %s", signal.name, type(error).__name__)  # type: ignore[attr-defined]
+
+
+class LlmCostTracker:
+    """Records what the LLM calls of an app cost, and for whom.
+
+    ``LlmCostTracker(app)``, or ``costs = LlmCostTracker()`` and ``costs.init_app(app)`` in a factory, after
+    ``db.init_app(app)``. One object serves many apps: it keeps only what the code registers with its decorators.
+    """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        #: What :meth:`request_tagger` registered.
+        self.request_tagger_function: Callable[[], Mapping[str, Any]] | None = None
+        #: What :meth:`tag_label` registered: tag key to a function from ids to names.
+        self.tag_labels: dict[str, Callable[[Sequence[str]], Mapping[str, str]]] = {}
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Set the extension up on *app*. Its ``LLM_COST_*`` keys are read now; later changes have no effect.
+
+        :raises ConfigError: a key has a value that cannot be used, or ``db.init_app(app)`` was not called before
+        :raises SetupError: the app has the extension already
+        :raises IntegrationError: a library named in ``LLM_COST_INSTRUMENT`` cannot be watched
+        """
+        if attribution.EXTENSION in app.extensions:
+            raise SetupError(
+                f"app {app.name!r} has flask-llm-cost already; call init_app once an app, "
+                "and use that LlmCostTracker object everywhere"
+            )
+        config = Config.from_mapping(app.config)
+        for key, value in Config.defaults().items():
+            app.config.setdefault(key, value)
+        for key, meant in unknown_keys(app.config):
+            logger.warning("%s is no key of flask-llm-cost%s", key, f"; did you mean {meant}?" if meant else "")
+        for key in keys_without_effect(config):
+            logger.warning("%s is read, but has no effect in this version", key)
+        if config.write_mode != "log" or "sqlalchemy" in app.extensions:
+            _add_tables(app, config)
+        app.extensions[attribution.EXTENSION] = state = AppState(app, config, self)
+        state.recorder.ledger = state.ledger
+        from flask_llm_cost.cli import cli
+
+        app.cli.add_command(cli)
+        if config.enabled:
+            attribution.follow_requests(app)
+            attribution.register_app(app)
+            patching.install(config.instrument)
+
+    def request_tagger(self, function: _F) -> _F:
+        """Register what tags every LLM call of a request: a function without arguments that returns a dict.
+
+        It is asked once a request, at its first LLM call, in the request's context.
+        """
+        self.request_tagger_function = function
+        return function
+
+    def tag_label(self, key: str) -> Callable[[_F], _F]:
+        """Register names for the values of a tag on the dashboard: a function from a list of ids to a dict of names."""
+
+        def register(function: _F) -> _F:
+            self.tag_labels[key] = function
+            return function
+
+        return register
+
+    def quote(
+        self,
+        provider: str,
+        model: str,
+        *,
+        usage: Mapping[str, Any],
+        mode: str | None = None,
+        at: datetime | None = None,
+    ) -> Cost:
+        """What a call would cost. Nothing is sent or stored.
+
+        :param usage: component to quantity, where ``input`` is the uncached input; or the provider's own usage block
+        :param mode: ``batch``, ``flex``, ``priority``, … or ``None`` for standard
+        :param at: the time whose prices count; now when it is left out
+        :raises UsageError: *usage* names an unknown component, or something that is no quantity
+        """
+        when = at or datetime.now(UTC)
+        return state_of().book.price(provider, model, usage_from(provider, usage), mode, when)
+
+    def flush(self, timeout: float = 10) -> bool:
+        """Wait until every record so far is in the database. ``False`` when *timeout* seconds were not enough."""
+        return state_of().ledger.flush(timeout)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A read-only session where the ledger is, on ``LLM_COST_READ_BIND_KEY`` where that is set."""
+        with state_of().ledger.session() as session:
+            yield session
+
+
+def state_of(app: Flask | None = None) -> AppState:
+    """What *app*, or the current app, has of us.
+
+    :raises SetupError: when there is no app here, or it does not have the extension
+    """
+    if app is None:
+        if not has_app_context():
+            found = attribution.owner()
+            if found is None:
+                raise SetupError("there is no app here; work inside 'with app.app_context():'")
+            return found
+        app = current_app._get_current_object()  # type: ignore[attr-defined]  # a proxy
+    state: AppState | None = app.extensions.get(attribution.EXTENSION)
+    if state is None:
+        raise SetupError(f"app {app.name!r} does not have flask-llm-cost; call LlmCostTracker(app)")
+    return state
+
+
+def _add_tables(app: Flask, config: Config) -> None:
+    database: SQLAlchemy | None = app.extensions.get("sqlalchemy")
+    if database is None:
+        raise SetupError(
+            "Flask-SQLAlchemy is not set up on this app yet; the order is:\n    db.init_app(app)\n    costs.init_app(app)"
+        )
+    for key in ("bind_key", "read_bind_key"):
+        bind = getattr(config, key)
+        if bind is not None and bind not in database.metadatas:
+            known = ", ".join(repr(name) for name in database.metadatas if name) or "none"
+            raise ConfigError(f"LLM_COST_{key.upper()}", bind, f"is no key of SQLALCHEMY_BINDS; there are: {known}")
+    copy_tables(database.metadatas[config.bind_key])

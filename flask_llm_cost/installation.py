@@ -1,0 +1,49 @@
+"""Make the ledger's tables, in the way that fits the app."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from flask import Flask
+
+from flask_llm_cost.extension import state_of
+from flask_llm_cost.ledger.models import Base
+
+_PASTE = """\
+Mount the dashboard behind a guard of yours, for example:
+    app.register_blueprint(dashboard_blueprint(guard=staff_required), url_prefix="/llm-costs")"""
+
+
+def install_ledger(app: Flask) -> Iterator[str]:
+    """Make the tables, and say what was done, line by line.
+
+    With Flask-Migrate a revision is written and the database upgraded, so that every other database of the app gets the
+    tables by ``flask db upgrade``. Without, they are made here.
+    """
+    if "migrate" in app.extensions:
+        yield from _migrate(app)
+    else:
+        yield from _create(app)
+    yield _PASTE
+
+
+def _create(app: Flask) -> Iterator[str]:
+    database = app.extensions["sqlalchemy"]
+    bind_key = state_of(app).config.bind_key
+    tables = [database.metadatas[bind_key].tables[table.name] for table in Base.metadata.sorted_tables]
+    database.metadatas[bind_key].create_all(database.engines[bind_key], tables=tables)
+    yield f"The {len(tables)} tables of the ledger are there."
+
+
+def _migrate(app: Flask) -> Iterator[str]:
+    import flask_migrate
+
+    directory = app.extensions["migrate"].directory
+    if not os.path.isdir(directory):
+        flask_migrate.init(directory=directory, multidb=bool(app.config.get("SQLALCHEMY_BINDS")))
+        yield f"Made the migrations folder {directory}."
+    flask_migrate.upgrade(directory=directory)
+    flask_migrate.migrate(directory=directory, message="LLM cost ledger")
+    flask_migrate.upgrade(directory=directory)
+    yield "The ledger's tables are in the database, and their revision is in the migrations folder: commit it."

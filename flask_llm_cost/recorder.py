@@ -1,0 +1,107 @@
+"""The hallway: the only file that knows the order in which a call walks through the house."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
+from blinker import Signal
+
+from flask_llm_cost import signals
+from flask_llm_cost.config import Config
+from flask_llm_cost.errors import UnknownPriceError
+from flask_llm_cost.ledger.store import Ledger
+from flask_llm_cost.pricing import PriceBook
+from flask_llm_cost.records import UNPRICED, CallRecord
+
+logger = logging.getLogger("flask_llm_cost")
+
+#: Who looks over the shoulder instead of the ledger: the lists of ``flask_llm_cost.testing.capture_calls``.
+_captures: Final[list[list[CallRecord]]] = []
+
+_MAX_WARNED: Final = 1000
+
+
+class Recorder:
+    """Takes the calls of one app from capture to the ledger.
+
+    In the app's own time a call is only made safe. Pricing follows when it is written, with the prices of the time at
+    which it was made, unless somebody needs the price at once.
+    """
+
+    def __init__(self, config: Config, book: Callable[[], PriceBook], send: Callable[[Signal, CallRecord], None]) -> None:
+        self._config = config
+        self._book = book
+        self._send = send
+        self._warned: set[tuple[str, str | None]] = set()
+        self.ledger: Ledger | None = None
+
+    def started(self, record: CallRecord) -> None:
+        """A stream has begun. Should its end never come, this is what is known of it."""
+        if self.ledger is not None and not _captures:
+            self.ledger.started(record)
+
+    def record(self, record: CallRecord) -> CallRecord:
+        """Keep a finished call.
+
+        :raises UnknownPriceError: it has no price, and the app asked for that to be raised; it is kept all the same
+        :raises LedgerError: it could not be written at once, and the app asked for that to be raised
+        """
+        if _captures or self._config.unknown_price == "raise":
+            record = self.price(record)
+        if _captures:
+            for calls in _captures:
+                calls.append(record)
+        elif self.ledger is not None:
+            self.ledger.append(record)
+        if self._config.unknown_price == "raise" and _lacks_price(record):
+            raise UnknownPriceError(record.provider, record.price_model)
+        return record
+
+    def price(self, record: CallRecord) -> CallRecord:
+        """The same call with its cost, frozen from now on."""
+        if record.cost is not None:
+            return record
+        try:
+            cost = self._book().price_record(record)
+        except Exception as error:
+            logger.warning("pricing a call failed with %s: it is kept without a price", type(error).__name__)
+            cost = UNPRICED
+        return replace(record, cost=cost)
+
+    def committed(self, records: Sequence[CallRecord]) -> None:
+        """Tell about calls that are safe in the ledger. Runs where they were committed, in an app context."""
+        for record in records:
+            self._send(signals.call_recorded, record)
+            if _lacks_price(record):
+                self._send(signals.unknown_price, record)
+                self._warn_unpriced(record)
+
+    def _warn_unpriced(self, record: CallRecord) -> None:
+        key = record.provider, record.price_model
+        if self._config.unknown_price != "warn" or key in self._warned or len(self._warned) >= _MAX_WARNED:
+            return
+        self._warned.add(key)
+        logger.warning(
+            "no price for %.64s/%.128s: its calls are kept, but their cost is unknown; "
+            "'flask llm-cost prices explain' says why, LLM_COST_PRICE_OVERRIDES sets a price",
+            *(str(part).encode("unicode_escape").decode() for part in key),
+        )
+
+
+def _lacks_price(record: CallRecord) -> bool:
+    return record.cost is not None and record.cost.status == "unpriced" and record.usage.known
+
+
+@contextmanager
+def capturing(calls: list[CallRecord]) -> Iterator[None]:
+    """Send every call to *calls*, priced, and none to a ledger, while the block runs."""
+    _captures.append(calls)
+    try:
+        yield
+    finally:
+        # By identity: two lists with the same calls are equal.
+        _captures[:] = [other for other in _captures if other is not calls]

@@ -1,0 +1,171 @@
+"""The report: a table that a person would paste into a chat, and the same for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import ROUND_HALF_EVEN, Decimal
+from zoneinfo import ZoneInfo
+
+from sqlalchemy.orm import Session
+
+from flask_llm_cost.ledger import queries
+from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.local_time import start_of_day
+from flask_llm_cost.ledger.queries import Spend, UnpricedModel
+
+#: Columns of the report after its keys, with what stands above them.
+_NUMBERS = (
+    ("calls", "calls"),
+    ("input_tokens", "input"),
+    ("cache_read_tokens", "cached"),
+    ("output_tokens", "output"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Spend of a range of days of the reporting zone, both ends included, grouped by some dimensions."""
+
+    since: date
+    until: date
+    zone: str
+    currency: str
+    dimensions: tuple[str, ...]
+    rows: Sequence[Spend]
+    total: Spend
+    unpriced: Sequence[UnpricedModel]
+
+
+def make_report(session: Session, dimensions: Sequence[str], *, days: int, today: date, zone: ZoneInfo) -> Report:
+    """Ask the ledger for the last *days* days, *today* included.
+
+    :raises QueryError: for a dimension that is not known; the message lists those that are
+    """
+    first = today - timedelta(days=days - 1)
+    flt = Filter(scope={}, since=start_of_day(first, zone), until=start_of_day(today + timedelta(days=1), zone))
+    return Report(
+        since=first,
+        until=today,
+        zone=str(zone),
+        currency=flt.currency or "USD",
+        dimensions=tuple(dimensions),
+        rows=queries.pivot(session, flt, tuple(dimensions), zone=zone),
+        total=queries.totals(session, flt),
+        unpriced=queries.unpriced_models(session, flt),
+    )
+
+
+def as_text(report: Report) -> str:
+    """The report as an aligned table. What is not in the number is said below it."""
+    heads = [*(_head(name) for name in report.dimensions), *(head for _, head in _NUMBERS), "cost"]
+    body = [[*map(_key, (row[name] for name in report.dimensions)), *_numbers(row)] for row in report.rows]
+    blank = [""] * (len(report.dimensions) - 1)
+    table = [heads, *body, ["total", *blank, *_numbers(report.total)]]
+    widths = [max(len(line[column]) for line in table) for column in range(len(heads))]
+    keys = len(report.dimensions)
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < keys else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in table
+    ]
+    rule = "-" * max(map(len, lines))
+    title = f"LLM spend, {report.since} to {report.until} ({report.zone}, {report.currency})"
+    return "\n".join([title, "", lines[0], rule, *lines[1:-1], rule, lines[-1], *_missing(report)])
+
+
+def as_json(report: Report) -> str:
+    """The report as one JSON object. Amounts are strings, exact; ``null`` is unknown."""
+    return json.dumps(
+        {
+            "since": report.since.isoformat(),
+            "until": report.until.isoformat(),
+            "timezone": report.zone,
+            "currency": report.currency,
+            "rows": [_plain(report, row) for row in report.rows],
+            "total": _plain(report, report.total),
+            "unpriced_models": [
+                {"provider": item.provider, "model": item.model, "calls": item.calls} for item in report.unpriced
+            ],
+        },
+        indent=2,
+        default=str,
+    )
+
+
+def as_csv(report: Report) -> str:
+    """The rows as CSV, with exact amounts."""
+    text = io.StringIO()
+    fields = [*report.dimensions, *_MEASURES]
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    for row in report.rows:
+        writer.writerow({name: _defused(value) for name, value in _plain(report, row).items()})
+    return text.getvalue()
+
+
+_MEASURES = (
+    "calls",
+    "cost",
+    "input_tokens",
+    "cache_read_tokens",
+    "output_tokens",
+    "total_tokens",
+    "avg_latency_ms",
+    "unpriced_calls",
+)
+
+
+def _plain(report: Report, row: Spend) -> dict[str, object]:
+    keys = {name: row.keys[name] for name in report.dimensions if name in row.keys}
+    measures = {name: getattr(row, name) for name in _MEASURES}
+    measures["cost"] = None if row.cost is None else format(row.cost.normalize(), "f")
+    return {**keys, **measures}
+
+
+def _defused(value: object) -> object:
+    """A spreadsheet takes a text that begins like a formula for one."""
+    return "'" + value if isinstance(value, str) and value.lstrip()[:1] in tuple("=+-@\t\r\n") and value.strip() else value
+
+
+def _missing(report: Report) -> list[str]:
+    if not report.unpriced:
+        return []
+    calls = sum(item.calls for item in report.unpriced)
+    first = report.unpriced[0]
+    names = ", ".join(f"{item.provider}/{item.model or '?'}" for item in report.unpriced[:3])
+    more = f" and {len(report.unpriced) - 3} more" if len(report.unpriced) > 3 else ""
+    return [
+        "",
+        f"Not in this number: {calls} {'call' if calls == 1 else 'calls'} without a price ({names}{more}).",
+        f"Why, and what to do: flask llm-cost prices explain {first.provider} {first.model or '?'}",
+    ]
+
+
+def _head(name: str) -> str:
+    return name.removeprefix("tag:")
+
+
+def _key(value: object) -> str:
+    return "(untagged)" if value is None else str(value)
+
+
+def _numbers(row: Spend) -> list[str]:
+    return [*(f"{getattr(row, name):,}" for name, _ in _NUMBERS), dollars(row.cost)]
+
+
+def dollars(amount: Decimal | None) -> str:
+    """An amount for people: ``$12.34``, small ones with the digits that matter, ``unknown`` for ``None``."""
+    if amount is None:
+        return "unknown"
+    if amount == 0 or abs(amount) >= 1:
+        return f"${amount:,.2f}"
+    # Two digits that are not zero say enough about a fraction of a cent.
+    places = max(2, 1 - amount.adjusted())
+    return f"${amount.quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN):f}"

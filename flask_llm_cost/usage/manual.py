@@ -1,0 +1,64 @@
+"""Usage that a person hands in: our components, or a provider's own block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from flask_llm_cost.errors import UsageError
+from flask_llm_cost.records import COMPONENTS, Quantity, Usage
+from flask_llm_cost.usage import provider_format
+from flask_llm_cost.usage.format import MAX_COUNT, MalformedUsageError
+
+#: What only this provider calls so: another name for our component.
+_ALIASES = {"cache_write_5m": "cache_write"}
+
+
+def usage_from(provider: str, given: Any, source: str = "manual") -> Usage:
+    """Usage in our components.
+
+    :param given: component to quantity, where ``input`` is the uncached input; or the provider's own usage block, as a
+        mapping or as an SDK's object
+    :raises UsageError: an unknown component, with those that are known; or a quantity that is no count
+    """
+    block = _as_mapping(given)
+    if all(name in COMPONENTS or name in _ALIASES for name in block):
+        quantities = {_ALIASES.get(name, name): _quantity(name, value) for name, value in block.items()}
+        return Usage(quantities=quantities, source=source)
+    try:
+        usage = provider_format(provider, block).read({"usage": block}).usage
+    except MalformedUsageError as error:
+        raise UsageError(f"the usage block makes no sense: {error}", name=error.field) from None
+    if not usage.known or not _speaks(block):
+        unknown = next(name for name in block if name not in COMPONENTS)
+        raise UsageError(f"{unknown!r} is no component", name=unknown, choices=COMPONENTS)
+    return replace(usage, source=source)
+
+
+def _speaks(block: Mapping[str, Any]) -> bool:
+    """Whether this is a provider's block at all: they all count their tokens under some such name."""
+    return any(name.endswith(("_tokens", "Tokens", "TokenCount")) for name in block)
+
+
+def _as_mapping(given: Any) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        dump = getattr(given, "model_dump", None)  # the SDKs' objects are pydantic models
+        given = dump(exclude_none=True) if callable(dump) else given
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise UsageError(
+            f"usage must be a dict of components or the provider's usage block, not {type(given).__name__}",
+            choices=COMPONENTS,
+        )
+    return given
+
+
+def _quantity(name: str, value: Any) -> Quantity:
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if isinstance(value, bool) or not number.is_finite() or not 0 <= number <= MAX_COUNT:
+        raise UsageError(f"{name!r} must be a quantity from 0 up to 10^12", name=name)
+    return int(number) if number == number.to_integral_value() else number

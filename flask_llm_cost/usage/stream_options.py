@@ -1,0 +1,88 @@
+"""Asking an OpenAI-shaped stream for its usage, and keeping the answer from the app.
+
+Without ``stream_options.include_usage`` such a stream says nothing about usage at all. With it, the provider sends one more
+event (``"choices": []`` and the usage) and puts ``"usage": null`` into the others: both are taken out again, so that the app
+reads what it would have read without us.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from flask_llm_cost.usage.sse import last_event_end, parse_event
+
+_FIELD: Final = re.compile(rb'"stream_options"\s*:\s*')
+_STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
+_ASKED: Final = rb'"include_usage":true'
+_NULL_USAGE: Final = re.compile(rb',\s?"usage":\s?null')
+_EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+
+
+def ask_for_usage(content: bytes) -> bytes | None:
+    """The request body with usage asked for; ``None`` where it must stay as it is.
+
+    That is: no stream, an explicit choice of the app, or a body that is not understood. Nothing but the insertion changes.
+    """
+    if not _STREAM.search(content) or b'"include_usage"' in content or content[:1] != b"{":
+        return None
+    field = _FIELD.search(content)
+    if field is None:
+        changed = b'{"stream_options":{' + _ASKED + b"}," + content[1:]
+    elif content[field.end() : field.end() + 4] == b"null":
+        changed = content[: field.end()] + b"{" + _ASKED + b"}" + content[field.end() + 4 :]
+    else:
+        return None
+    # Words of the request may stand inside nested objects. Look before it is sent, not after.
+    try:
+        body = json.loads(changed)
+    except (ValueError, RecursionError):
+        return None
+    asked = isinstance(body, dict) and body.get("stream") is True and body.get("stream_options") == {"include_usage": True}
+    return changed if asked else None
+
+
+class UsageEventFilter:
+    """Passes a stream's bytes on, without the traces of the question that the app did not ask.
+
+    Bytes wait only until their event is complete; what is left at the end is passed on as it is.
+    """
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting = b""
+
+    def feed(self, piece: bytes) -> bytes:
+        """The bytes that may pass now."""
+        if self._waiting:
+            piece, self._waiting = self._waiting + piece, b""
+        if piece.endswith(b"\n\n"):
+            return piece if b'"usage"' not in piece else self._filter(piece)
+        end = last_event_end(piece)
+        self._waiting = piece[end:]
+        return self._filter(piece[:end])
+
+    def finish(self) -> bytes:
+        """The bytes of an event that never ended."""
+        rest, self._waiting = self._waiting, b""
+        return rest
+
+    def _filter(self, events: bytes) -> bytes:
+        passed = []
+        start = 0
+        for end in _EVENT_END.finditer(events):
+            event = events[start : end.end()]
+            start = end.end()
+            if b'"usage"' in event:
+                if _is_usage_event(event):
+                    continue
+                event = _NULL_USAGE.sub(b"", event, count=1)
+            passed.append(event)
+        return b"".join(passed) + events[start:]
+
+
+def _is_usage_event(event: bytes) -> bool:
+    body = parse_event(event)
+    return body is not None and body.get("choices") == [] and isinstance(body.get("usage"), dict)

@@ -1,0 +1,380 @@
+"""One entry of a price book: read, checked, and laid out in time.
+
+The shape is the one documented in ``docs/prices.rst``: ``rates``, ``modes``, ``tiers`` and ``windows``, which ``history``
+and ``scheduled`` replace until or from a date; and beside them ``per``, ``minimum``, ``multipliers``, ``tools``,
+``aliases``, ``currency``, ``inherit``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, Final, TypeAlias
+
+from flask_llm_cost.pricing.rates import (
+    COMPONENT_ALIASES,
+    RATED,
+    TOOLS,
+    Place,
+    decimal,
+    default_per,
+    items,
+    known_names,
+    mapping,
+    rates,
+)
+
+SERVICES: Final = ("batch", "flex", "priority", "fast", "ultrafast")
+_RESIDENCY: Final = re.compile(r"residency:(?:[a-z0-9][a-z0-9-]{0,40}|\*)")
+_CURRENCY: Final = re.compile(r"[A-Z]{3}")
+_SPAN: Final = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
+_DAY: Final = 24 * 60
+_WEEK: Final = 7 * _DAY
+
+#: A mode that is known not to exist for a model stands as ``None``.
+Modes: TypeAlias = Mapping[str, Mapping[str, Decimal] | None]
+
+SECTIONS: Final = ("rates", "modes", "tiers", "windows")
+_FIELDS: Final = (
+    *SECTIONS,
+    "history",
+    "scheduled",
+    "per",
+    "minimum",
+    "multipliers",
+    "tools",
+    "aliases",
+    "currency",
+    "inherit",
+    "reasoning",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Rates of the whole call when its input is longer than ``above`` tokens (or as long, where ``inclusive``)."""
+
+    above: int
+    inclusive: bool
+    rates: Mapping[str, Decimal]
+    modes: Modes
+
+    @property
+    def label(self) -> str:
+        return f"{'>=' if self.inclusive else '>'}{self.above}"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Sections that stand in at certain hours of the week. Spans are minutes of the week, UTC, Monday first."""
+
+    spans: tuple[tuple[int, int], ...]
+    sections: Mapping[str, Any]
+
+    def covers(self, minute: int) -> bool:
+        return any(start <= minute < end or start <= minute + _WEEK < end for start, end in self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What is in force during one stretch of time."""
+
+    rates: Mapping[str, Decimal] = field(default_factory=dict)
+    modes: Modes = field(default_factory=dict)
+    tiers: tuple[Tier, ...] = ()
+    windows: tuple[Window, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRate:
+    """A fee per ``per`` uses. ``reasoning_models`` is the fee where the model is a reasoning model."""
+
+    rate: Decimal
+    per: Decimal
+    reasoning_models: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AliasName:
+    """Another model name of an entry, from and until a date where it moved."""
+
+    name: str
+    starts: datetime | None = None
+    ends: datetime | None = None
+
+    def active(self, at: datetime) -> bool:
+        return (self.starts is None or self.starts <= at) and (self.ends is None or at < self.ends)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The price of one model, all of its times.
+
+    :param key: ``provider/model``
+    :param changes: ``(date, history or scheduled, sections)`` in the order of their dates
+    :param named: which fields the source gave, for ``inherit``
+    """
+
+    key: str
+    currency: str
+    block: Block
+    history: tuple[tuple[datetime, Mapping[str, Any]], ...] = ()
+    scheduled: tuple[tuple[datetime, Mapping[str, Any]], ...] = ()
+    per: Mapping[str, Decimal] = field(default_factory=dict)
+    minimum: Mapping[str, Decimal] = field(default_factory=dict)
+    multipliers: Mapping[str, Decimal] = field(default_factory=dict)
+    tools: Mapping[str, ToolRate] = field(default_factory=dict)
+    aliases: tuple[AliasName, ...] = ()
+    reasoning: bool = False
+    inherit: bool = False
+    source: str = ""
+    source_version: str = ""
+    named: frozenset[str] = frozenset()
+
+    @property
+    def bounds(self) -> tuple[datetime, ...]:
+        """The moments at which the price changes."""
+        return tuple(sorted({moment for moment, _ in (*self.history, *self.scheduled)}))
+
+    def block_at(self, at: datetime) -> Block:
+        """What is in force at *at*. A dated block replaces, whole, each section that it names."""
+        sections: dict[str, Any] = {}
+        for starts, named in self.scheduled:
+            if starts <= at:
+                sections.update(named)
+        for ends, named in reversed(self.history):
+            if at < ends:
+                sections.update(named)
+        return replace(self.block, **sections) if sections else self.block
+
+    def per_of(self, component: str) -> Decimal:
+        return self.per.get(component) or default_per(component)
+
+
+def parse_entry(key: str, raw: Any, place: Place, *, currency: str = "USD", source: str = "", version: str = "") -> Entry:
+    """Read one entry.
+
+    :param raw: the full form, or the short one: components to rates, per 1,000,000 tokens
+    :raises PriceBookError: naming entry, field, value and what would be right
+    """
+    place = Place(place.source, key)
+    provider, slash, model = key.partition("/")
+    if not slash or not provider or not model:
+        raise place.error(key, 'name it "provider/model", such as "openai/gpt-4o"')
+    table = mapping(raw, place)
+    if not table:
+        raise place.error(raw, 'give at least one rate, such as {"input": "0.30", "output": "1.20"}')
+    if not any(name in _FIELDS for name in table):
+        table = {
+            "rates": {name: value for name, value in table.items() if not name.startswith("_")},
+            **{name: value for name, value in table.items() if name.startswith("_")},
+        }
+    known_names(table, _FIELDS, place, what="field")
+    inherit = table.get("inherit", False)
+    if not isinstance(inherit, bool):
+        raise place.at("inherit").error(inherit, "write true or false")
+    if "rates" not in table and not inherit:
+        raise place.at("rates").error(None, 'give "rates", or "inherit": true to take them from the book')
+    own_currency = table.get("currency", currency)
+    if not isinstance(own_currency, str) or not _CURRENCY.fullmatch(own_currency):
+        raise place.at("currency").error(own_currency, 'write a three-letter code, such as "USD"')
+    sections = _sections(table, place)
+    reasoning = table.get("reasoning", False)
+    if not isinstance(reasoning, bool):
+        raise place.at("reasoning").error(reasoning, "write true or false")
+    return Entry(
+        key=key,
+        currency=own_currency,
+        block=Block(**sections),
+        history=tuple(_dated(table.get("history", ()), "until", place.at("history"))),
+        scheduled=tuple(_dated(table.get("scheduled", ()), "from", place.at("scheduled"))),
+        per=_quantities(table.get("per", {}), place.at("per")),
+        minimum=_quantities(table.get("minimum", {}), place.at("minimum")),
+        multipliers=_multipliers(table.get("multipliers", {}), place.at("multipliers")),
+        tools=parse_tools(table.get("tools", {}), place.at("tools")),
+        aliases=tuple(parse_alias(item, place.at(f"aliases[{i}]")) for i, item in items(table.get("aliases", ()), place)),
+        reasoning=reasoning,
+        inherit=inherit,
+        source=str(table.get("_source") or source),
+        source_version=str(table.get("_source_version") or version),
+        named=frozenset(table),
+    )
+
+
+def parse_tools(value: Any, place: Place) -> dict[str, ToolRate]:
+    """Tool to fee: ``{"web_search": {"rate": "10", "per": "1000"}}``."""
+    found: dict[str, ToolRate] = {}
+    table = mapping(value, place)
+    known_names(table, TOOLS, place, what="tool")
+    for name, raw in table.items():
+        if name not in TOOLS:
+            continue
+        here = place.at(name)
+        fee = mapping(raw, here)
+        known_names(fee, ("rate", "per", "reasoning_models"), here, what="field")
+        special = fee.get("reasoning_models")
+        found[name] = ToolRate(
+            decimal(fee.get("rate"), here.at("rate")),
+            decimal(fee.get("per", 1), here.at("per"), positive=True),
+            None if special is None else decimal(special, here.at("reasoning_models")),
+        )
+    return found
+
+
+def parse_alias(value: Any, place: Place) -> AliasName:
+    """``"gpt-4o-latest"``, or ``{"name": "gpt-4o-latest", "from": "2026-03-16", "until": "2026-09-01"}``."""
+    if isinstance(value, str) and value:
+        return AliasName(value)
+    table = mapping(value, place)
+    known_names(table, ("name", "from", "until"), place, what="field")
+    name = table.get("name")
+    if not isinstance(name, str) or not name:
+        raise place.at("name").error(name, "write the other model name")
+    return AliasName(
+        name,
+        moment(table["from"], place.at("from")) if "from" in table else None,
+        moment(table["until"], place.at("until")) if "until" in table else None,
+    )
+
+
+def moment(value: Any, place: Place) -> datetime:
+    """A day (its start, UTC) or a time of one."""
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    if isinstance(value, str):
+        try:
+            found = datetime.fromisoformat(value)
+        except ValueError:
+            pass
+        else:
+            return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    raise place.error(value, 'write a date, such as "2026-08-21"')
+
+
+def _sections(table: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if "rates" in table:
+        found["rates"] = rates(table["rates"], place.at("rates"))
+    if "modes" in table:
+        found["modes"] = _modes(table["modes"], place.at("modes"))
+    if "tiers" in table:
+        tiers = sorted(
+            (_tier(raw, place.at(f"tiers[{i}]")) for i, raw in items(table["tiers"], place.at("tiers"))), key=_size
+        )
+        for lower, upper in itertools.pairwise(tiers):
+            if lower.above == upper.above:
+                raise place.at("tiers").error(lower.above, "two tiers start at the same size; keep one")
+        found["tiers"] = tuple(tiers)
+    if "windows" in table:
+        here = place.at("windows")
+        found["windows"] = tuple(_window(raw, place.at(f"windows[{i}]")) for i, raw in items(table["windows"], here))
+    return found
+
+
+def _size(tier: Tier) -> int:
+    return tier.above
+
+
+def canonical_mode(name: str) -> str | None:
+    """``residency:eu+batch`` as ``batch+residency:eu``; ``None`` for what is no mode."""
+    services: list[str] = []
+    zones: list[str] = []
+    for part in name.split("+"):
+        if part in SERVICES:
+            services.append(part)
+        elif _RESIDENCY.fullmatch(part):
+            zones.append(part)
+        else:
+            return None
+    if len(services) > 1 or len(zones) > 1:
+        return None
+    return "+".join((*services, *zones))
+
+
+def _modes(value: Any, place: Place) -> dict[str, Mapping[str, Decimal] | None]:
+    found: dict[str, Mapping[str, Decimal] | None] = {}
+    for name, raw in mapping(value, place).items():
+        mode = canonical_mode(name)
+        if mode is None:
+            raise place.error(name, f"no such mode; one of {', '.join(SERVICES)}, and/or residency:<zone>, joined by +")
+        found[mode] = None if raw is None else rates(raw, place.at(name))
+    return found
+
+
+def _tier(value: Any, place: Place) -> Tier:
+    table = mapping(value, place)
+    known_names(table, ("above", "inclusive", "rates", "modes"), place, what="field")
+    above = table.get("above")
+    if isinstance(above, str) and above.isascii() and above.isdigit() and len(above) < 12:
+        above = int(above)
+    if isinstance(above, bool) or not isinstance(above, int) or not 0 < above < 10**12:
+        raise place.at("above").error(above, "write the size in tokens, such as 200000")
+    inclusive = table.get("inclusive", False)
+    if not isinstance(inclusive, bool):
+        raise place.at("inclusive").error(inclusive, "write true or false")
+    return Tier(
+        above, inclusive, rates(table.get("rates"), place.at("rates")), _modes(table.get("modes", {}), place.at("modes"))
+    )
+
+
+def _window(value: Any, place: Place) -> Window:
+    table = mapping(value, place)
+    known_names(table, ("days", "utc", "rates", "modes", "tiers"), place, what="field")
+    days = [day for _, day in items(table.get("days", (1, 2, 3, 4, 5, 6, 7)), place.at("days"))]
+    if not days or not all(isinstance(day, int) and not isinstance(day, bool) and 1 <= day <= 7 for day in days):
+        raise place.at("days").error(days, "write weekdays from 1, Monday, to 7, Sunday")
+    spans: list[tuple[int, int]] = []
+    for _, text in items(table.get("utc", ("00:00-24:00",)), place.at("utc")):
+        match = _SPAN.fullmatch(text) if isinstance(text, str) else None
+        start, end = (int(match[1]) * 60 + int(match[2]), int(match[3]) * 60 + int(match[4])) if match else (-1, -1)
+        if not 0 <= start < _DAY or end > _DAY:
+            raise place.at("utc").error(text, 'write hours as "01:00-04:00", UTC')
+        if end <= start:
+            end += _DAY
+        spans.extend(((day - 1) * _DAY + start, (day - 1) * _DAY + end) for day in days)
+    sections = _sections({name: table[name] for name in ("rates", "modes", "tiers") if name in table}, place)
+    if "rates" not in sections:
+        raise place.at("rates").error(None, "give the rates of these hours")
+    return Window(tuple(sorted(spans)), sections)
+
+
+def _dated(value: Any, date_field: str, place: Place) -> Iterator[tuple[datetime, Mapping[str, Any]]]:
+    blocks: dict[datetime, Mapping[str, Any]] = {}
+    for i, raw in items(value, place):
+        here = Place(place.source, place.entry, f"{place.field}[{i}]")
+        table = mapping(raw, here)
+        known_names(table, (date_field, *SECTIONS), here, what="field")
+        when = moment(table.get(date_field), here.at(date_field))
+        sections = _sections(table, here)
+        if not sections:
+            raise here.error(raw, f"give at least one of {', '.join(SECTIONS)}")
+        if when in blocks:
+            raise here.at(date_field).error(table[date_field], "two blocks have this date; keep one")
+        blocks[when] = sections
+    yield from sorted(blocks.items(), key=lambda block: block[0])
+
+
+def _quantities(value: Any, place: Place) -> dict[str, Decimal]:
+    table = mapping(value, place)
+    found: dict[str, Decimal] = {}
+    for name, raw in table.items():
+        component = COMPONENT_ALIASES.get(name, name)
+        known_names((component,), RATED, place, what="component")
+        if component in RATED:
+            found[component] = decimal(raw, place.at(name), positive=True)
+    return found
+
+
+def _multipliers(value: Any, place: Place) -> dict[str, Decimal]:
+    found: dict[str, Decimal] = {}
+    for name, raw in mapping(value, place).items():
+        if name != "fast" and not _RESIDENCY.fullmatch(name):
+            raise place.error(name, 'only "fast" and "residency:<zone>" are multipliers; write other modes as rates')
+        found[name] = decimal(raw, place.at(name), maximum=Decimal(100), positive=True)
+    return found

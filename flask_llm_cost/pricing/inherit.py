@@ -1,0 +1,94 @@
+"""``"inherit": true``: an override that names some rates and takes the rest from the book below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from flask_llm_cost.pricing.catalog import Catalog
+from flask_llm_cost.pricing.entries import Block, Entry, Window
+from flask_llm_cost.pricing.matching import Aliases, find
+from flask_llm_cost.pricing.rates import Place
+
+
+def inherited(catalog: Catalog, below: Sequence[Catalog]) -> None:
+    """Complete every inheriting entry of *catalog* from the catalogs *below* it.
+
+    :raises PriceBookError: there is nothing to inherit from
+    """
+    for key in catalog.keys:
+        entry = catalog.entry(key)
+        if entry is None or not entry.inherit:
+            continue
+        provider, _, model = key.partition("/")
+        match = find(below, Aliases({}), ((provider, model),), datetime.now(UTC))
+        if match is None or match.entry is None:
+            raise Place(catalog.origin, key, "inherit").error(
+                True, 'the book has no such model to inherit from; give all rates and leave "inherit" out'
+            )
+        catalog.complete(merged(entry, match.entry))
+
+
+def merged(entry: Entry, base: Entry) -> Entry:
+    """*base* with what *entry* names laid over it: rate by rate, at every date and hour; other fields whole."""
+    block = _over(base.block, entry)
+    history = tuple((when, _sections(sections, entry)) for when, sections in base.history)
+    scheduled = tuple((when, _sections(sections, entry)) for when, sections in base.scheduled)
+    named = entry.named
+    return replace(
+        base,
+        key=entry.key,
+        currency=entry.currency if "currency" in named else base.currency,
+        block=block,
+        history=entry.history if "history" in named else history,
+        scheduled=entry.scheduled if "scheduled" in named else scheduled,
+        per={**base.per, **entry.per},
+        minimum={**base.minimum, **entry.minimum},
+        multipliers={**base.multipliers, **entry.multipliers},
+        tools={**base.tools, **entry.tools},
+        aliases=entry.aliases,
+        reasoning=entry.reasoning if "reasoning" in named else base.reasoning,
+        source=entry.source,
+        source_version=entry.source_version,
+        named=named,
+    )
+
+
+def _over(block: Block, entry: Entry) -> Block:
+    own = entry.block
+    return Block(
+        rates={**block.rates, **own.rates},
+        modes=_modes(block.modes, own.modes),
+        tiers=own.tiers if "tiers" in entry.named else block.tiers,
+        windows=own.windows
+        if "windows" in entry.named
+        else tuple(Window(window.spans, _sections(window.sections, entry)) for window in block.windows),
+    )
+
+
+def _sections(sections: Mapping[str, Any], entry: Entry) -> Mapping[str, Any]:
+    """A dated block or a window of the base, with the rates that the override names in place."""
+    own = entry.block
+    found = dict(sections)
+    if "rates" in found:
+        found["rates"] = {**found["rates"], **own.rates}
+    if "modes" in found:
+        found["modes"] = _modes(found["modes"], own.modes)
+    if "tiers" in entry.named:
+        found.pop("tiers", None)
+    if "windows" in entry.named:
+        found.pop("windows", None)
+    elif "windows" in found:
+        found["windows"] = tuple(Window(window.spans, _sections(window.sections, entry)) for window in found["windows"])
+    return found
+
+
+def _modes(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Mapping[str, Decimal] | None]:
+    found: dict[str, Mapping[str, Decimal] | None] = dict(base)
+    for mode, rates in own.items():
+        below = found.get(mode)
+        found[mode] = rates if rates is None or below is None else {**below, **rates}
+    return found

@@ -41,7 +41,7 @@ class RequestTags:
     def __init__(self, context: RequestContext) -> None:
         self._app = weakref.ref(context.app)
         self._context = context
-        self._g = g._get_current_object()  # type: ignore[attr-defined]  # g is a proxy
+        self._g = g._get_current_object()  # g is a proxy
         self._previous: RequestTags | None = None
         self._tags: Mapping[str, Any] | None = None
         #: Whether the response has a body that is still to be made when the request's context is gone.

@@ -26,6 +26,8 @@ from flask_llm_cost.records import COMPONENTS, UNPRICED, CallRecord, Cost, Line,
 _ZERO: Final = Decimal(0)
 _MANY: Final = 4096
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+_multiply = EXACT.multiply
+_add = EXACT.add
 
 
 class PriceBook:
@@ -244,22 +246,22 @@ def _bill(tariff: Tariff | None, quantities: Mapping[str, Quantity], reasoning: 
     total = _ZERO
     priced = free = unpriced = 0
     for component, quantity in quantities.items():
-        if not quantity and quantity == 0:
+        counts = 0 <= quantity <= MAX_QUANTITY if type(quantity) is int else _count(quantity)
+        if counts and not quantity:
             continue
         applied = rates.get(component)
-        if applied is None or not _count(quantity):
+        if applied is None or not counts:
             unit = COMPONENTS[component].unit if component in COMPONENTS else "unit"
-            kept = quantity if _count(quantity) else 0
-            lines.append(Line(component, unit, kept, None, None, None, "unpriced"))
+            lines.append(Line(component, unit, quantity if counts else 0, None, None, None, "unpriced"))
             unpriced += 1
             continue
         unit, rate, per, each, status = applied
-        cost = EXACT.multiply(each, quantity) if each is not None else amount(quantity, rate, per)
+        cost = amount(quantity, rate, per) if each is None else _multiply(each, quantity)
         lines.append(Line(component, unit, quantity, rate, per, cost, status))
-        total = EXACT.add(total, cost)
         if status == "free":
             free += 1
         else:
+            total = _add(total, cost)
             priced += 1
     if tariff is None:
         return Cost(None, tuple(lines), "unpriced") if lines else UNPRICED

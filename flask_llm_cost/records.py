@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from random import Random
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 from uuid import UUID
@@ -278,10 +279,15 @@ class CallRecord:
         return self.model or self.requested_model
 
 
+#: A generator of our own: the app may seed the shared one, and workers seeded alike would make the same ids.
+_random: Final = Random()
+os.register_at_fork(after_in_child=_random.seed)
+
+
 def new_call_id(now_ns: int | None = None) -> UUID:
     """A time-ordered UUID (version 7, RFC 9562): 48 bits of Unix milliseconds, 74 random bits."""
     milliseconds = (time.time_ns() if now_ns is None else now_ns) // 1_000_000
-    value = (milliseconds & 0xFFFFFFFFFFFF) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = (milliseconds & 0xFFFFFFFFFFFF) << 80 | _random.getrandbits(80)
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return UUID(int=value)

@@ -35,9 +35,9 @@ class Format:
 
     name: str = ""
 
-    #: What a piece of a stream must match to be parsed. Everything else passes unread: text that contains these words is
-    #: escaped JSON and cannot match.
-    marks: re.Pattern[bytes] = re.compile(rb'"usage"\s*:\s*\{')
+    #: The key of the usage object: events of a stream without such an object pass unread. Text that contains the same
+    #: words is escaped JSON and cannot match.
+    mark: bytes = b'"usage"'
 
     #: Whether the last marked event of a stream says it all, so that earlier ones need not be parsed.
     last_event_counts: bool = True
@@ -57,7 +57,7 @@ class Format:
         raise NotImplementedError
 
     def read_stream(self, events: Sequence[Mapping[str, Any]], ended: bool) -> Reading:
-        """Read the events of a stream that matched :attr:`marks`, after its first event.
+        """Read the events of a stream that matched :attr:`mark`, after its first event.
 
         :param ended: whether the stream was read to its end
         """

@@ -16,7 +16,6 @@ from flask_llm_cost.usage.sse import last_event_end, parse_event
 _FIELD: Final = re.compile(rb'"stream_options"\s*:\s*')
 _STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
 _ASKED: Final = rb'"include_usage":true'
-_NULL_USAGE: Final = re.compile(rb',\s?"usage":\s?null')
 _EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
@@ -59,6 +58,9 @@ class UsageEventFilter:
         if self._waiting:
             piece, self._waiting = self._waiting + piece, b""
         if piece.endswith(b"\n\n"):
+            if b'"usage"' not in piece:
+                return piece
+            piece = _without_null_usage(piece)
             return piece if b'"usage"' not in piece else self._filter(piece)
         end = last_event_end(piece)
         self._waiting = piece[end:]
@@ -78,9 +80,15 @@ class UsageEventFilter:
             if b'"usage"' in event:
                 if _is_usage_event(event):
                     continue
-                event = _NULL_USAGE.sub(b"", event, count=1)
+                event = _without_null_usage(event)
             passed.append(event)
         return b"".join(passed) + events[start:]
+
+
+def _without_null_usage(events: bytes) -> bytes:
+    """The events as they would be unasked. These very bytes cannot stand inside a JSON string, whose quotes are escaped."""
+    events = events.replace(b',"usage":null', b"")
+    return events.replace(b', "usage": null', b"") if b'"usage"' in events else events
 
 
 def _is_usage_event(event: bytes) -> bool:

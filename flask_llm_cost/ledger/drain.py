@@ -190,7 +190,6 @@ class Drain:
         if self._failures:
             log.warning("llm_cost: the ledger is being written again")
         self._failures = 0
-        self.tally.schema_missing = False
         self._beat()
         if not moved:
             self._idle()
@@ -292,9 +291,8 @@ class Drain:
         tally = self.tally
         tally.written += len(written.fresh)
         tally.duplicates += written.duplicates
-        tally.last_write_at = time.time()
+        tally.last_write_at, tally.last_error, tally.schema_missing = time.time(), None, False
         for record, name in written.poison:
-            tally.last_error, tally.last_error_at = name, time.time()
             self._quarantine(encode(record))
             self._say("poison", "llm_cost: the database refuses a record (%s); it is set aside", name)
 

@@ -334,18 +334,21 @@ class Counter(Base):
 def copy_tables(metadata: sa.MetaData) -> None:
     """Put the ledger's tables into *metadata*, the host's, with stock column types that Alembic can render.
 
-    They live in the default schema of their database whatever schema the host's metadata names. Tables that are there
-    already stay as they are.
+    They live in the default schema of their database whatever schema the host's metadata names, and take its naming
+    convention. Tables that are there already stay as they are.
     """
-    schema, metadata.schema = metadata.schema, None
-    try:
-        for table in Base.metadata.sorted_tables:
-            if table.name in metadata.tables:
-                continue
-            for column in table.to_metadata(metadata).columns:
-                if isinstance(column.type, ExactDecimal):
-                    column.type = column.type.ddl
-                elif isinstance(column.type, UtcDateTime):
-                    column.type = TIME_DDL
-    finally:
-        metadata.schema = schema
+    target = metadata
+    if metadata.schema is not None:
+        # Alembic puts the metadata's schema before every foreign key that names none, so these tables get metadata without.
+        target = sa.MetaData(naming_convention=metadata.naming_convention, info=metadata.info)
+    for table in Base.metadata.sorted_tables:
+        if table.name in metadata.tables:
+            continue
+        copy = table.to_metadata(target)
+        for column in copy.columns:
+            if isinstance(column.type, ExactDecimal):
+                column.type = column.type.ddl
+            elif isinstance(column.type, UtcDateTime):
+                column.type = TIME_DDL
+        if target is not metadata:
+            metadata._add_table(copy.name, None, copy)

@@ -12,21 +12,20 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.orm import ORMExecuteState, Session
+from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import LedgerError, SchemaMissingError
-from flask_llm_cost.ledger.adoption import ledger_of, spool_files
 from flask_llm_cost.ledger.drain import Drain, Tally, log, price_or_leave
 from flask_llm_cost.ledger.engine import OwnEngine, identity_of
-from flask_llm_cost.ledger.faults import Fault, fault_of
+from flask_llm_cost.ledger.faults import Fault
+from flask_llm_cost.ledger.health import Health, survey
 from flask_llm_cost.ledger.lines import encode
-from flask_llm_cost.ledger.spool import QUARANTINE_SUFFIX, Spool, count_calls, temporary_folder
+from flask_llm_cost.ledger.reading import reading
+from flask_llm_cost.ledger.spool import Spool, temporary_folder
 from flask_llm_cost.ledger.writer import WriteError, Writer
 from flask_llm_cost.records import CallRecord
 
@@ -50,38 +49,6 @@ class LedgerConfig(Protocol):
     def spool_max_mb(self) -> int: ...
     @property
     def bind_key(self) -> str | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How the ledger is, as this process sees it.
-
-    :param mode: ``background``, ``inline``, ``log``, or ``memory`` for an in-memory database
-    :param spool_dir: where records wait; ``None`` where they wait in memory
-    :param durable: whether a record survives a killed process
-    :param waiting: calls that are not in the database yet, those of other processes and dead ones included
-    :param foreign: spool files of other ledgers in the same folders
-    :param set_aside: records that the database refused, kept in a file beside the spool
-    :param corrupt: spool files that were damaged and are kept
-    :param lost: calls given up by this process because the spool was full
-    :param schema_missing: whether the last write found no tables
-    """
-
-    mode: str
-    spool_dir: Path | None
-    durable: bool
-    waiting: int
-    foreign: int
-    set_aside: int
-    corrupt: int
-    lost: int
-    written: int
-    duplicates: int
-    torn: int
-    last_write_at: datetime | None
-    last_error_at: datetime | None
-    last_error: str | None
-    schema_missing: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +181,7 @@ class Ledger:
     def _count(self, written: int, duplicates: int) -> None:
         self._tally.written += written
         self._tally.duplicates += duplicates
-        self._tally.last_write_at = time.time()
-        self._tally.schema_missing = False
+        self._tally.last_write_at, self._tally.last_error, self._tally.schema_missing = time.time(), None, False
 
     def _tell(self, fresh: Sequence[CallRecord]) -> None:
         if fresh:
@@ -359,75 +325,24 @@ class Ledger:
         """
         if self.mode == "memory":
             self._write_memory()
-        with _ReadSession(self._read_engine.get()) as session:
-            try:
-                yield session
-            except sa.exc.DBAPIError as error:
-                if fault_of(error) is Fault.SCHEMA:
-                    raise SchemaMissingError from None
-                raise
-            finally:
-                session.rollback()
+        with reading(self._read_engine.get()) as session:
+            yield session
 
     def health(self) -> Health:
         """How it is. Reads the spool folder, not the database."""
-        tally = self._tally
-        mode = self.mode
-        identity, folders = self._identity(), self._folders()
         process = self._processes.get(os.getpid())
-        spool_dir = (process.spool.folder if process else folders[0]) if mode in ("background", "inline") else None
-        files = [] if mode in ("memory", "log") else spool_files(folders)
-        ours = [path for path in files if _ledger_of(path) == identity]
-        waiting = sum(map(count_calls, ours)) + len(self._memory)
-        if process is not None:
-            waiting += sum(generation.calls() for generation in process.spool.chain() if generation.path is None)
-        return Health(
-            mode=mode,
-            spool_dir=spool_dir,
-            durable=mode == "inline" or (mode == "background" and spool_dir is not None),
-            waiting=waiting,
-            foreign=len(files) - len(ours),
-            set_aside=sum(count_calls(folder / f"{identity}{QUARANTINE_SUFFIX}") for folder in folders),
-            corrupt=sum(len(list(folder.glob("*.corrupt"))) for folder in folders if folder.is_dir()),
-            lost=tally.lost,
-            written=tally.written,
-            duplicates=tally.duplicates,
-            torn=tally.torn,
-            last_write_at=_time(tally.last_write_at),
-            last_error_at=_time(tally.last_error_at),
-            last_error=tally.last_error,
-            schema_missing=tally.schema_missing,
+        return survey(
+            self.mode,
+            self._tally,
+            identity=self._identity(),
+            folders=self._folders(),
+            spool=process.spool if process is not None else None,
+            in_memory=len(self._memory),
         )
 
 
 def _failed(error: WriteError) -> str:
     return f"the ledger could not be written ({error.name}); recorded calls wait in the spool"
-
-
-def _time(stamp: float | None) -> datetime | None:
-    return None if stamp is None else datetime.fromtimestamp(stamp, UTC)
-
-
-def _ledger_of(path: Path) -> str | None:
-    try:
-        return ledger_of(path)
-    except OSError:
-        return None
-
-
-class _ReadSession(Session):
-    """Refuses to write. Whatever slips through as text is rolled back in the end."""
-
-
-@event.listens_for(_ReadSession, "before_flush")
-def _refuse_flush(session: Session, *_: object) -> None:
-    raise LedgerError("this session only reads the ledger")
-
-
-@event.listens_for(_ReadSession, "do_orm_execute")
-def _refuse_statement(state: ORMExecuteState) -> None:
-    if state.is_insert or state.is_update or state.is_delete:
-        raise LedgerError("this session only reads the ledger")
 
 
 _ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()

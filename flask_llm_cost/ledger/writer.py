@@ -239,7 +239,8 @@ class Writer:
         if connection.dialect.name == "postgresql":
             # A duplicate then costs no error in the server's log.
             statement = postgresql.insert(_CALLS).on_conflict_do_nothing()
-            if connection.execute(statement, calls).rowcount != len(calls):
+            result = connection.execute(statement, calls, execution_options={"preserve_rowcount": True})
+            if result.rowcount != len(calls):
                 raise _ConflictError
         else:
             connection.execute(statement, calls)

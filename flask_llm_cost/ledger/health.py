@@ -1,0 +1,93 @@
+"""How the ledger is: what doctor and the data-quality page ask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flask_llm_cost.ledger.adoption import ledger_of, spool_files
+from flask_llm_cost.ledger.drain import Tally
+from flask_llm_cost.ledger.spool import QUARANTINE_SUFFIX, Spool, count_calls
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the ledger is, as this process sees it.
+
+    :param mode: ``background``, ``inline``, ``log``, or ``memory`` for an in-memory database
+    :param spool_dir: where records wait; ``None`` where they wait in memory
+    :param durable: whether a record survives a killed process
+    :param waiting: calls that are not in the database yet, those of other processes and dead ones included
+    :param foreign: spool files of other ledgers in the same folders
+    :param set_aside: records that the database refused, kept in a file beside the spool
+    :param corrupt: spool files that were damaged and are kept
+    :param lost: calls given up by this process because the spool was full
+    :param spooled: inline writes that had to wait in the spool
+    :param last_error: class and SQLSTATE of the last write if it failed, never a message: messages carry data
+    :param schema_missing: whether the last write found no tables
+    """
+
+    mode: str
+    spool_dir: Path | None
+    durable: bool
+    waiting: int
+    foreign: int
+    set_aside: int
+    corrupt: int
+    lost: int
+    spooled: int
+    written: int
+    duplicates: int
+    torn: int
+    last_write_at: datetime | None
+    last_error_at: datetime | None
+    last_error: str | None
+    schema_missing: bool
+
+
+def survey(
+    mode: str, tally: Tally, *, identity: str, folders: Sequence[Path], spool: Spool | None, in_memory: int
+) -> Health:
+    """Look at the spool folders and at what this process has counted.
+
+    :param spool: this process's, if it has recorded anything
+    :param in_memory: records that wait for an in-memory database
+    """
+    on_disk = mode in ("background", "inline")
+    spool_dir = (spool.folder if spool is not None else folders[0]) if on_disk else None
+    files = spool_files(folders) if on_disk else []
+    ours = [path for path in files if _ledger_of(path) == identity]
+    waiting = sum(map(count_calls, ours)) + in_memory
+    if spool is not None:
+        waiting += sum(generation.calls() for generation in spool.chain() if generation.path is None)
+    return Health(
+        mode=mode,
+        spool_dir=spool_dir,
+        durable=mode == "inline" or (mode == "background" and spool_dir is not None),
+        waiting=waiting,
+        foreign=len(files) - len(ours),
+        set_aside=sum(count_calls(folder / f"{identity}{QUARANTINE_SUFFIX}") for folder in folders),
+        corrupt=sum(len(list(folder.glob("*.corrupt"))) for folder in folders if folder.is_dir()),
+        lost=tally.lost,
+        spooled=tally.spooled,
+        written=tally.written,
+        duplicates=tally.duplicates,
+        torn=tally.torn,
+        last_write_at=_time(tally.last_write_at),
+        last_error_at=_time(tally.last_error_at),
+        last_error=tally.last_error,
+        schema_missing=tally.schema_missing,
+    )
+
+
+def _time(stamp: float | None) -> datetime | None:
+    return None if stamp is None else datetime.fromtimestamp(stamp, UTC)
+
+
+def _ledger_of(path: Path) -> str | None:
+    try:
+        return ledger_of(path)
+    except OSError:
+        return None

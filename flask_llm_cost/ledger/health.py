@@ -21,11 +21,11 @@ class Health:
     :param durable: whether a record survives a killed process
     :param waiting: calls that are not in the database yet, those of other processes and dead ones included
     :param foreign: spool files of other ledgers in the same folders
-    :param set_aside: records that the database refused, kept in a file beside the spool
+    :param quarantined: records that the database refused, kept in a file beside the spool
     :param corrupt: spool files that were damaged and are kept
     :param lost: calls given up by this process because the spool was full
     :param spooled: inline writes that had to wait in the spool
-    :param last_error: class and SQLSTATE of the last write if it failed, never a message: messages carry data
+    :param last_error_class: class and SQLSTATE of the last write if it failed, never a message: messages carry data
     :param schema_missing: whether the last write found no tables
     """
 
@@ -34,7 +34,7 @@ class Health:
     durable: bool
     waiting: int
     foreign: int
-    set_aside: int
+    quarantined: int
     corrupt: int
     lost: int
     spooled: int
@@ -43,7 +43,7 @@ class Health:
     torn: int
     last_write_at: datetime | None
     last_error_at: datetime | None
-    last_error: str | None
+    last_error_class: str | None
     schema_missing: bool
 
 
@@ -68,7 +68,7 @@ def survey(
         durable=mode == "inline" or (mode == "background" and spool_dir is not None),
         waiting=waiting,
         foreign=len(files) - len(ours),
-        set_aside=sum(count_calls(folder / f"{identity}{QUARANTINE_SUFFIX}") for folder in folders),
+        quarantined=sum(count_calls(folder / f"{identity}{QUARANTINE_SUFFIX}") for folder in folders),
         corrupt=sum(len(list(folder.glob("*.corrupt"))) for folder in folders if folder.is_dir()),
         lost=tally.lost,
         spooled=tally.spooled,
@@ -77,7 +77,7 @@ def survey(
         torn=tally.torn,
         last_write_at=_time(tally.last_write_at),
         last_error_at=_time(tally.last_error_at),
-        last_error=tally.last_error,
+        last_error_class=tally.last_error,
         schema_missing=tally.schema_missing,
     )
 

@@ -1,0 +1,42 @@
+"""A process that records calls until it is killed: ``recording_process.py <database url> <instance folder> <count> <threads>``.
+
+Prints the id of each call after it is acknowledged, one a line. Every fifth call is a stream whose start is recorded
+first; every twentieth stream never ends. Says ``done`` at the end and waits.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import sqlalchemy as sa
+from ledger_calls import LedgerMaker, calls
+
+
+def main(url: str, folder: str, count: int, threads: int) -> None:
+    ledger = LedgerMaker(sa.make_url(url), Path(folder))()
+
+    def work(seed: int) -> None:
+        for number, record in enumerate(calls(count, seed)):
+            if number % 5 == 0:
+                ledger.started(record)
+            if number % 100 == 5:
+                os.write(1, f"started {record.id}\n".encode())
+                continue
+            ledger.append(record)
+            os.write(1, f"ended {record.id}\n".encode())
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    os.write(1, b"done\n")
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

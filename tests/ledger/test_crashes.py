@@ -1,0 +1,204 @@
+"""A killed process loses nothing that it acknowledged, and nothing is there twice."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from ledger_calls import LedgerMaker, a_call, calls, total_of
+
+from flask_llm_cost.ledger.models import Call, CallTag
+
+SCRIPT = Path(__file__).with_name("recording_process.py")
+
+
+def start(maker: LedgerMaker, count: int, threads: int = 4) -> subprocess.Popen[bytes]:
+    url = maker.url.render_as_string(hide_password=False)
+    return subprocess.Popen([sys.executable, SCRIPT, url, maker.folder, str(count), str(threads)], stdout=subprocess.PIPE)
+
+
+def kill(process: subprocess.Popen[bytes]) -> tuple[set[UUID], set[UUID]]:
+    """Kill it with SIGKILL; the calls that it had acknowledged, and the streams that it had only seen begin."""
+    process.kill()
+    output, _ = process.communicate(timeout=30)
+    # The last line may be torn.
+    words = [line.split() for line in output.decode().splitlines() if len(line) >= 41 or line == "done"]
+    ended = {UUID(word[1]) for word in words if word[0] == "ended" and len(word[1]) == 36}
+    started = {UUID(word[1]) for word in words if word[0] == "started" and len(word[1]) == 36}
+    return ended, started
+
+
+def stored_ids(maker: LedgerMaker, *conditions: sa.ColumnElement[bool]) -> set[UUID]:
+    with maker.engine.connect() as connection:
+        return set(connection.scalars(sa.select(Call.id).where(*conditions)))
+
+
+def adopt(maker: LedgerMaker) -> None:
+    """What a living process does at its first record."""
+    ledger = maker()
+    ledger.append(a_call())
+    assert ledger.flush(60)
+    ledger.close()
+
+
+def test_sigkill_right_after_the_calls_returned(make_ledger: LedgerMaker) -> None:
+    """200 concurrent calls return, the process is killed: the next process brings in exactly those 200."""
+    process = start(make_ledger, 50)
+    lines = []
+    assert process.stdout is not None
+    while (line := process.stdout.readline()) != b"done\n":
+        lines.append(line)
+    process.kill()
+    process.communicate()
+    adopt(make_ledger)
+    assert len(stored_ids(make_ledger)) == 200 + 1
+    assert len(stored_ids(make_ledger, Call.outcome == "interrupted")) == 4
+    assert make_ledger.spool_files == []
+
+
+def crash_rounds(maker: LedgerMaker, rounds: int) -> None:
+    acknowledged: set[UUID] = set()
+    begun: set[UUID] = set()
+    rng = random.Random(7)
+    for _ in range(rounds):
+        processes = [start(maker, 100_000) for _ in range(3)]
+        time.sleep(rng.uniform(0.9, 2.5))
+        for process in rng.sample(processes, len(processes)):
+            ended, started = kill(process)
+            acknowledged |= ended
+            begun |= started
+            time.sleep(rng.uniform(0.0, 0.2))
+    adopt(maker)
+    stored = stored_ids(maker)
+    assert acknowledged <= stored
+    assert begun <= stored
+    # A call may be in the spool though the process was killed before it could say so; no more than one a thread.
+    assert len(stored - acknowledged - begun) <= rounds * 3 * 8 + 1
+    assert maker.spool_files == []
+    with maker.engine.connect() as connection:
+        tags = connection.scalar(sa.select(sa.func.count()).select_from(CallTag))
+    assert tags == len(stored) * 3
+    print(f"{rounds * 3} killed: {len(acknowledged)} acknowledged, {len(stored)} stored")
+
+
+def test_sigkill_at_random_moments(make_ledger: LedgerMaker) -> None:
+    """Writers, who drain and adopt each other's files as they go, are killed at any moment: 0 lost, 0 twice, 0 files left."""
+    crash_rounds(make_ledger, 1)
+
+
+@pytest.mark.soak
+def test_sigkill_at_random_moments_for_long(make_ledger: LedgerMaker) -> None:
+    """The same, a hundred times."""
+    crash_rounds(make_ledger, 34)
+
+
+def _fork_and_record(maker: LedgerMaker, ledger_index: int, count: int) -> int:
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            ledger = maker.ledgers[ledger_index]
+            for record in calls(count, seed=os.getpid()):
+                ledger.append(record)
+            status = 0 if ledger.flush(30) else 2
+        finally:
+            os._exit(status)
+    return pid
+
+
+# Forking with threads is what is tested here; Python 3.12 and later warn about it.
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_forked_children_record_for_themselves(make_ledger: LedgerMaker) -> None:
+    """A fork with the drain thread at work: no child hangs, loses a record, or delivers one of its parent's."""
+    ledger = make_ledger()
+    own = calls(300, seed=-1)
+    children = []
+    for number, record in enumerate(own):
+        ledger.append(record)
+        if number % 30 == 0:
+            children.append(_fork_and_record(make_ledger, 0, 10))
+    for child in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert ledger.flush(30)
+    assert make_ledger.stored()[0] == 300 + 10 * 10
+    assert {record.id for record in make_ledger.committed} == {record.id for record in own}
+    # The lock on the parent's file outlived the children: nobody could have adopted it.
+    assert len(make_ledger.spool_files) >= 1
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_that_ends_abruptly_loses_nothing(make_ledger: LedgerMaker) -> None:
+    """A forked child that leaves by os._exit right after its records: its file is adopted."""
+    ledger = make_ledger()
+    ledger.append(a_call())
+    pid = os.fork()
+    if pid == 0:
+        for record in calls(40):
+            ledger.append(record)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    adopt(make_ledger)
+    assert make_ledger.stored()[0] >= 41
+
+
+def _deliver(url: str, folder: str, seed: int) -> None:
+    maker = LedgerMaker(sa.make_url(url), Path(folder))
+    ledger = maker()
+    records = _shared_records()
+    rng = random.Random(seed)
+    for _ in range(2):
+        for record in rng.sample(records, 600):
+            ledger.append(record)
+    assert ledger.flush(60)
+    maker.close()
+
+
+def _shared_records() -> list[object]:
+    from dataclasses import replace
+
+    return [
+        replace(record, id=UUID(int=(0x0190_0000_0000_7000_8000 << 48) + number))
+        for number, record in enumerate(calls(1000, seed=5))
+    ]
+
+
+def test_processes_that_deliver_overlapping_batches(make_ledger: LedgerMaker) -> None:
+    """Eight processes deliver the same thousand calls, each 1,200 times shuffled: calls, items, tags and dollars are exact."""
+    context = multiprocessing.get_context("spawn")
+    url = make_ledger.url.render_as_string(hide_password=False)
+    processes = [
+        context.Process(target=_deliver, args=(url, str(make_ledger.folder / str(seed % 2)), seed)) for seed in range(8)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    everything = _shared_records()
+    count, items, tags, total = make_ledger.stored()
+    missing = 1000 - count
+    assert missing < 10  # each is left out of all draws with a probability of 0.4 to the 16th
+    assert (items, tags) == (count * 2, count * 3)
+    if not missing:
+        assert total == total_of(everything)  # type: ignore[arg-type] # records, named loosely for the spawned side
+
+
+def test_sigterm_leaves_what_it_could_not_write(sqlite_ledger: LedgerMaker) -> None:
+    """A process ended by SIGTERM's default never runs an exit handler: its records are adopted all the same."""
+    process = start(sqlite_ledger, 50, 1)
+    assert process.stdout is not None
+    while process.stdout.readline() != b"done\n":
+        pass
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    adopt(sqlite_ledger)
+    assert sqlite_ledger.stored()[0] == 51

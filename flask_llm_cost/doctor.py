@@ -156,15 +156,15 @@ def _ledger(state: AppState) -> Iterator[Check]:
         )
     else:
         yield Check("Ledger", "spool", "ok", f"{health.mode}, records are safe in {health.spool_dir}")
-    if health.last_error:
+    if health.last_error_class:
         yield Check(
-            "Ledger", "writing", "error", f"the last write failed ({health.last_error}), {health.waiting} calls wait; "
+            "Ledger", "writing", "error", f"the last write failed ({health.last_error_class}), {health.waiting} calls wait; "
             "they are written as soon as the database takes them"
         )  # fmt: skip
     for count, name, what in (
         (health.lost, "lost", "calls were given up because the spool was full; raise LLM_COST_SPOOL_MAX_MB"),
         (
-            health.set_aside,
+            health.quarantined,
             "set aside",
             f"calls were refused by the database and are kept beside the spool in {health.spool_dir}",
         ),

@@ -63,7 +63,7 @@ class RequestTags:
         try:
             if user is not None:
                 found["user_id"] = user.get_id()
-            elif isinstance(session := self._context._session, dict):
+            elif isinstance(session := _session_of(self._context), dict):
                 # Flask-Login's key, read below the session's own methods: reading through them would mark the session as
                 # accessed and change the response's headers; the user loader may query and flush.
                 found["user_id"] = dict.get(session, "_user_id")
@@ -92,10 +92,15 @@ class RequestTags:
         self._previous = None
 
 
+def _session_of(context: RequestContext) -> Any:
+    # Since Flask 3.1.3 the attribute marks the session as accessed, too.
+    return context.__dict__.get("_session") or context.__dict__.get("session")
+
+
 def ask(source: Callable[[], Mapping[str, Any]], what: str) -> Mapping[str, Any]:
     """The tags that a callable of the app gives; none, and one warning, when it raises or gives something else."""
     try:
-        found = source()
+        found: Any = source()
     except Exception as error:
         _warn_once(what, "%s raised %s: calls go without its tags", what, type(error).__name__)
         return {}

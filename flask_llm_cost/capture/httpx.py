@@ -42,7 +42,7 @@ def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], .
 def _watch(module: ModuleType, stream_class: type, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        observation = _begin(module, request)
+        observation = _begin(module, request, kwargs.get("stream") is True)
         if observation is None:
             return original(self, request, *args, **kwargs)
         with _under_way(module, request, observation):
@@ -58,7 +58,7 @@ def _watch_async(
 ) -> Callable[..., Awaitable[Any]]:
     @functools.wraps(original)
     async def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        observation = _begin(module, request)
+        observation = _begin(module, request, kwargs.get("stream") is True)
         if observation is None:
             return await original(self, request, *args, **kwargs)
         with _under_way(module, request, observation):
@@ -70,24 +70,33 @@ def _watch_async(
 
 
 @guarded
-def _begin(module: ModuleType, request: Any) -> Observation | None:
+def _begin(module: ModuleType, request: Any, streamed: bool) -> Observation | None:
     # Nearly all traffic ends at one of these two lines.
     if request.method != "POST" or _sending.get() is request:
         return None
     url = request.url
     host = url.netloc.decode("ascii", "replace").lower()
     return observe(
-        Request(module.__name__, "POST", host, url.path, request.headers, functools.partial(_body, module, request))
+        Request(
+            module.__name__, "POST", host, url.path, request.headers, functools.partial(_body, module, request, streamed)
+        )
     )
 
 
-def _body(module: ModuleType, request: Any) -> tuple[bytes | None, bool]:
+def _body(module: ModuleType, request: Any, streamed: bool) -> tuple[bytes | None, bool]:
+    if not streamed:
+        return _content(module, request), False  # nothing could be taken out of a reply that is read before we see it
     headers = request.headers
     fixed = any(name in headers for name in _FIXED_BODY) or headers.get("authorization", "").startswith("AWS4-")
+    return _content(module, request), not fixed
+
+
+def _content(module: ModuleType, request: Any) -> bytes | None:
     try:
-        return request.content, not fixed
+        content: bytes = request.content
     except module.RequestNotRead:
-        return None, False  # a body that is read while it is sent
+        return None  # a body that is read while it is sent
+    return content
 
 
 @contextmanager
@@ -144,7 +153,7 @@ def _restore_body(request: Any, kept: dict[str, Any] | None) -> None:
 def _attach(observation: Observation, response: Any, stream_class: type) -> None:
     """Read a reply that is there, or follow one that is still to come."""
     if response.is_closed and response.status_code < 400:
-        observation.replied(response.status_code, response.content)
+        observation.replied(response.status_code, response.headers.get("content-type", ""), response.content)
         return
     headers = response.headers
     encoding = headers.get("content-encoding", "")

@@ -111,7 +111,7 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
                 self._first = time.perf_counter()
             if isinstance(event, bytes):
                 if self._scanner is None:
-                    self._scanner = EventScanner(provider_format(self._provider).marks)
+                    self._scanner = EventScanner(provider_format(self._provider).mark)
                 self._scanner.feed(event)
             elif isinstance(event, Mapping):
                 self._keep(event)

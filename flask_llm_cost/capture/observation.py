@@ -170,11 +170,14 @@ class Observation:
             self._open.clear()
 
     @guarded
-    def replied(self, status: int, content: bytes) -> None:
-        """The whole reply is there, decoded."""
+    def replied(self, status: int, content_type: str, content: bytes) -> None:
+        """The whole reply is there, decoded: a JSON body, or a stream that the client has read to its end."""
         self._status = status
-        if status >= 400:
-            self.discard()
+        if _is_event_stream(content_type):
+            self._stream = True
+            self._scanner = EventScanner(self._route.format.mark, self._route.format.last_event_counts)
+            self._scanner.feed(content)
+            self._close(ended=True, error=None)
             return
         reading = self._read(lambda: wire.read_body(self._route, content))
         if reading is None:
@@ -189,7 +192,7 @@ class Observation:
         if status >= 400:
             self.discard()
             return False
-        self._stream = content_type.partition(";")[0].strip().lower() == "text/event-stream"
+        self._stream = _is_event_stream(content_type)
         if not self._stream:
             self._withheld = None
         try:
@@ -200,7 +203,7 @@ class Observation:
             self._size = _MAX_BODY  # nothing fits any more
         else:
             if self._stream:
-                self._scanner = EventScanner(self._route.format.marks, self._route.format.last_event_counts)
+                self._scanner = EventScanner(self._route.format.mark, self._route.format.last_event_counts)
             else:
                 self._body = []
         if self._route.certain:
@@ -265,8 +268,6 @@ class Observation:
             content = b"".join(self._body)
             self._body = None
             reading = self._read(lambda: wire.read_body(self._route, content))
-            if reading is None and self._route.certain and not ended:
-                reading = Reading()
         else:
             reading = Reading()
         if reading is None:
@@ -342,6 +343,10 @@ class Observation:
             provider_response_id=reading.response_id,
             tags=self._tags,
         )
+
+
+def _is_event_stream(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
 
 def _attempt(headers: Mapping[str, str]) -> int:

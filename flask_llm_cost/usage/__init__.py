@@ -200,8 +200,11 @@ def read_body(found: Route, content: bytes) -> Reading | None:
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
-        return None
-    return read_json(found, body) if isinstance(body, Mapping) else None
+        body = None
+    if not isinstance(body, Mapping):
+        # A call all the same, if its host says so: one whose usage nobody can know.
+        return Reading() if found.certain else None
+    return read_json(found, body)
 
 
 def read_json(found: Route, body: Mapping[str, Any]) -> Reading | None:

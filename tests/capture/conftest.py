@@ -1,0 +1,95 @@
+"""An app whose calls go to a provider played on loopback."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+
+from flask_llm_cost import LlmCostTracker
+from flask_llm_cost.ledger import Call
+from flask_llm_cost.testing.provider import PlayedProvider
+
+
+@pytest.fixture(scope="session")
+def played() -> Iterator[PlayedProvider]:
+    with PlayedProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(played: PlayedProvider) -> PlayedProvider:
+    """The played provider, with nothing of the test before."""
+    played.clear()
+    return played
+
+
+@pytest.fixture
+def make_app(provider: PlayedProvider, tmp_path: Path) -> Callable[..., Flask]:
+    """A factory of apps with a SQLite file each; keywords are ``LLM_COST_`` keys."""
+    made: list[Flask] = []
+
+    def make(**config: Any) -> Flask:
+        name = f"app{len(made)}"
+        app = Flask(name, instance_path=str(tmp_path / name))
+        (tmp_path / name).mkdir()
+        app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path / name}/app.db"
+        app.config["TESTING"] = True
+        app.config["LLM_COST_HOSTS"] = provider.hosts
+        app.config.update({f"LLM_COST_{key.upper()}": value for key, value in config.items()})
+        database = SQLAlchemy(app)
+        LlmCostTracker(app)
+        with app.app_context():
+            database.create_all()
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.extensions["llm_cost"].ledger.close()
+        with app.app_context():
+            for engine in app.extensions["sqlalchemy"].engines.values():
+                engine.dispose()
+    made.clear()
+    gc.collect()  # an app is a cycle, and a dead one must not own the next test's calls
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask]) -> Flask:
+    return make_app()
+
+
+@pytest.fixture
+def calls(app: Flask) -> Callable[[], list[Call]]:
+    """What is in the ledger now, in the order in which it happened."""
+    return lambda: ledger_of(app)
+
+
+def ledger_of(app: Flask) -> list[Call]:
+    state = app.extensions["llm_cost"]
+    assert state.ledger.flush(20)
+    with state.ledger.session() as session:
+        found = list(session.query(Call).order_by(Call.occurred_at, Call.id))
+        for call in found:
+            _ = call.line_items, call.tags, call.price
+        session.expunge_all()
+    return found
+
+
+@pytest.fixture
+def openai_client(provider: PlayedProvider) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=provider.openai_url, api_key="test") as client:
+        yield client
+
+
+@pytest.fixture
+def anthropic_client(provider: PlayedProvider) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=provider.anthropic_url, api_key="test") as client:
+        yield client

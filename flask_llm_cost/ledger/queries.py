@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -45,6 +45,8 @@ class Spend:
     :param cost: ``None`` when there were calls and none could be priced; else what could be
     :param input_tokens: all input, cached included
     :param avg_latency_ms: mean over the calls whose latency is known
+    :param unpriced_calls: calls whose cost is unknown and missing from ``cost``; refused calls that reported nothing are not
+    :param partial_calls: calls of whose bill a part is missing from ``cost``
     """
 
     keys: Mapping[str, Key] = field(default_factory=lambda: _NONE)
@@ -107,7 +109,13 @@ _MEASURES: Final[tuple[sa.ColumnElement[Any], ...]] = (
     sa.func.sum(Call.total_tokens),
     sa.func.sum(Call.latency_ms),
     sa.func.count(Call.latency_ms),
-    _count(Call.cost_status == "unpriced"),
+    # What failed and reported nothing is not missing from the sum.
+    _count(
+        sa.and_(
+            Call.cost_status == "unpriced",
+            sa.or_(Call.outcome.not_in(FAILED_OUTCOMES), Call.usage_source.not_in(UNCOUNTED_SOURCES)),
+        )
+    ),
     _count(Call.cost_status == "partial"),
     sa.func.count(Call.total_cost),
 )
@@ -178,7 +186,7 @@ def pivot(
         query = query.order_by(*(sa.text(label) for label in labels)).limit(top)
     rows = []
     for values in session.execute(query):
-        keys = {name: _key(name, value, zone) for name, value in zip(dimensions, values, strict=False)}
+        keys = {name: _key(name, value) for name, value in zip(dimensions, values, strict=False)}
         rows.append(_spend(keys, values[len(labels) :]))
     if dimensions and dimensions[0] in TIMES:
         return sorted(rows, key=lambda row: (row.key, *_dearest(row)))
@@ -193,9 +201,7 @@ def _bounded(session: Session, flt: Filter) -> Filter:
     """The filter with both ends, because a zone's clock changes are looked up for a range."""
     if flt.since is not None and flt.until is not None:
         return flt
-    first, last = session.execute(
-        sa.select(sa.func.min(Call.occurred_at), sa.func.max(Call.occurred_at)).where(*flt.conditions())
-    ).one()
+    first, last = extent(session, flt)
     now = datetime.now(UTC)
     since = flt.since or first or now
     return replace(flt, since=since, until=flt.until or max((last or since) + timedelta(microseconds=1), since))
@@ -221,13 +227,14 @@ def _among(expression: Any, values: Collection[Key]) -> sa.ColumnElement[bool]:
     return sa.or_(known, expression.is_(None)) if None in values else known
 
 
-def _key(name: str, value: Any, zone: ZoneInfo) -> Key:
+def _key(name: str, value: Any) -> Key:
     if name == "day":
         return date.fromisoformat(value)
     if name == "month":
         return date.fromisoformat(value + "-01")
     if name == "hour":
-        return (datetime.fromisoformat(value[:13] + ":00+00:00") - timedelta(seconds=int(value[13:]))).astimezone(zone)
+        # With its offset, not its zone: Python takes the two hours of a repeated clock time in one zone for equal.
+        return datetime.fromisoformat(value[:13] + ":00").replace(tzinfo=timezone(timedelta(seconds=int(value[13:]))))
     return bool(value) if name == "stream" else value
 
 
@@ -257,7 +264,9 @@ def _units(unit: str, since: datetime, until: datetime, zone: ZoneInfo) -> Itera
             minutes=local.minute, seconds=local.second, microseconds=local.microsecond
         )
         while instant < until:
-            yield instant.astimezone(zone)
+            offset = instant.astimezone(zone).utcoffset()
+            assert offset is not None
+            yield instant.astimezone(timezone(offset))
             instant += timedelta(hours=1)
 
 
@@ -343,6 +352,11 @@ def count_values(session: Session, flt: Filter, dimension: str) -> int:
     return session.scalar(query.add_columns(sa.func.count(sa.distinct(expression)))) or 0
 
 
+_MEASURED: Final[Mapping[str, Any]] = MappingProxyType(
+    {"total_cost": Call.total_cost, "latency_ms": Call.latency_ms, "first_token_ms": Call.first_token_ms}
+)
+
+
 def percentile(session: Session, flt: Filter, measure: str, share: float, known: int) -> Decimal | int | None:
     """The value that *share* of the calls do not exceed, by nearest rank.
 
@@ -358,6 +372,18 @@ def percentile(session: Session, flt: Filter, measure: str, share: float, known:
     query = sa.select(column).where(*flt.conditions(), column.is_not(None)).order_by(column).offset(rank).limit(1)
     found: Decimal | int | None = session.scalar(query)
     return found
+
+
+def count_known(session: Session, flt: Filter, measure: str) -> int:
+    """For how many calls ``latency_ms``, ``first_token_ms`` or ``total_cost`` is known."""
+    return session.scalar(sa.select(sa.func.count(_MEASURED[measure])).where(*flt.conditions())) or 0
+
+
+def extent(session: Session, flt: Filter) -> tuple[datetime | None, datetime | None]:
+    """When the first and the last of the calls were made; ``None`` where there are none."""
+    query = sa.select(sa.func.min(Call.occurred_at), sa.func.max(Call.occurred_at)).where(*flt.conditions())
+    first, last = session.execute(query).one()
+    return first, last
 
 
 def any_calls(session: Session, flt: Filter) -> bool:

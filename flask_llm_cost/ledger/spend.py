@@ -8,7 +8,17 @@
     for row in spend.by("tag:tenant_id", since=date(2026, 11, 1), until=date(2026, 12, 1)):
         print(row["tag:tenant_id"], row.cost)
 
-Runs in an app context, on ``LLM_COST_READ_BIND_KEY`` where there is one, in a session of its own.
+Runs in an app context, on ``LLM_COST_READ_BIND_KEY`` where there is one, in a session of its own. Every question takes the
+same filters, by keyword:
+
+- ``since`` and ``until``: a half-open range of aware datetimes, or of dates, which are days of ``LLM_COST_TIMEZONE``
+- ``provider``, ``model``, ``operation``, ``outcome``, ``cost_status``, ``usage_source``, ``stream``
+- ``tags={"feature": "chat"}``; a value of ``None`` asks for the calls without that tag
+- ``currency``, ``"USD"`` where none is given; amounts of different currencies are never added up
+
+Answers are :class:`~flask_llm_cost.ledger.queries.Spend` rows, whose ``cost`` is ``None`` when nothing could be priced. A
+filter or dimension that is not known raises :class:`~flask_llm_cost.errors.QueryError`, missing tables
+:class:`~flask_llm_cost.errors.SchemaMissingError`.
 """
 
 from __future__ import annotations
@@ -30,64 +40,55 @@ if TYPE_CHECKING:
 _FILTERS = ("provider", "model", "operation", "outcome", "cost_status", "usage_source", "stream", "tags", "currency")
 
 
-class SpendQueries:
-    """The questions. Each takes the same filters, by keyword:
+def total(**filters: Any) -> Spend:
+    """All of it, as one row."""
+    state = _state()
+    with state.ledger.session() as session:
+        return queries.totals(session, _filter(filters, state.config.timezone))
 
-    - ``since`` and ``until``: a half-open range of aware datetimes, or dates, which are days of ``LLM_COST_TIMEZONE``
-    - ``provider``, ``model``, ``operation``, ``outcome``, ``cost_status``, ``usage_source``, ``stream``
-    - ``tags={"feature": "chat"}``; a value of ``None`` asks for the calls without that tag
-    - ``currency``, ``"USD"`` where none is given; amounts of different currencies are never added up
 
-    Answers are :class:`~flask_llm_cost.ledger.queries.Spend` rows. ``cost`` is ``None`` when nothing could be priced.
+def today(**filters: Any) -> Spend:
+    """Today so far, in the reporting zone."""
+    today = datetime.now(_state().config.timezone).date()
+    return total(since=today, until=today + timedelta(days=1), **filters)
 
-    :raises QueryError: for a filter or a dimension that is not known
-    :raises SchemaMissingError: while the tables are missing
+
+def this_month(**filters: Any) -> Spend:
+    """This calendar month so far, in the reporting zone."""
+    first = datetime.now(_state().config.timezone).date().replace(day=1)
+    return total(since=first, until=_next_month(first), **filters)
+
+
+def by(*names: str, **filters: Any) -> list[Spend]:
+    """Grouped by one dimension or several: ``model``, ``provider``, ``day``, ``hour``, ``month``, ``tag:feature``, …
+
+    Rows without calls are left out. The dearest is first, or the earliest where the first dimension is a time. Calls
+    without a tag are a row of their own whose key is ``None``.
     """
+    if not names:
+        raise QueryError("spend.by() needs at least one dimension", choices=dimensions())
+    state = _state()
+    zone = state.config.timezone
+    with state.ledger.session() as session:
+        return queries.pivot(session, _filter(filters, zone, names), names, zone=zone)
 
-    def total(self, **filters: Any) -> Spend:
-        """All of it, as one row."""
-        state = _state()
-        with state.ledger.session() as session:
-            return queries.totals(session, _filter(filters, state.config.timezone))
 
-    def today(self, **filters: Any) -> Spend:
-        """Today so far, in the reporting zone."""
-        today = datetime.now(_state().config.timezone).date()
-        return self.total(since=today, until=today + timedelta(days=1), **filters)
+def over(unit: str = "day", **filters: Any) -> list[Spend]:
+    """Over time, by ``hour``, ``day`` or ``month`` of the reporting zone, with a row for each, also without calls."""
+    if unit not in TIMES:
+        raise QueryError(f"spend.over() does not know {unit!r}", choices=TIMES)
+    state = _state()
+    zone = state.config.timezone
+    with state.ledger.session() as session:
+        return list(queries.over(session, _filter(filters, zone), unit, zone).values())
 
-    def this_month(self, **filters: Any) -> Spend:
-        """This calendar month so far, in the reporting zone."""
-        first = datetime.now(_state().config.timezone).date().replace(day=1)
-        return self.total(since=first, until=_next_month(first), **filters)
 
-    def by(self, *names: str, **filters: Any) -> list[Spend]:
-        """Grouped by one dimension or several: ``model``, ``provider``, ``day``, ``hour``, ``month``, ``tag:feature``, …
-
-        Rows without calls are left out. The dearest is first, or the earliest where the first dimension is a time. Calls
-        without a tag are a row of their own whose key is ``None``.
-        """
-        if not names:
-            raise QueryError("spend.by() needs at least one dimension", choices=dimensions())
-        state = _state()
-        zone = state.config.timezone
-        with state.ledger.session() as session:
-            return queries.pivot(session, _filter(filters, zone, names), names, zone=zone)
-
-    def over(self, unit: str = "day", **filters: Any) -> list[Spend]:
-        """Over time, by ``hour``, ``day`` or ``month`` of the reporting zone, with a row for each, also without calls."""
-        if unit not in TIMES:
-            raise QueryError(f"spend.over() does not know {unit!r}", choices=TIMES)
-        state = _state()
-        zone = state.config.timezone
-        with state.ledger.session() as session:
-            return list(queries.over(session, _filter(filters, zone), unit, zone).values())
-
-    def top(self, dimension: str, n: int = 10, **filters: Any) -> list[Spend]:
-        """The *n* dearest of a dimension."""
-        state = _state()
-        zone = state.config.timezone
-        with state.ledger.session() as session:
-            return queries.pivot(session, _filter(filters, zone, (dimension,)), (dimension,), zone=zone, top=n)
+def top(dimension: str, n: int = 10, **filters: Any) -> list[Spend]:
+    """The *n* dearest of a dimension."""
+    state = _state()
+    zone = state.config.timezone
+    with state.ledger.session() as session:
+        return queries.pivot(session, _filter(filters, zone, (dimension,)), (dimension,), zone=zone, top=n)
 
 
 def _state() -> AppState:
@@ -119,7 +120,3 @@ def _instant(value: date | datetime | None, zone: ZoneInfo) -> datetime | None:
         # A naive one is refused by the filter.
         return value.astimezone(UTC) if value is not None and value.utcoffset() is not None else value
     return start_of_day(value, zone)
-
-
-#: The one instance. It keeps nothing.
-spend = SpendQueries()

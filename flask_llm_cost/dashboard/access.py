@@ -1,0 +1,145 @@
+"""Who may see what: the guard before every endpoint, the scope inside every question. Both fail closed."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+from flask import Response, abort, current_app
+from werkzeug.exceptions import HTTPException
+
+from flask_llm_cost.ledger.filter import Filter
+
+logger = logging.getLogger("flask_llm_cost")
+
+View: TypeAlias = Callable[..., Any]
+Guard: TypeAlias = Callable[[View], View]
+Scope: TypeAlias = Callable[[], Mapping[str, Any] | None]
+
+_TAG_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}", re.ASCII)
+_LONGEST_VALUE: Final = 256
+
+_POLICY: Final = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A dashboard as it is mounted on an app, kept in ``app.extensions["llm_cost_dashboards"]`` for doctor."""
+
+    name: str
+    url_prefix: str
+    guarded: bool
+    scoped: bool
+
+
+class ScopeRefusedError(Exception):
+    """The scope names nobody, so nothing is shown. Stays inside the dashboard."""
+
+
+class _Passage:
+    """Whether one request got past the guard."""
+
+    __slots__ = ("reached",)
+
+    def __init__(self) -> None:
+        self.reached = False
+
+
+_passage: ContextVar[_Passage] = ContextVar("llm_cost_dashboard_passage")
+
+
+def guarded(view: View, guard: Guard | None, name: str) -> View:
+    """*view* behind *guard*: it runs when the guard calls it, and whatever else the guard does shows nothing of ours.
+
+    A response of the guard's is passed on, such as a redirect to the sign-in page. An error in it, ``None`` and ``True`` are
+    a 403.
+    """
+    if guard is None:
+        return view
+
+    def admitted(*args: Any, **values: Any) -> Any:
+        _passage.get().reached = True
+        return view(*args, **values)
+
+    admitted.__name__ = admitted.__qualname__ = view.__name__
+    behind = guard(admitted)
+    if not callable(behind):
+        raise TypeError(f"the guard of dashboard {name!r} is no view decorator: it returned {type(behind).__name__}")
+
+    def checked(*args: Any, **values: Any) -> Any:
+        passage = _Passage()
+        token = _passage.set(passage)
+        try:
+            answer = current_app.ensure_sync(behind)(*args, **values)
+        except HTTPException:
+            raise
+        except Exception:
+            if passage.reached:
+                raise
+            logger.exception("the guard of dashboard %r failed, so nothing is shown", name)
+            abort(403)
+        finally:
+            _passage.reset(token)
+        if answer is None or isinstance(answer, bool):
+            logger.error("the guard of dashboard %r is no view decorator: it returned %r, so nothing is shown", name, answer)
+            abort(403)
+        return answer
+
+    checked.__name__ = checked.__qualname__ = view.__name__
+    return checked
+
+
+def base_filter(scope: Scope | None, name: str) -> Filter:
+    """The filter that every question of a request starts from: the only place where a dashboard's filter is made.
+
+    :raises ScopeRefusedError: the scope raised, or gave nothing that calls could be held to
+    """
+    if scope is None:
+        return Filter(scope={})
+    try:
+        tags = scope()
+        return Filter(scope=_scope_tags(tags))
+    except HTTPException:
+        raise
+    except ScopeRefusedError:
+        raise
+    except Exception as error:
+        logger.exception("the scope of dashboard %r failed, so nothing is shown", name)
+        raise ScopeRefusedError from error
+
+
+def _scope_tags(tags: Mapping[str, Any] | None) -> dict[str, str]:
+    if not isinstance(tags, Mapping) or not tags:
+        raise ScopeRefusedError
+    held = {}
+    for key, value in tags.items():
+        if not isinstance(key, str) or not _TAG_KEY.fullmatch(key):
+            raise ScopeRefusedError
+        # True and False are no names of anybody, and a longer value than is kept could be somebody else's.
+        if isinstance(value, bool) or not isinstance(value, str | int | UUID):
+            raise ScopeRefusedError
+        text = str(value).strip()
+        if not text or len(text) > _LONGEST_VALUE or "\x00" in text:
+            raise ScopeRefusedError
+        held[key] = text
+    return held
+
+
+def secured(response: Response, *, stylesheet: bool = False) -> Response:
+    """Our headers, on our own responses only."""
+    headers = response.headers
+    headers["Content-Security-Policy"] = _POLICY
+    headers["Cache-Control"] = "private, max-age=3600" if stylesheet else "no-store, private"
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["X-Frame-Options"] = "DENY"
+    headers["Referrer-Policy"] = "no-referrer"
+    response.vary.add("Cookie")
+    return response

@@ -1,0 +1,62 @@
+"""The blueprint factory: a new blueprint each call, so that mounts share neither guard nor scope."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from flask import Blueprint, Response
+from flask.blueprints import BlueprintSetupState
+
+from flask_llm_cost.dashboard import views
+from flask_llm_cost.dashboard.access import Guard, Mount, Scope, View, guarded
+from flask_llm_cost.dashboard.visit import respond
+
+logger = logging.getLogger("flask_llm_cost")
+
+_EXTENSION = "llm_cost_dashboards"
+
+
+def dashboard_blueprint(*, guard: Guard | None, scope: Scope | None = None, name: str = "llm_cost") -> Blueprint:
+    """A dashboard for ``app.register_blueprint(dashboard_blueprint(guard=...), url_prefix="/llm-costs")``.
+
+    :param guard: any view decorator, such as Flask-Login's ``login_required`` or one of your own. It stands before every
+        endpoint, the stylesheet included; where it does not call the view, nothing is shown. ``None`` publishes on purpose
+    :param scope: a function that returns the tags whose calls may be seen, asked on every request: ``lambda: {"tenant_id":
+        current_user.tenant_id}``. Where it returns ``None``, nothing or an empty value, or raises, nothing is shown
+    :param name: the blueprint's name; a second mount needs another
+
+    :raises TypeError: *guard* or *scope* cannot be called
+    """
+    for role, function in (("guard", guard), ("scope", scope)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{role} is a function or None, not {type(function).__name__}")
+    blueprint = Blueprint(name, __name__)
+
+    def page(rule: str, endpoint: str, view: View) -> None:
+        def show(**values: Any) -> Response:
+            return respond(view, endpoint, name, scope, values)
+
+        show.__name__ = show.__qualname__ = endpoint
+        _add(blueprint, rule, endpoint, guarded(show, guard, name))
+
+    page("/", "overview", views.overview)
+    page("/calls", "calls", views.calls)
+    page("/calls.csv", "calls_csv", views.calls_csv)
+    page("/calls/<uuid:call_id>", "call", views.call)
+    _add(blueprint, "/app.css", "stylesheet", guarded(views.stylesheet, guard, name))
+
+    def registered(state: BlueprintSetupState) -> None:
+        prefix = state.url_prefix or "/"
+        mounted = ".".join(part for part in (state.name_prefix, state.name) if part)
+        state.app.extensions.setdefault(_EXTENSION, []).append(Mount(mounted, prefix, guard is not None, scope is not None))
+        if guard is None:
+            logger.warning("the dashboard %r at %s is open to everybody: it is registered with guard=None", mounted, prefix)
+
+    blueprint.record(registered)
+    return blueprint
+
+
+def _add(blueprint: Blueprint, rule: str, endpoint: str, view: View) -> None:
+    # No automatic OPTIONS: it would answer before the guard. HEAD comes with GET.
+    blueprint.add_url_rule(rule, endpoint, view, methods=["GET"], provide_automatic_options=False)

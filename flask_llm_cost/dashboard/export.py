@@ -1,0 +1,89 @@
+"""Pages as JSON and tables as CSV. Money is text in JSON, so that no reader makes a float of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from itertools import chain
+from typing import Any, Final
+from uuid import UUID
+
+from flask import Response, request
+
+from flask_llm_cost.dashboard.formatting import plain
+
+#: What makes a spreadsheet take a cell for a formula, full-width forms included.
+_FORMULA: Final = tuple("=+-@\t\r\n\x00＝＋－＠")
+_ROWS_A_CHUNK: Final = 200
+
+
+def json_response(content: Mapping[str, Any], status: int = 200) -> Response:
+    text = json.dumps(jsonable(content), ensure_ascii=False, indent=1, allow_nan=False)
+    return Response(text + "\n", status, mimetype="application/json")
+
+
+def jsonable(value: Any) -> Any:
+    """*value* in JSON's types: amounts as text without exponent, times in ISO 8601."""
+    if isinstance(value, Decimal):
+        return plain(value)
+    if isinstance(value, date | datetime):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return value
+
+
+def csv_response(filename: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Response:
+    """A table as a download: UTF-8 with a byte order mark, RFC 4180, sent as it is read, however long it is.
+
+    The first rows are read before the response begins, so that a database that does not answer is an error page.
+    """
+    iterator = iter(rows)
+    if request.method == "HEAD":
+        iterator = iter(())
+    first = next(iterator, None)
+    body = chain([first] if first is not None else [], iterator)
+    response = Response(_lines(header, body), mimetype="text/csv")
+    response.call_on_close(getattr(rows, "close", lambda: None))
+    response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
+    return response
+
+
+def _lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    buffer.write("\ufeff")
+    writer.writerow([cell(name) for name in header])
+    for number, row in enumerate(rows, start=1):
+        writer.writerow([cell(value) for value in row])
+        if number % _ROWS_A_CHUNK == 0:
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()
+    yield buffer.getvalue()
+
+
+def cell(value: Any) -> str:
+    """One cell. Numbers stay numbers; text that a spreadsheet would run gets an apostrophe in front; unknown is empty."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | Decimal):
+        return plain(value)
+    if isinstance(value, float):
+        return plain(Decimal(str(value)))
+    if isinstance(value, date | datetime):
+        return value.isoformat()
+    text = str(value)
+    if text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA):
+        return "'" + text
+    return text

@@ -1,0 +1,243 @@
+"""The query string: read into a :class:`Selection`, and written back into links. All state is in the URL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from typing import Any, Final
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from werkzeug.datastructures import MultiDict
+
+from flask_llm_cost.dashboard.periods import Period, period
+from flask_llm_cost.errors import QueryError
+from flask_llm_cost.ledger.call_queries import ORDERS
+from flask_llm_cost.ledger.filter import Filter, check_dimension
+
+LONGEST_QUERY: Final = 4096
+_MOST_PARAMETERS: Final = 60
+_MOST_TAGS: Final = 8
+_LONGEST_VALUE: Final = 256
+_DEFAULT_RANGE: Final = "this_month"
+_DAY: Final = re.compile(r"20\d\d-\d\d-\d\d", re.ASCII)
+
+FORMATS: Final = ("html", "json", "csv")
+TABLES: Final = ("by", "days")
+#: What a call can be filtered by besides tags, with the values there are, or none where they come from the data.
+CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "provider": (),
+    "model": (),
+    "operation": (),
+    "outcome": ("ok", "interrupted", "error", "blocked", "unresolved"),
+    "cost_status": ("priced", "partial", "unpriced", "free"),
+    "usage_source": (
+        "response", "stream_final", "stream_partial", "batch", "manual", "estimated", "pending", "unknown",
+    ),
+    "stream": ("yes", "no"),
+}  # fmt: skip
+_COMMON: Final = ("range", "from", "to", "untagged", "currency", "format", *CHOICES)
+_PAGES: Final[Mapping[str, tuple[str, ...]]] = {
+    "overview": ("by", "table"),
+    "calls": ("sort", "after", "before", "limit"),
+    "call": (),
+}
+#: What spend can be broken down by on a page, besides tags.
+_BREAKDOWNS: Final = ("model", "provider", "operation")
+_POSITION: Final = ("after", "before")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What a page shows, as asked for.
+
+    :param base: the scope, and nothing else
+    :param filter: the scope, the range and every filter; made from *base* only
+    :param by: what spend is broken down by
+    :param params: the query string that asks for exactly this, defaults left out
+    """
+
+    base: Filter
+    filter: Filter
+    period: Period
+    by: str
+    params: Mapping[str, str | list[str]]
+    format: str = "html"
+    table: str = "by"
+    order: str = "newest"
+    after: UUID | None = None
+    before: UUID | None = None
+    limit: int = 50
+
+    @property
+    def narrow(self) -> bool:
+        """Whether anything but the range is filtered."""
+        return any(getattr(self.filter, name) is not None for name in CHOICES) or bool(self.filter.tags)
+
+    def without_range(self) -> Filter:
+        """The same calls at any time."""
+        return self.filter.narrowed(since=None, until=None)
+
+    def compared(self) -> Filter:
+        """The same calls in the range that this one is compared with."""
+        return self.filter.narrowed(since=self.period.before_since, until=self.period.before_until)
+
+    def changed(self, **changes: str | None) -> dict[str, str | list[str]]:
+        """The query string with *changes*; ``None`` takes a parameter away. A page's position does not outlive a change."""
+        params = {name: value for name, value in self.params.items() if name not in _POSITION}
+        if "range" in changes and changes["range"] != "custom":
+            params.pop("from", None)
+            params.pop("to", None)
+        for name, value in changes.items():
+            params.pop(name, None)
+            if value is not None and not (name == "range" and value == _DEFAULT_RANGE):
+                params[name] = value
+        return params
+
+    def with_value(self, dimension: str, value: str | None) -> dict[str, str | list[str]]:
+        """The query string narrowed to one value of a dimension, ``None`` to the untagged."""
+        if not dimension.startswith("tag:"):
+            return self.changed(**{dimension: value})
+        key = dimension[4:]
+        params = self.changed(**{f"tag.{key}": value})
+        untagged = [name for name in params.pop("untagged", []) if name != key] + ([key] if value is None else [])
+        return {**params, "untagged": untagged} if untagged else params
+
+    def without_tag(self, key: str) -> dict[str, str | list[str]]:
+        """The query string without the filter on one tag."""
+        params = self.changed(**{f"tag.{key}": None})
+        untagged = [name for name in params.pop("untagged", []) if name != key]
+        return {**params, "untagged": untagged} if untagged else params
+
+
+def parse(
+    args: MultiDict[str, str], page: str, base: Filter, *, zone: ZoneInfo, now: datetime, report_tags: tuple[str, ...]
+) -> Selection:
+    """Read a page's query string. Empty values count as not given.
+
+    :raises QueryError: with a sentence for people, for anything that is not understood
+    """
+    given = _given(args, page)
+    untagged = [_text("untagged", value) for value in dict.fromkeys(args.getlist("untagged")) if value]
+    tags: dict[str, str | None] = {}
+    for name, value in given.items():
+        if name.startswith("tag."):
+            check_dimension("tag:" + name[4:])
+            tags[name[4:]] = _text(name, value)
+    for key in untagged:
+        check_dimension("tag:" + key)
+        if key in tags:
+            raise QueryError(f"a call cannot both have the tag {key!r} and lack it")
+        tags[key] = None
+    if len(tags) > _MOST_TAGS:
+        raise QueryError(f"at most {_MOST_TAGS} tags can be filtered by at a time")
+    days = _days(given)
+    span = period(given.get("range", "custom" if any(days) else _DEFAULT_RANGE), zone, now, *days)
+    chosen: dict[str, Any] = {name: _choice(name, given[name]) for name in CHOICES if name in given}
+    if "stream" in chosen:
+        chosen["stream"] = chosen["stream"] == "yes"
+    currency = _text("currency", given.get("currency", "USD"))
+    if not re.fullmatch(r"[A-Z]{3}", currency):
+        raise QueryError("currency is a code of three capital letters, such as USD")
+    first_choice = next((f"tag:{key}" for key in report_tags if key not in base.scope), "model")
+    params: dict[str, str | list[str]] = {
+        name: value for name, value in given.items() if name not in ("untagged", "format", "table")
+    }
+    if span.name != "custom":
+        params.pop("from", None)
+        params.pop("to", None)
+    if span.name == _DEFAULT_RANGE:
+        params.pop("range", None)
+    if untagged:
+        params["untagged"] = untagged
+    selection = Selection(
+        base=base,
+        filter=base.narrowed(since=span.since, until=span.until, currency=currency, tags=tags, **chosen),
+        period=span,
+        by=_breakdown(given.get("by", first_choice)),
+        params=params,
+        format=_among("format", given.get("format", "html"), FORMATS),
+        table=_among("table", given.get("table", "by"), TABLES),
+    )
+    if page != "calls":
+        return selection
+    return replace(
+        selection,
+        order=_among("sort", given.get("sort", "newest"), tuple(ORDERS)),
+        after=_uuid("after", given.get("after")),
+        before=_uuid("before", given.get("before")),
+        limit=_limit(given.get("limit")),
+    )
+
+
+def _given(args: MultiDict[str, str], page: str) -> dict[str, str]:
+    known = (*_COMMON, *_PAGES[page])
+    if len(args) > _MOST_PARAMETERS:
+        raise QueryError(f"at most {_MOST_PARAMETERS} parameters are understood")
+    given = {}
+    for name, values in args.lists():
+        if name not in known and not name.startswith("tag."):
+            # Not ignored: a filter with a typing error would show a figure that is not what was asked for.
+            raise QueryError(f"there is no parameter {name[:40]!r} here", choices=(*known, "tag.<key>"))
+        values = [value for value in values if value]
+        if len(values) > 1 and name != "untagged":
+            raise QueryError(f"{name[:40]!r} is given {len(values)} times; one value is understood")
+        if values:
+            given[name] = values[0]
+    return given
+
+
+def _text(name: str, value: str) -> str:
+    if len(value) > _LONGEST_VALUE:
+        raise QueryError(f"{name[:40]!r} is longer than the {_LONGEST_VALUE} characters that are kept")
+    if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        raise QueryError(f"{name[:40]!r} holds a character that no value can have")
+    return value
+
+
+def _choice(name: str, value: str) -> str:
+    return _among(name, value, CHOICES[name]) if CHOICES[name] else _text(name, value)
+
+
+def _among(name: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise QueryError(f"{name} cannot be {value[:40]!r}", choices=choices)
+    return value
+
+
+def _breakdown(name: str) -> str:
+    if name not in _BREAKDOWNS and not name.startswith("tag:"):
+        raise QueryError(f"spend cannot be broken down by {name[:40]!r} here", choices=(*_BREAKDOWNS, "tag:<key>"))
+    return check_dimension(name)
+
+
+def _days(given: Mapping[str, str]) -> tuple[date | None, date | None]:
+    found: list[date | None] = []
+    for name in ("from", "to"):
+        value = given.get(name)
+        try:
+            if value is not None and not _DAY.fullmatch(value):
+                raise ValueError
+            found.append(date.fromisoformat(value) if value else None)
+        except ValueError:
+            raise QueryError(f"{name} is a day such as 2026-11-30, not {(value or '')[:40]!r}") from None
+    return found[0], found[1]
+
+
+def _uuid(name: str, value: str | None) -> UUID | None:
+    if value is None:
+        return None
+    try:
+        return UUID(value)
+    except ValueError:
+        raise QueryError(f"{name} is the id of a call, not {value[:40]!r}") from None
+
+
+def _limit(value: str | None) -> int:
+    if value is None:
+        return 50
+    if not (value.isascii() and value.isdecimal() and len(value) <= 3 and 1 <= int(value) <= 500):
+        raise QueryError(f"limit is a number from 1 to 500, not {value[:40]!r}")
+    return int(value)

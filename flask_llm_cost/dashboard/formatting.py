@@ -1,0 +1,224 @@
+"""Figures as people read them. What is rounded here is exact in the page's JSON and in each figure's title."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import date, datetime, timedelta
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from typing import Final
+from zoneinfo import ZoneInfo
+
+_SYMBOLS: Final = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥", "CHF": "CHF ", "CAD": "C$", "AUD": "A$"}
+_NAMES: Final = {"USD": "US dollars", "EUR": "euros", "GBP": "pounds", "JPY": "yen"}
+_SMALLEST: Final = Decimal("0.000001")
+# Not strftime's, which follow whatever locale the host has set.
+MONTHS: Final = (
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
+_WEEKDAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+MINUS: Final = "−"
+UNKNOWN: Final = "unknown"
+UNTAGGED: Final = "(untagged)"
+
+
+def symbol(currency: str) -> str:
+    """``$``, ``€``, or the code itself."""
+    return _SYMBOLS.get(currency, currency + " ")
+
+
+def currency_name(currency: str) -> str:
+    return _NAMES.get(currency, currency)
+
+
+def money(amount: Decimal | None, currency: str = "USD") -> str:
+    """Cents from a tenth of a unit up, three significant digits below: ``$2,998.30``, ``$0.0715``, ``$0.0004``."""
+    if amount is None:
+        return UNKNOWN
+    sign, size = (MINUS if amount < 0 else ""), abs(amount)
+    if size == 0:
+        return f"{symbol(currency)}0"
+    if size < _SMALLEST:
+        return f"{sign}<{symbol(currency)}{_SMALLEST:f}"
+    places = 2 if size >= Decimal("0.1") else 2 - size.adjusted()
+    text = f"{_rounded(size, places):,f}"
+    if places > 2:
+        whole, _, fraction = text.partition(".")
+        text = f"{whole}.{fraction.rstrip('0').ljust(2, '0')}"
+    return f"{sign}{symbol(currency)}{text}"
+
+
+def round_money(amount: Decimal | None, currency: str = "USD") -> str:
+    """Whole units from ten up, for sentences and legends: ``$569``."""
+    if amount is None or abs(amount) < 10:
+        return money(amount, currency)
+    return f"{MINUS if amount < 0 else ''}{symbol(currency)}{_rounded(abs(amount), 0):,f}"
+
+
+def exact_money(amount: Decimal | None, currency: str = "USD") -> str:
+    """Every digit that is kept: ``0.0715324 USD``."""
+    if amount is None:
+        return "no price is known"
+    return f"{plain(amount)} {currency}"
+
+
+def plain(number: Decimal | int) -> str:
+    """A number without exponent, grouping or trailing zeros: ``0.000004``."""
+    text = f"{Decimal(number):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def exact_amount(amount: Decimal | None, currency: str = "USD") -> str:
+    """An amount with every digit, for arithmetic that is to be checked: ``$0.002515``, never under two places."""
+    if amount is None:
+        return UNKNOWN
+    whole, _, fraction = f"{abs(amount):,f}".partition(".")
+    return f"{MINUS if amount < 0 else ''}{symbol(currency)}{whole}.{fraction.rstrip('0').ljust(2, '0')}"
+
+
+def per(rate_per: Decimal, unit: str) -> str:
+    """What a rate is for: ``1M tokens``, ``1,000 calls``, ``image``."""
+    if rate_per == 1:
+        return unit
+    millions = rate_per / 1_000_000
+    number = f"{plain(millions)}M" if millions >= 1 and millions == int(millions) else f"{rate_per.normalize():,f}"
+    return f"{number} {unit if unit.endswith('y') else unit + 's'}"
+
+
+def quantity(number: Decimal) -> str:
+    """``1,204`` or ``2.5``."""
+    return f"{number:,.0f}" if number == int(number) else f"{number.normalize():,f}"
+
+
+def money_range(low: Decimal, high: Decimal, currency: str = "USD") -> tuple[str, str]:
+    """A range, outwards to two significant digits of its width, so that it claims no more than it knows."""
+    width = max(high - low, abs(high) / 100, _SMALLEST)
+    step = Decimal(1).scaleb(width.adjusted() - 1)
+    low, high = (low / step).to_integral_value(ROUND_FLOOR) * step, (high / step).to_integral_value(ROUND_CEILING) * step
+    return round_money(low, currency), round_money(high, currency)
+
+
+def count(number: int | None) -> str:
+    return UNKNOWN if number is None else f"{number:,}"
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """``1 call``, ``1,204 calls``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def percent(share: float | Decimal | None) -> str:
+    """``38%``, ``0.4%``; never 100% or 0% unless it is."""
+    if share is None:
+        return UNKNOWN
+    value = Decimal(str(share)) * 100
+    if value in (0, 100) or 10 <= value <= Decimal("99.05"):
+        whole = _rounded(value, 0)
+        return f"{whole:f}%" if value in (0, 100) or whole < 99 else f"{_floor(value, 1):f}%"
+    if 0 < value < Decimal("0.1"):
+        return "<0.1%"
+    return f"{_floor(value, 1):f}%" if value < 100 else f"{_rounded(value, 0):,f}%"
+
+
+def change(now: Decimal | None, before: Decimal | None) -> str:
+    """``+18%``, ``−6%``, ``5.2 ×``, ``new``; empty where there is nothing to compare."""
+    if now is None or before is None or (not now and not before):
+        return ""
+    if not before:
+        return "new"
+    ratio = now / before
+    if ratio >= 3:
+        return f"{_rounded(ratio, 1):,f} ×"
+    shift = _rounded((ratio - 1) * 100, 0)
+    if shift == 0:
+        return "±0%"
+    return f"{'+' if shift > 0 else MINUS}{abs(shift):f}%"
+
+
+def duration(milliseconds: float | Decimal | None) -> str:
+    """``740 ms``, ``1.9 s``, ``2 min 5 s``."""
+    if milliseconds is None:
+        return UNKNOWN
+    value = Decimal(str(milliseconds))
+    if value < 1000:
+        return f"{_rounded(value, 0):f} ms"
+    if value < 60_000:
+        return f"{_rounded(value / 1000, 1):f} s"
+    return f"{int(value) // 60_000} min {int(value) % 60_000 // 1000} s"
+
+
+def day(when: date) -> str:
+    """``17 Nov``."""
+    return f"{when.day} {MONTHS[when.month - 1][:3]}"
+
+
+def long_day(when: date) -> str:
+    """``Tuesday 17 November 2026``."""
+    return f"{_WEEKDAYS[when.weekday()]} {when.day} {MONTHS[when.month - 1]} {when.year}"
+
+
+def month(when: date) -> str:
+    """``November``."""
+    return MONTHS[when.month - 1]
+
+
+def moment(when: datetime, zone: ZoneInfo) -> str:
+    """``17 Nov 14:41:07`` on the clocks of *zone*."""
+    local = when.astimezone(zone)
+    return f"{day(local)} {local:%H:%M:%S}"
+
+
+def clock(when: datetime, zone: ZoneInfo, *, seconds: bool = False) -> str:
+    """``14:41`` or ``14:41:07``."""
+    return f"{when.astimezone(zone):{'%H:%M:%S' if seconds else '%H:%M'}}"
+
+
+def month_start(when: date) -> str:
+    return when.replace(day=1).isoformat()
+
+
+def month_end(when: date) -> str:
+    return ((when.replace(day=1) + timedelta(days=31)).replace(day=1) - timedelta(days=1)).isoformat()
+
+
+def shell_word(text: str) -> str:
+    """*text* as one word of a command line that is to be copied."""
+    return shlex.quote(text)
+
+
+def exact_moment(when: datetime, zone: ZoneInfo) -> str:
+    return when.astimezone(zone).isoformat(sep=" ", timespec="milliseconds")
+
+
+def ordinal(number: int) -> str:
+    """``1st``, ``22nd``, ``30th``."""
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def share_words(share: Decimal) -> str:
+    """A share of the whole as one says it: ``a third``, ``most``, ``38%``."""
+    for low, high, words in (
+        ("0.97", "1.01", "nearly all"),
+        ("0.73", "0.77", "three quarters"),
+        ("0.64", "0.69", "two thirds"),
+        ("0.48", "0.52", "half"),
+        ("0.31", "0.355", "a third"),
+        ("0.235", "0.265", "a quarter"),
+    ):
+        if Decimal(low) <= share < Decimal(high):
+            return words
+    return percent(share)
+
+
+def masked(identifier: str) -> str:
+    """The last four characters, enough to compare with the provider's own list."""
+    return f"…{identifier[-4:]}" if len(identifier) > 8 else "…"
+
+
+def _rounded(value: Decimal, places: int) -> Decimal:
+    return value.quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN)
+
+
+def _floor(value: Decimal, places: int) -> Decimal:
+    return value.quantize(Decimal(1).scaleb(-places), ROUND_FLOOR)

@@ -1,0 +1,108 @@
+"""What each page says, as JSON: the same figures, exact, without the drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any, Final
+
+from flask_llm_cost.dashboard.breakdown import Breakdown, Row
+from flask_llm_cost.dashboard.filters import CHOICES, Selection
+from flask_llm_cost.dashboard.formatting import masked
+from flask_llm_cost.dashboard.overview import Overview
+from flask_llm_cost.ledger.call_queries import CallDetail, CallPage, CallRow
+from flask_llm_cost.ledger.queries import Spend
+
+_MEASURES: Final = tuple(item.name for item in fields(Spend) if item.name not in ("keys", "timed_calls"))
+
+
+def _spend(row: Spend) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in _MEASURES}
+
+
+def _asked(selection: Selection) -> dict[str, Any]:
+    period = selection.period
+    filters: dict[str, Any] = {name: value for name in CHOICES if (value := getattr(selection.filter, name)) is not None}
+    return {
+        "range": {
+            "name": period.name,
+            "first": period.first,
+            "last": period.last,
+            "since": period.since,
+            "until": period.until,
+            "timezone": str(period.zone),
+        },
+        "as_of": period.now,
+        "currency": selection.filter.currency,
+        "filters": {**filters, "tags": dict(selection.filter.tags)},
+        "scope": dict(selection.base.scope),
+    }
+
+
+def overview(selection: Selection, page: Overview) -> dict[str, Any]:
+    period, quality = selection.period, page.completeness
+    return {
+        **_asked(selection),
+        "total": _spend(page.total),
+        "compared": {"since": period.before_since, "until": period.before_until, **_spend(page.before)},
+        "forecast": {"low": page.heading.low, "high": page.heading.high} if page.heading else None,
+        "completeness": asdict(quality),
+        "unpriced_models": [asdict(model) for model in page.unpriced],
+        "other_currencies": [{"currency": row.key, **_spend(row)} for row in page.other_currencies],
+        "by": selection.by,
+        "days": [
+            {
+                "first": row.bucket.first,
+                "last": row.bucket.last,
+                "calls": row.calls,
+                "unpriced_calls": row.unpriced,
+                "cost": row.total,
+                "compared_cost": row.before,
+                "parts": [
+                    {"value": item.value, "others": item.other, "cost": amount}
+                    for item, amount in zip(page.series, row.amounts, strict=True)
+                ],
+            }
+            for row in page.days
+        ],
+        "breakdowns": [_breakdown(found) for found in {item.dimension: item for item in (page.by, *page.panels)}.values()],
+        "changed": [asdict(mover) for mover in page.movers],
+        "facts": asdict(page.facts),
+    }
+
+
+def _breakdown(found: Breakdown) -> dict[str, Any]:
+    return {
+        "dimension": found.dimension,
+        "rows": [_row(row) for row in found.rows],
+        "others": {"values": found.others, "calls": found.rest_calls, "cost": found.rest} if found.others else None,
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {"value": row.value, "label": row.label, **_spend(row.spend), "compared_cost": row.before.cost}
+
+
+def calls(selection: Selection, page: CallPage) -> dict[str, Any]:
+    return {
+        **_asked(selection),
+        "sort": selection.order,
+        "calls": [_call(row) for row in page.rows],
+        "after": page.following,
+        "before": page.preceding,
+    }
+
+
+def _call(row: CallRow) -> Mapping[str, Any]:
+    found = {item.name: getattr(row, item.name) for item in fields(row)}
+    found["provider_response_id"] = masked(row.provider_response_id) if row.provider_response_id else None
+    found["flags"] = row.flags.split(",") if row.flags else []
+    return found
+
+
+def call(found: CallDetail) -> dict[str, Any]:
+    return {
+        **_call(found.call),
+        "lines": [asdict(line) for line in found.lines],
+        "price": asdict(found.price) if found.price else None,
+    }

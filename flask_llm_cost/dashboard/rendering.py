@@ -1,0 +1,41 @@
+"""Templates, in an environment of our own: the host's context processors, filters and settings change nothing here."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from flask_llm_cost.dashboard import formatting
+from flask_llm_cost.dashboard.breakdown import dimension_name
+from flask_llm_cost.dashboard.forecast import ANOMALY_RULE, FORECAST_RULE
+from flask_llm_cost.dashboard.periods import RANGES
+
+_environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("flask_llm_cost.dashboard", "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.globals.update(
+    fmt=formatting,
+    dimension_name=dimension_name,
+    ranges=RANGES,
+    forecast_rule=FORECAST_RULE,
+    anomaly_rule=ANOMALY_RULE,
+)
+
+
+def render(template: str, **values: Any) -> str:
+    return _environment.get_template(f"llm_cost/{template}").render(**values)
+
+
+@lru_cache(maxsize=1)
+def stylesheet() -> tuple[bytes, str]:
+    """The stylesheet, and a mark that changes with it, so that a browser never keeps an old one."""
+    content = resources.files("flask_llm_cost.dashboard").joinpath("static/app.css").read_bytes()
+    return content, hashlib.sha256(content).hexdigest()[:12]

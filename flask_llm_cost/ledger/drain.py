@@ -181,7 +181,6 @@ class Drain:
                 self._spool.drained(generation)
                 self._spool.seal()
             if self._adopt and not stopping and time.monotonic() - self._adopted_at >= ADOPT_SECONDS:
-                self._adopted_at = time.monotonic()
                 moved |= self._adopt_orphans()
         except WriteError as error:
             self._fail(error.fault, error.name)
@@ -228,6 +227,7 @@ class Drain:
     def _adopt_orphans(self) -> bool:
         """Bring in what dead processes left. A call that began and never ended becomes an interrupted one."""
         sweep_stalled(self._spool.folders)
+        began = time.monotonic()
         adopted: list[tuple[Generation, Reading]] = []
         open_calls: dict[object, CallRecord] = {}
         ended: set[object] = set()
@@ -238,7 +238,7 @@ class Drain:
                 for batch in self._batches(reading.entries(generation.read()), open_calls, ended):
                     self._deliver(batch, tell=False)
                 if len(adopted) >= _PASS_ORPHANS:
-                    self._adopted_at = float("-inf")
+                    began = float("-inf")
                     break
             self._deliver(
                 [_interrupted(record) for call_id, record in open_calls.items() if call_id not in ended], tell=False
@@ -253,6 +253,7 @@ class Drain:
         finally:
             for generation, _reading in adopted:
                 generation.release()
+        self._adopted_at = began
         return bool(adopted)
 
     def _batches(

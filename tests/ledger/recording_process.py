@@ -1,4 +1,6 @@
-"""A process that records calls until it is killed: ``recording_process.py <database url> <instance folder> <count> <threads>``.
+"""A process that records calls until it is killed.
+
+``recording_process.py <database url> <instance folder> <count> <threads>``.
 
 Prints the id of each call after it is acknowledged, one a line. Every fifth call is a stream whose start is recorded
 first; every twentieth stream never ends. Says ``done`` at the end and waits.

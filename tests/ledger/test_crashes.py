@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -17,6 +18,7 @@ import sqlalchemy as sa
 from ledger_calls import LedgerMaker, a_call, calls, total_of
 
 from flask_llm_cost.ledger.models import Call, CallTag
+from flask_llm_cost.records import CallRecord
 
 SCRIPT = Path(__file__).with_name("recording_process.py")
 
@@ -91,7 +93,7 @@ def crash_rounds(maker: LedgerMaker, rounds: int) -> None:
 
 
 def test_sigkill_at_random_moments(make_ledger: LedgerMaker) -> None:
-    """Writers, who drain and adopt each other's files as they go, are killed at any moment: 0 lost, 0 twice, 0 files left."""
+    """Writers, who drain and adopt each other's files as they go, are killed at any moment: 0 lost, 0 twice."""
     crash_rounds(make_ledger, 1)
 
 
@@ -147,7 +149,8 @@ def test_a_child_that_ends_abruptly_loses_nothing(make_ledger: LedgerMaker) -> N
         os._exit(0)
     os.waitpid(pid, 0)
     adopt(make_ledger)
-    assert make_ledger.stored()[0] >= 41
+    assert ledger.flush(30)  # it may have been the parent that adopted
+    assert make_ledger.stored()[0] == 42
 
 
 def _deliver(url: str, folder: str, seed: int) -> None:
@@ -162,9 +165,7 @@ def _deliver(url: str, folder: str, seed: int) -> None:
     maker.close()
 
 
-def _shared_records() -> list[object]:
-    from dataclasses import replace
-
+def _shared_records() -> list[CallRecord]:
     return [
         replace(record, id=UUID(int=(0x0190_0000_0000_7000_8000 << 48) + number))
         for number, record in enumerate(calls(1000, seed=5))
@@ -172,7 +173,7 @@ def _shared_records() -> list[object]:
 
 
 def test_processes_that_deliver_overlapping_batches(make_ledger: LedgerMaker) -> None:
-    """Eight processes deliver the same thousand calls, each 1,200 times shuffled: calls, items, tags and dollars are exact."""
+    """Eight processes deliver the same thousand calls, 9,600 times in all, shuffled: rows and dollars are exact."""
     context = multiprocessing.get_context("spawn")
     url = make_ledger.url.render_as_string(hide_password=False)
     processes = [
@@ -189,7 +190,7 @@ def test_processes_that_deliver_overlapping_batches(make_ledger: LedgerMaker) ->
     assert missing < 10  # each is left out of all draws with a probability of 0.4 to the 16th
     assert (items, tags) == (count * 2, count * 3)
     if not missing:
-        assert total == total_of(everything)  # type: ignore[arg-type] # records, named loosely for the spawned side
+        assert total == total_of(everything)
 
 
 def test_sigterm_leaves_what_it_could_not_write(sqlite_ledger: LedgerMaker) -> None:

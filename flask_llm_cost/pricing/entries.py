@@ -50,7 +50,7 @@ _FIELDS: Final = (
     "aliases",
     "currency",
     "inherit",
-    "reasoning",
+    "reasoning_model",
 )
 
 
@@ -129,7 +129,7 @@ class Entry:
     multipliers: Mapping[str, Decimal] = field(default_factory=dict)
     tools: Mapping[str, ToolRate] = field(default_factory=dict)
     aliases: tuple[AliasName, ...] = ()
-    reasoning: bool = False
+    reasoning_model: bool = False
     inherit: bool = False
     source: str = ""
     source_version: str = ""
@@ -183,9 +183,9 @@ def parse_entry(key: str, raw: Any, place: Place, *, currency: str = "USD", sour
     if not isinstance(own_currency, str) or not _CURRENCY.fullmatch(own_currency):
         raise place.at("currency").error(own_currency, 'write a three-letter code, such as "USD"')
     sections = _sections(table, place)
-    reasoning = table.get("reasoning", False)
-    if not isinstance(reasoning, bool):
-        raise place.at("reasoning").error(reasoning, "write true or false")
+    reasoning_model = table.get("reasoning_model", False)
+    if not isinstance(reasoning_model, bool):
+        raise place.at("reasoning_model").error(reasoning_model, "write true or false")
     return Entry(
         key=key,
         currency=own_currency,
@@ -197,7 +197,7 @@ def parse_entry(key: str, raw: Any, place: Place, *, currency: str = "USD", sour
         multipliers=_multipliers(table.get("multipliers", {}), place.at("multipliers")),
         tools=parse_tools(table.get("tools", {}), place.at("tools")),
         aliases=tuple(parse_alias(item, place.at(f"aliases[{i}]")) for i, item in items(table.get("aliases", ()), place)),
-        reasoning=reasoning,
+        reasoning_model=reasoning_model,
         inherit=inherit,
         source=str(table.get("_source") or source),
         source_version=str(table.get("_source_version") or version),

@@ -50,7 +50,7 @@ def merged(entry: Entry, base: Entry) -> Entry:
         multipliers={**base.multipliers, **entry.multipliers},
         tools={**base.tools, **entry.tools},
         aliases=entry.aliases,
-        reasoning=entry.reasoning if "reasoning" in named else base.reasoning,
+        reasoning_model=entry.reasoning_model if "reasoning_model" in named else base.reasoning_model,
         source=entry.source,
         source_version=entry.source_version,
         named=named,

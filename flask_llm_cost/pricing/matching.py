@@ -190,7 +190,8 @@ def _spellings(provider: str, model: str) -> Iterator[tuple[str, str]]:
 def _undated(provider: str, model: str) -> Iterator[str]:
     """*model* without the one date at its end."""
     if (bare := _DATE.sub("", model)) != model:
-        yield bare
+        if not _DATE.search(bare):
+            yield bare
     elif provider in ("gemini", "vertex", "openrouter") and (match := _GEMINI_DATE.search(model)):
         yield model[: match.start(2)]
         yield model[: match.start()]

@@ -180,7 +180,7 @@ def build(
     for component, (rate, per, status) in rates.items():
         applied[component] = _applied(component, EXACT.multiply(rate, factor), per, status)
     for component, tool in {**provider_tools, **entry.tools}.items():
-        fee = tool.reasoning_models if entry.reasoning and tool.reasoning_models is not None else tool.rate
+        fee = tool.reasoning_models if entry.reasoning_model and tool.reasoning_models is not None else tool.rate
         applied[component] = _applied(component, EXACT.multiply(fee, ONE - discount), tool.per, "priced")
     price = _frozen(
         source=match.catalog,

@@ -1,0 +1,213 @@
+"""Which entry prices a model, and that no likeness ever does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from flask_llm_cost.errors import ConfigError
+from flask_llm_cost.pricing import PriceBook
+from flask_llm_cost.records import CallRecord, Usage
+
+NOW = datetime(2026, 11, 18, 12, tzinfo=UTC)
+TOKENS = Usage({"input": 1_000_000}, source="response")
+
+
+def _match(book: PriceBook, provider: str, model: str | None, at: datetime = NOW) -> tuple[str, str] | None:
+    match = book.find(provider, model, at)
+    return (match.key, match.kind) if match else None
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "expected"),
+    [
+        ("openai", "gpt-4o", ("openai/gpt-4o", "exact")),
+        ("openai", "gpt-4o-2024-05-13", ("openai/gpt-4o-2024-05-13", "exact")),
+        ("openai", "gpt-4o-2031-01-01", ("openai/gpt-4o", "date_suffix")),
+        ("anthropic", "claude-3-7-sonnet-20250219", ("anthropic/claude-3-7-sonnet-latest", "date_suffix")),
+        ("anthropic", "claude-opus-4-20250514", ("anthropic/claude-opus-4-0", "alias")),
+        ("gemini", "gemini-2.5-flash-preview-05-20", ("gemini/gemini-2.5-flash-preview", "date_suffix")),
+        ("gemini", "gemini-2.5-flash-lite-preview-09-2025", ("gemini/gemini-2.5-flash-lite", "date_suffix")),
+        ("openai", "ft:gpt-4o-mini-2024-07-18:acme:bot:9x1", ("openai/ft:gpt-4o-mini-2024-07-18", "fine_tune")),
+        ("openai", "ft:gpt-4o-mini-2029-07-18:acme::9x1", ("openai/ft:gpt-4o-mini", "fine_tune")),
+        ("bedrock", "anthropic.claude-sonnet-4-6", ("bedrock/anthropic.claude-sonnet-4-6", "exact")),
+        ("bedrock", "amazon.nova-pro-v1:0", ("bedrock/amazon.nova-pro", "spelling")),
+        ("bedrock", "amazon.titan-embed-text-v2:0", ("bedrock/amazon.titan-embed-text-v2:0", "exact")),
+        ("vertex", "claude-sonnet-4-5@20250929", ("vertex/claude-sonnet-4-5", "spelling")),
+        ("openrouter", "anthropic/claude-sonnet-4.5", ("openrouter/anthropic/claude-sonnet-4.5", "exact")),
+        ("groq", "openai/gpt-oss-120b", ("groq/openai/gpt-oss-120b", "exact")),
+    ],
+)
+def test_a_model_is_found_by_the_rule_that_leads_to_it(
+    book: PriceBook, provider: str, model: str, expected: tuple[str, str]
+) -> None:
+    """Exact before alias before date suffix before fine-tune base, and each host's own spelling."""
+    assert _match(book, provider, model) == expected
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [
+        ("openai", "gpt-4o-min"),
+        ("openai", "gpt-4o-mini-high"),
+        ("openai", "gpt-4o-2024-13-01"),
+        ("openai", "gpt-4o-20241301"),
+        ("openai", "gpt-4o-20000000"),
+        ("openai", "GPT-4o"),
+        ("openai", " gpt-4o"),
+        ("openai", "gpt-4o\n"),
+        ("openai", "gpt-4o-2024-08-06-2024-08-06"),
+        ("openai", "ft:gpt-99:acme::1"),
+        ("openai", "ft:"),
+        ("openai", "openai/gpt-4o"),
+        ("gemini", "gemini-3.8-flash-cyber"),
+        ("openrouter", "anthropic/claude-sonnet-4.5:nitro"),
+        ("openrouter", "anthropic/claude-sonnet-4.5:floor"),
+        ("openrouter", "openrouter/auto"),
+        ("bedrock", "anthropic.claude-sonnet-4-6-v9:9"),
+        ("bedrock", "arn:aws:bedrock:us-east-1:1:application-inference-profile/x"),
+        ("nobody", "gpt-4o"),
+        ("", "gpt-4o"),
+        ("openai", ""),
+        ("openai", None),
+    ],
+)
+def test_a_likeness_is_never_a_price(book: PriceBook, provider: str, model: str | None) -> None:
+    """No prefix, no part of a name, no second date, no other case, no other provider."""
+    assert _match(book, provider, model) is None
+
+
+def test_a_model_that_only_one_provider_has_needs_no_provider() -> None:
+    """A bare name matches where exactly one entry of all has it, and else not at all."""
+    book = PriceBook.load(
+        overrides={"acme/only-here": {"input": "1"}, "acme/shared": {"input": "1"}, "bolt/shared": {"input": "2"}}
+    )
+    assert _match(book, "", "only-here") == ("acme/only-here", "bare")
+    assert _match(book, "", "shared") is None
+
+
+def test_an_override_stands_before_the_file_and_the_file_before_the_bundled_book(tmp_path: Path) -> None:
+    """The first source that has an entry by any rule is used, whole: its gaps are not filled from below."""
+    file = tmp_path / "prices.json"
+    file.write_text(
+        '{"models": {"openai/gpt-4o": {"rates": {"input": "7"}}, "openai/gpt-4.1": {"rates": {"input": "8"}}}}', "utf-8"
+    )
+    book = PriceBook.load(overrides={"openai/gpt-4o": {"input": "9"}}, file=file)
+    for model, source, rate in (("gpt-4o", "overrides", 9), ("gpt-4.1", "file", 8), ("gpt-5", "bundled", "1.25")):
+        cost = book.price("openai", model, TOKENS, None, NOW)
+        assert cost.price is not None
+        assert (cost.price.source, str(cost.total)) == (source, str(cost.total))
+        assert cost.total == type(cost.total)(rate)
+    whole = book.price("openai", "gpt-4o", Usage({"input": 1, "output": 1}, source="response"), None, NOW)
+    assert whole.status == "partial"
+    assert _match(book, "openai", "gpt-4o-2024-08-06") == ("openai/gpt-4o", "date_suffix")
+
+
+def test_an_alias_stands_for_another_key_at_another_time() -> None:
+    """A dated alias decides by the time of the call, its start counting and its end not."""
+    book = PriceBook.load(
+        overrides={
+            "acme/one": {"rates": {"input": "1"}, "aliases": [{"name": "latest", "until": "2026-03-16"}]},
+            "acme/two": {"rates": {"input": "2"}, "aliases": [{"name": "latest", "from": "2026-03-16"}, "second"]},
+        }
+    )
+    before, after = datetime(2026, 3, 15, 23, 59, 59, tzinfo=UTC), datetime(2026, 3, 16, tzinfo=UTC)
+    assert _match(book, "acme", "latest", before) == ("acme/one", "alias")
+    assert _match(book, "acme", "latest", after) == ("acme/two", "alias")
+    assert book.price("acme", "latest", TOKENS, None, before).total == 1
+    assert book.price("acme", "latest", TOKENS, None, after).total == 2
+    assert _match(book, "acme", "second", before) == ("acme/two", "alias")
+
+
+def test_names_that_only_the_operator_knows() -> None:
+    """LLM_COST_MODEL_ALIASES: a deployment, a gateway by wildcard, free, prepaid; the longest pattern wins."""
+    book = PriceBook.load(
+        aliases={
+            "azure/my-resource/my-deployment": "azure/gpt-4o",
+            "internal_gateway/*": "openai/*",
+            "internal_gateway/house-*": "prepaid",
+            "ollama/*": "free",
+            "azure/ptu/*": "prepaid",
+        }
+    )
+    assert _match(book, "azure", "my-resource/my-deployment") == ("azure/gpt-4o", "alias")
+    assert _match(book, "internal_gateway", "gpt-4o") == ("openai/gpt-4o", "alias")
+    assert _match(book, "internal_gateway", "gpt-none") is None
+    assert _match(book, "internal_gateway", "house-model") == ("internal_gateway/house-*", "prepaid")
+    for provider, model, kind in (("ollama", "llama4", "free"), ("azure", "ptu/any", "prepaid")):
+        cost = book.price(provider, model, Usage({"input": 5, "audio_seconds": 9}, source="response"), "batch", NOW)
+        assert (cost.total, cost.status) == (0, "free")
+        assert cost.price is not None
+        assert cost.price.match == kind
+        assert all(line.status == "free" for line in cost.lines)
+
+
+@pytest.mark.parametrize(
+    "aliases",
+    [
+        {"gpt-4o": "openai/gpt-4o"},
+        {"a/*/b": "openai/*"},
+        {"a/b": "openai/*"},
+        {"a/b": "nonsense"},
+        {"a/*b": "openai/x"},
+        {"a/b": 3},
+    ],
+)
+def test_an_alias_that_makes_no_sense_stops_the_start(aliases: dict[str, str]) -> None:
+    """The error names the configuration key and says what to write."""
+    with pytest.raises(ConfigError, match="LLM_COST_MODEL_ALIASES"):
+        PriceBook.load(aliases=aliases)
+
+
+def _record(provider: str, model: str | None, host: str, **more: object) -> CallRecord:
+    return CallRecord(
+        id=uuid4(),
+        occurred_at=NOW,
+        provider=provider,
+        operation="chat.completions",
+        host=host,
+        model=model,
+        usage=TOKENS,
+        **more,
+    )  # type: ignore[arg-type]  # the test's own keywords
+
+
+def test_an_azure_deployment_is_never_a_model() -> None:
+    """The operator's word first, then the model that the reply names; a deployment called gpt-4o is no gpt-4o."""
+    host = "my-resource.openai.azure.com"
+    plain = PriceBook.load()
+    told = PriceBook.load(aliases={"azure/my-resource/chat": "azure/gpt-4-turbo"})
+    record = _record("azure", "gpt-4o-2024-08-06", host, requested_model="chat")
+    assert plain.price_record(record).total == plain.price("azure", "gpt-4o-2024-08-06", TOKENS, None, NOW).total
+    assert told.price_record(record).total == 11
+    other = _record("azure", "gpt-4o-2024-08-06", "other.openai.azure.com", requested_model="chat")
+    assert told.price_record(other).total == plain.price_record(other).total
+
+
+def test_azure_falls_back_to_openai_and_says_so() -> None:
+    """A model that the book has for OpenAI only is priced by it, marked as mapped."""
+    book = PriceBook.load(overrides={"openai/brand-new": {"input": "3"}})
+    cost = book.price("azure", "brand-new", TOKENS, None, NOW)
+    assert cost.total == 3
+    assert cost.price is not None
+    assert (cost.price.key, cost.price.match) == ("openai/brand-new", "mapped")
+
+
+def test_the_region_in_a_host_counts(book: PriceBook) -> None:
+    """Bedrock has keys by region; Vertex takes its uplift anywhere but worldwide."""
+    model = "claude-sonnet-4-5@20250929"
+    assert book.price_record(_record("vertex", model, "aiplatform.googleapis.com")).total == 6
+    assert (
+        book.price_record(_record("vertex", model, "europe-west1-aiplatform.googleapis.com")).total
+        == book.price("vertex", model, TOKENS, "residency:europe-west1", NOW).total
+    )
+    regional = [key for key in book.keys if key.startswith("bedrock/eu-central-1/")]
+    assert regional
+    name = sorted(regional)[0].removeprefix("bedrock/eu-central-1/")
+    record = _record("bedrock", name, "bedrock-runtime.eu-central-1.amazonaws.com")
+    cost = book.price_record(record)
+    assert cost.price is not None
+    assert cost.price.key == f"bedrock/eu-central-1/{name}"

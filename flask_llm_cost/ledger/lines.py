@@ -58,13 +58,20 @@ def pack(fields: Mapping[str, Any]) -> bytes:
     return b"\n%08x %b\n" % (crc32(body), body)
 
 
+def is_whole(line: bytes) -> bool:
+    """Whether a line without its newlines is one of ours, and not torn."""
+    try:
+        return line[8:9] == b" " and int(line[:8], 16) == crc32(line[9:])
+    except ValueError:
+        return False
+
+
 def unpack(line: bytes) -> dict[str, Any] | None:
     """The object of one line without its newlines; ``None`` for one that is torn or no line of ours."""
-    body = line[9:]
+    if not is_whole(line):
+        return None
     try:
-        if line[8:9] != b" " or int(line[:8], 16) != crc32(body):
-            return None
-        fields = _loads(body.decode("ascii"))
+        fields = _loads(line[9:].decode("ascii"))
     except ValueError:
         return None
     return fields if isinstance(fields, dict) else None

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from flask_llm_cost.ledger.lines import FORMAT, HEADER, STARTED, encode, pack
+from flask_llm_cost.ledger.lines import FORMAT, HEADER, STARTED, encode, is_whole, pack
 from flask_llm_cost.records import CallRecord
 
 SUFFIX: Final = ".spool"
@@ -41,7 +41,8 @@ _NO_CALL: Final = (b'"kind":"started"', b'"kind":"header"')
 
 
 def _is_call(line: bytes) -> bool:
-    return line[8:10] == b" {" and not any(kind in line for kind in _NO_CALL)
+    line = line.strip(b"\n")
+    return is_whole(line) and not any(kind in line for kind in _NO_CALL)
 
 
 def count_calls(path: Path) -> int:

@@ -12,7 +12,7 @@ from blinker import Signal
 
 from flask_llm_cost import signals
 from flask_llm_cost.config import Config
-from flask_llm_cost.errors import UnknownPriceError
+from flask_llm_cost.errors import LedgerError, LlmCostError, UnknownPriceError
 from flask_llm_cost.ledger.store import Ledger
 from flask_llm_cost.pricing import PriceBook
 from flask_llm_cost.records import UNPRICED, CallRecord
@@ -38,6 +38,11 @@ class Recorder:
         self._send = send
         self._warned: set[tuple[str, str | None]] = set()
         self.ledger: Ledger | None = None
+        #: The errors that the app asked to see. Any other is ours, and stays with us.
+        self.raises: tuple[type[LlmCostError], ...] = (
+            *((UnknownPriceError,) if config.unknown_price == "raise" else ()),
+            *((LedgerError,) if config.write_errors == "raise" else ()),
+        )
 
     def started(self, record: CallRecord) -> None:
         """A stream has begun. Should its end never come, this is what is known of it."""

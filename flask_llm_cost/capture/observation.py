@@ -20,7 +20,6 @@ from flask_llm_cost import usage as wire
 from flask_llm_cost.capture.attribution import collect_tags, owner
 from flask_llm_cost.capture.decoding import Decoder, decoder_for
 from flask_llm_cost.capture.sdk import Marker, current_marker
-from flask_llm_cost.errors import LlmCostError
 from flask_llm_cost.records import UNKNOWN_USAGE, CallRecord, Reading, new_call_id
 from flask_llm_cost.usage.sse import EventScanner
 from flask_llm_cost.usage.stream_options import UsageEventFilter, ask_for_usage
@@ -297,8 +296,8 @@ class Observation:
             self._explain_unknown()
         try:
             self._state.recorder.record(self._record(reading, outcome, error_class))
-        except LlmCostError as error:
-            # The app asked for it to be raised. Inside the client's send the SDKs would swallow it and pay again.
+        except self._state.recorder.raises as error:
+            # Inside the client's send the SDKs would swallow it and pay again: it is raised at the marker.
             if self._marker is None:
                 self._warn("%s", error)
             else:

@@ -12,6 +12,7 @@ import openai
 import pytest
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from played_app import ledger_of
 
 from flask_llm_cost import LlmCostTracker
 from flask_llm_cost.ledger import Call
@@ -70,17 +71,6 @@ def app(make_app: Callable[..., Flask]) -> Flask:
 def calls(app: Flask) -> Callable[[], list[Call]]:
     """What is in the ledger now, in the order in which it happened."""
     return lambda: ledger_of(app)
-
-
-def ledger_of(app: Flask) -> list[Call]:
-    state = app.extensions["llm_cost"]
-    assert state.ledger.flush(20)
-    with state.ledger.session() as session:
-        found = list(session.query(Call).order_by(Call.occurred_at, Call.id))
-        for call in found:
-            _ = call.line_items, call.tags, call.price
-        session.expunge_all()
-    return found
 
 
 @pytest.fixture

@@ -1,0 +1,335 @@
+"""Whose call it is, and what it was for."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import click
+import openai
+import pytest
+from flask import Flask, Response, copy_current_request_context, g, session, stream_with_context
+from flask_login import LoginManager, UserMixin, login_user
+from flask_sqlalchemy import SQLAlchemy
+from played_app import ledger_of
+
+from flask_llm_cost import LlmCostTracker, carry_tags, current_tags, tags, track
+from flask_llm_cost.capture import attribution
+from flask_llm_cost.ledger import Call
+from flask_llm_cost.testing.provider import PlayedProvider
+
+Ledger = Callable[[], list[Call]]
+
+QUESTION: Any = [{"role": "user", "content": "hello"}]
+
+
+def tags_of(call: Call) -> dict[str, str]:
+    return {tag.key: tag.value for tag in call.tags}
+
+
+@pytest.fixture
+def ask(openai_client: openai.OpenAI) -> Callable[[], None]:
+    def make_a_call() -> None:
+        openai_client.chat.completions.create(model="gpt-4o", messages=QUESTION)
+
+    return make_a_call
+
+
+def tracker_of(app: Flask) -> LlmCostTracker:
+    tracker: LlmCostTracker = app.extensions["llm_cost"].tracker
+    return tracker
+
+
+def test_a_request_tags_its_calls(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
+    """Endpoint and the tagger's tags are on every call of a request; the tagger is asked once, at the first call."""
+    asked = []
+
+    @tracker_of(app).request_tagger
+    def who() -> dict[str, Any]:
+        asked.append(1)
+        return {"user_id": g.user, "tenant_id": 7}
+
+    @app.route("/twice")
+    def twice() -> str:
+        g.user = "ada"
+        ask()
+        with tags(feature="second", tenant_id=8):
+            ask()
+        return "ok"
+
+    @app.route("/none")
+    def none() -> str:
+        return "ok"
+
+    app.test_client().get("/none")
+    assert asked == []
+    app.test_client().get("/twice")
+    assert asked == [1]
+    first, second = calls()
+    assert tags_of(first) == {"endpoint": "twice", "user_id": "ada", "tenant_id": "7"}
+    assert tags_of(second) == {"endpoint": "twice", "user_id": "ada", "tenant_id": "8", "feature": "second"}
+
+
+def test_every_source_of_tags_has_its_rank(make_app: Callable[..., Flask]) -> None:
+    """track(tags=) wins over the inner block, that over the outer, that over the tagger, that over the defaults."""
+    app = make_app(default_tags={"a": "default", "b": "default", "c": "default", "d": "default", "e": "default"})
+    tracker_of(app).request_tagger(lambda: {"b": "tagger", "c": "tagger", "d": "tagger", "e": "tagger"})
+    with (
+        app.test_request_context(),
+        tags(c="outer", d="outer", e="outer"),
+        tags(d="inner", e="inner"),
+    ):
+        record = track("openai", model="gpt-4o", usage={"input": 1}, tags={"e": "track"})
+    assert record.tags == {"a": "default", "b": "tagger", "c": "outer", "d": "inner", "e": "track"}
+
+
+def test_tags_are_taken_when_the_call_starts(
+    app: Flask, calls: Ledger, provider: PlayedProvider, openai_client: openai.OpenAI
+) -> None:
+    """A stream that outlives its block keeps the tags with which it began."""
+    with app.app_context():
+        with tags(feature="began"):
+            stream = openai_client.chat.completions.create(model="gpt-4o", messages=QUESTION, stream=True)
+        with tags(feature="ended"):
+            list(stream)
+    assert tags_of(calls()[0]) == {"feature": "began"}
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["stream_with_context", "plain generator"])
+def test_a_streamed_body_is_still_the_request(app: Flask, calls: Ledger, ask: Callable[[], None], keep: bool) -> None:
+    """Calls made while a streamed body is sent carry the request's tags, with its context or without, and then no more."""
+    tracker_of(app).request_tagger(lambda: {"user_id": g.user})
+
+    @app.route("/stream")
+    def stream() -> Response:
+        g.user = "ada"
+
+        def body() -> Iterator[str]:
+            yield "first"
+            ask()
+            yield "last"
+
+        return Response(stream_with_context(body()) if keep else body())
+
+    response = app.test_client().get("/stream")
+    assert response.text == "firstlast"
+    response.close()
+    with app.app_context():
+        ask()
+    during, after = calls()
+    assert tags_of(during) == {"endpoint": "stream", "user_id": "ada"}
+    assert tags_of(after) == {}
+
+
+def test_a_request_that_fails_leaves_nothing_behind(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
+    """The tags of a request that raised are not on the next call of the same thread."""
+
+    @app.route("/fail")
+    def fail() -> str:
+        ask()
+        raise RuntimeError("the view's own")
+
+    with pytest.raises(RuntimeError):
+        app.test_client().get("/fail")
+    with app.app_context():
+        ask()
+    first, second = calls()
+    assert tags_of(first) == {"endpoint": "fail"}
+    assert tags_of(second) == {}
+
+
+def test_flask_logins_user_is_a_tag_by_default(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
+    """Who is signed in is read from the session: the user loader does not run."""
+    loaded = []
+
+    class User(UserMixin):
+        id = "42"
+
+    app.secret_key = "test"
+    manager = LoginManager(app)
+
+    @manager.user_loader
+    def load(user_id: str) -> User:
+        loaded.append(user_id)
+        return User()
+
+    @app.route("/in")
+    def sign_in() -> str:
+        login_user(User())
+        return "in"
+
+    @app.route("/ask")
+    def ask_view() -> str:
+        ask()
+        return "asked"
+
+    client = app.test_client()
+    client.get("/in")
+    client.get("/ask")
+    assert loaded == []
+    assert tags_of(calls()[0]) == {"endpoint": "ask_view", "user_id": "42"}
+
+
+def test_reading_the_session_does_not_change_it(app: Flask, ask: Callable[[], None]) -> None:
+    """A call in a request leaves the session neither accessed nor modified."""
+    app.secret_key = "test"
+    with app.test_request_context():
+        ask()
+        stored = attribution.request_ctx.__dict__["_session"]
+        assert not stored.accessed
+        assert not stored.modified
+        assert session is not None
+
+
+def test_a_tagger_that_raises_costs_its_tags_only(
+    app: Flask, calls: Ledger, ask: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A raising tagger means no tags from it and one warning, without what it raised; the call is untouched."""
+    attribution._warned.clear()
+
+    @tracker_of(app).request_tagger
+    def who() -> dict[str, Any]:
+        raise LookupError("a secret")
+
+    for _ in range(2):
+        with app.test_request_context("/"):
+            ask()
+    assert len(calls()) == 2
+    assert caplog.text.count("LookupError") == 1
+    assert "a secret" not in caplog.text
+
+
+def test_a_tagger_that_calls_a_model_is_not_asked_again(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
+    """A tagger may itself call a model."""
+
+    @tracker_of(app).request_tagger
+    def who() -> dict[str, Any]:
+        ask()
+        return {"user_id": 1}
+
+    with app.test_request_context("/"):
+        ask()
+    assert len(calls()) == 2
+
+
+@pytest.mark.parametrize("carry", [carry_tags, lambda work: work], ids=["carried", "not carried"])
+def test_tags_go_into_a_thread_pool_when_carried(
+    app: Flask, calls: Ledger, ask: Callable[[], None], carry: Callable[[Any], Any]
+) -> None:
+    """carry_tags takes block and request into a pool; without it the call is the only app's, untagged."""
+    tracker_of(app).request_tagger(lambda: {"user_id": "ada"})
+    with ThreadPoolExecutor(2) as pool:
+        with app.test_request_context("/"), tags(feature="pooled"):
+            attribution._open_request()
+            list(pool.map(carry(lambda _: ask()), range(3)))
+            attribution._close_request(None)
+        pool.submit(ask).result()
+    *pooled, last = calls()
+    expected = {"feature": "pooled", "user_id": "ada"} if carry is carry_tags else {}
+    assert [tags_of(call) for call in pooled] == [expected] * 3
+    assert tags_of(last) == {}
+
+
+def test_a_copied_request_context_is_the_same_request(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
+    """In a thread with copy_current_request_context the endpoint and the tagger's tags are there, once per context."""
+    tracker_of(app).request_tagger(lambda: {"user_id": "ada"})
+
+    @app.route("/copied")
+    def copied() -> str:
+        thread = threading.Thread(target=copy_current_request_context(ask))
+        thread.start()
+        thread.join()
+        return "ok"
+
+    app.test_client().get("/copied")
+    assert tags_of(calls()[0]) == {"endpoint": "copied", "user_id": "ada"}
+
+
+def test_async_views_and_tasks_keep_their_tags(app: Flask, calls: Ledger, provider: PlayedProvider) -> None:
+    """Concurrent tasks each keep the tags of their own block."""
+
+    async def one(client: openai.AsyncOpenAI, number: int) -> None:
+        with tags(task=number):
+            await asyncio.sleep(0.01 * (3 - number))
+            await client.chat.completions.create(model="gpt-4o", messages=QUESTION)
+            assert current_tags() == {"task": number}
+
+    async def every() -> None:
+        async with openai.AsyncOpenAI(base_url=provider.openai_url, api_key="test") as client:
+            await asyncio.gather(*(one(client, number) for number in range(3)))
+
+    with app.app_context():
+        asyncio.run(every())
+    assert sorted(tags_of(call)["task"] for call in calls()) == ["0", "1", "2"]
+
+
+def test_a_command_is_a_tag(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
+    """Calls of a CLI command carry its name."""
+
+    @app.cli.command("digest")
+    def digest() -> None:
+        ask()
+        click.echo("done")
+
+    result = app.test_cli_runner().invoke(args=["digest"])
+    assert result.output == "done\n"
+    assert tags_of(calls()[0]) == {"command": "digest"}
+
+
+def test_the_current_app_owns_the_call(make_app: Callable[..., Flask], ask: Callable[[], None]) -> None:
+    """With several apps the current one gets the call; an app without the extension gives it to nobody."""
+    one, two = make_app(), make_app()
+    with one.app_context():
+        ask()
+    with two.app_context():
+        ask()
+        ask()
+    with Flask("without").app_context():
+        ask()
+    assert (len(ledger_of(one)), len(ledger_of(two))) == (1, 2)
+
+
+def test_outside_any_context_the_only_app_owns_the_call(
+    app: Flask, calls: Ledger, ask: Callable[[], None], make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One app: its call. Two apps: nobody's, said once."""
+    attribution._warned.clear()
+    ask()
+    assert len(calls()) == 1
+    make_app()
+    with caplog.at_level(logging.WARNING):
+        ask()
+        ask()
+    assert len(calls()) == 1
+    assert caplog.text.count("passed unrecorded") == 1
+
+
+def test_apps_are_held_weakly(tmp_path: Any) -> None:
+    """A hundred apps of a test suite cost no thread, no file and no memory once they are gone."""
+    gc.collect()
+    before = len(attribution._apps), threading.active_count()
+    for number in range(100):
+        app = Flask(f"made{number}", instance_path=str(tmp_path))
+        app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+        SQLAlchemy(app)
+        LlmCostTracker(app)
+    del app
+    gc.collect()
+    assert (len(attribution._apps), threading.active_count()) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_switch_turns_everything_off(
+    make_app: Callable[..., Flask], ask: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLM_COST_ENABLED=0 in the environment wins over the app's configuration: nothing is recorded."""
+    monkeypatch.setenv("LLM_COST_ENABLED", "0")
+    app = make_app(enabled=True)
+    with app.app_context():
+        ask()
+    assert ledger_of(app) == []

@@ -170,16 +170,10 @@ class Drain:
         self._tell_troubles()
         moved = self._blocked = False
         try:
-            if self._spool.sealed() is None:
-                self._spool.seal()
-            while (generation := self._spool.sealed()) is not None:
-                if not generation.quiet(1.0):
-                    self._blocked = True  # a writer is stuck in the middle: later
-                    return moved
-                moved = True
-                self._deliver_own(generation)
-                self._spool.drained(generation)
-                self._spool.seal()
+            # What is sealed from an earlier failure first, then once what has come since: an end even under steady load.
+            moved = self._drain_sealed()
+            self._spool.seal()
+            moved |= self._drain_sealed()
             if self._adopt and not stopping and time.monotonic() - self._adopted_at >= ADOPT_SECONDS:
                 moved |= self._adopt_orphans()
         except WriteError as error:
@@ -194,6 +188,17 @@ class Drain:
             self._idle()
         return moved
 
+    def _drain_sealed(self) -> bool:
+        moved = False
+        while (generation := self._spool.sealed()) is not None:
+            if not generation.quiet(1.0):
+                self._blocked = True  # a writer is stuck in the middle: later
+                break
+            self._deliver_own(generation)
+            self._spool.drained(generation)
+            moved = True
+        return moved
+
     def _beat(self) -> None:
         """Tell the ledger that it is being written, and what was counted since, at most twice a minute."""
         tally, now = self.tally, time.monotonic()
@@ -205,10 +210,9 @@ class Drain:
         try:
             with self.database:
                 self._writer.count({"heartbeat": 1, **{name: count for name, count in counts.items() if count}})
-        except WriteError as error:
-            tally.last_error, tally.last_error_at = error.name, time.time()
-        else:
-            self._beaten = seen
+        except WriteError:
+            return  # the calls are in; the counts come with the next beat
+        self._beaten = seen
 
     def _deliver_own(self, generation: Generation) -> None:
         reading = Reading()

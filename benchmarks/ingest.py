@@ -1,0 +1,200 @@
+"""How fast drained batches get into the database, against the bare driver writing the same rows.
+
+Both write calls with 3 line items and 3 tags each in transactions of 500, in turns, in one run. The bare driver does
+``executemany`` and nothing else: no look whether a call is there already, no types, no prices.
+
+    python benchmarks/ingest.py [database url] [--calls 10000]
+
+Without a URL it measures a SQLite file in a temporary folder. The database's ledger tables are emptied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from flask_llm_cost.config import Config
+from flask_llm_cost.ledger.engine import OwnEngine
+from flask_llm_cost.ledger.lines import decode, encode
+from flask_llm_cost.ledger.models import Base, Call, CallTag, LineItem
+from flask_llm_cost.ledger.rows import call_rows
+from flask_llm_cost.ledger.store import Ledger
+from flask_llm_cost.ledger.writer import BATCH, Writer
+from flask_llm_cost.records import CallRecord, Cost, Line, Price, Rate, Usage, new_call_id
+
+MILLION = Decimal(1_000_000)
+RATES = {"input": Decimal("2.50"), "cache_read": Decimal("1.25"), "output": Decimal("10.00")}
+PRICE = Price(
+    id=UUID("0f8fad5b-d9cb-5469-a165-70867728950e"),
+    source="bundled",
+    source_version="1",
+    key="openai/gpt-4o",
+    match="exact",
+    currency="USD",
+    rates={name: Rate(rate, MILLION) for name, rate in RATES.items()},
+)
+
+
+def make_calls(count: int) -> list[CallRecord]:
+    since = datetime(2026, 10, 1, tzinfo=UTC)
+    return [
+        CallRecord(
+            id=new_call_id(),
+            occurred_at=since + timedelta(seconds=number),
+            provider="openai",
+            operation="chat.completions",
+            host="api.openai.com",
+            model="gpt-4o-2024-08-06",
+            requested_model="gpt-4o",
+            http_status=200,
+            latency_ms=800,
+            provider_response_id=f"chatcmpl-{number:024}",
+            usage=Usage(
+                {"input": 1000 + number % 7, "cache_read": 200, "output": 50 + number % 11},
+                "response",
+                raw={"prompt_tokens": 1200, "completion_tokens": 50, "total_tokens": 1250},
+            ),
+            tags={"feature": f"f{number % 12}", "tenant_id": f"t{number % 500}", "user_id": str(number % 10_000)},
+        )
+        for number in range(count)
+    ]
+
+
+def price(record: CallRecord) -> CallRecord:
+    lines = tuple(
+        Line(name, "token", quantity, RATES[name], MILLION, RATES[name] * quantity / MILLION, "priced")
+        for name, quantity in record.usage.quantities.items()
+    )
+    return replace(record, cost=Cost(sum((line.cost or Decimal(0) for line in lines), Decimal(0)), lines, "priced", PRICE))
+
+
+class BareDriver:
+    """The same rows, bound beforehand, through the DB-API alone."""
+
+    def __init__(self, engine: sa.Engine, records: Sequence[CallRecord]) -> None:
+        self._engine = engine
+        rows = [call_rows(record, record.occurred_at) for record in records]
+        self._statements: list[str] = []
+        self._batches: list[list[list[Any]]] = []
+        tables = (
+            (Call.__table__, [[row.call] for row in rows]),
+            (LineItem.__table__, [row.items for row in rows]),
+            (CallTag.__table__, [row.tags for row in rows]),
+        )
+        bound = []
+        for table, groups in tables:
+            compiled = sa.insert(table).compile(dialect=engine.dialect)
+            self._statements.append(str(compiled))
+            processors = compiled._bind_processors
+            positional = compiled.positiontup
+            table_rows = []
+            for group in groups:
+                done = []
+                for row in group:
+                    values = {key: processors[key](value) if key in processors else value for key, value in row.items()}
+                    done.append(tuple(values[key] for key in positional) if positional else values)
+                table_rows.append(done)
+            bound.append(table_rows)
+        for start in range(0, len(rows), BATCH):
+            self._batches.append(
+                [[row for group in table_rows[start : start + BATCH] for row in group] for table_rows in bound]
+            )
+
+    def __call__(self) -> None:
+        connection = self._engine.raw_connection()
+        try:
+            for batch in self._batches:
+                cursor = connection.cursor()
+                for statement, rows in zip(self._statements, batch, strict=True):
+                    cursor.executemany(statement, rows)
+                connection.commit()
+        finally:
+            connection.close()
+
+
+def measure(engine: sa.Engine, prepare: Callable[[], Callable[[], object]], count: int) -> float:
+    """Calls a second."""
+    with engine.begin() as connection:
+        for table in (CallTag, LineItem, Call):
+            connection.execute(sa.delete(table))
+    work = prepare()
+    began = time.perf_counter()
+    work()
+    return count / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("url", nargs="?")
+    parser.add_argument("--calls", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        engine = sa.create_engine(options.url or f"sqlite:///{folder}/ledger.db")
+        Base.metadata.create_all(engine)
+        own = OwnEngine(lambda: engine)
+        writer = Writer(own)
+        count = options.calls
+        Writer(own).write([price(record) for record in make_calls(1)])  # the price snapshot
+
+        def drained() -> Callable[[], object]:
+            ledger = Ledger(
+                Config.from_mapping({}),
+                app_name="benchmark",
+                testing=True,
+                instance_path=folder,
+                engine=lambda: engine,
+                read_engine=lambda: engine,
+                price=price,
+                committed=lambda records: None,
+                write_failed=lambda name, waiting: print("failed:", name),
+            )
+            lines = [encode(record) for record in make_calls(count)]
+            spool = ledger._make_process().spool
+
+            def work() -> None:
+                for line in lines:
+                    spool.append(line)
+                process = ledger._make_process()
+                process.drain._spool = spool
+                process.drain.start()
+                assert process.drain.flush(600)
+                process.drain.stop(5)
+                ledger.close()
+
+            return work
+
+        def written() -> Callable[[], object]:
+            lines = [encode(price(record)).strip(b"\n") for record in make_calls(count)]
+            return lambda: [
+                writer.write([decode(line) for line in lines[start : start + BATCH]]) for start in range(0, count, BATCH)
+            ]
+
+        def bare() -> Callable[[], object]:
+            return BareDriver(engine, [price(record) for record in make_calls(count)])
+
+        rates: dict[str, list[float]] = {"bare driver": [], "writer": [], "spool, drain and writer": []}
+        for _ in range(options.rounds):
+            for name, prepare in zip(rates, (bare, written, drained), strict=True):
+                rates[name].append(measure(engine, prepare, count))
+        best = statistics.median(rates["bare driver"])
+        print(f"{engine.dialect.name}, {count} calls with 3 line items and 3 tags, {BATCH} a transaction")
+        for name, found in rates.items():
+            middle = statistics.median(found)
+            print(f"{name:24} {middle:9,.0f} calls/s  {middle / best:5.2f} of the bare driver")
+        own.dispose()
+        engine.dispose()
+
+
+if __name__ == "__main__":
+    main()

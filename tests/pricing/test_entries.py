@@ -144,7 +144,7 @@ def test_hours_of_the_week(at: str, rate: str) -> None:
 
 
 def test_inherit_takes_the_rest_from_below() -> None:
-    """An override of one rate keeps the book's others, its modes, tiers and fees; and holds on every date and at every hour."""
+    """An override of one rate keeps the others, modes, tiers and fees; and holds on every date and at every hour."""
     book = PriceBook.load(
         overrides={
             "gemini/gemini-3.8-flash": {"inherit": True, "rates": {"input": "0.5"}},

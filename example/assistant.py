@@ -79,7 +79,7 @@ def is_urgent(ticket: Ticket) -> bool:
 @tags(feature="digest")
 def digest(shop: str, lines: Sequence[str]) -> str:
     response = openai().responses.create(
-        model="gpt-4.1-mini",
+        model="gpt-4.1-nano",
         instructions=f"Write a morning digest of {shop}'s open tickets, three sentences at most.",
         input="\n".join(lines),
         max_output_tokens=300,

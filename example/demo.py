@@ -199,7 +199,9 @@ def demo(state: Path, *, once: bool, port: int) -> None:
                 print(SERVING.format(url=url), flush=True)
                 child.wait()
                 raise DemoError(f"The app ended by itself; {log} says why.")
-        print(flask(env, "llm-cost", "report"), end="")
+        for arguments in ([], ["--by", "tag:tenant_id,tag:feature"]):
+            print("\n$ flask", "llm-cost", "report", *arguments)
+            print(flask(env, "llm-cost", "report", *arguments), end="")
 
 
 SERVING = """
@@ -223,11 +225,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description="The example app, with traffic.")
     parser.add_argument("--once", action="store_true", help="print the report and end")
     parser.add_argument("--port", type=int, default=PORT, help=f"of the app; {PORT}, or any free one")
+    parser.add_argument("--state", type=Path, default=ROOT / ".demo", help="folder of its database and logs; .demo")
     options = parser.parse_args()
     for name in ENDING:
         signal.signal(name, _stop)
     try:
-        demo(ROOT / ".demo", once=options.once, port=options.port)
+        demo(options.state.resolve(), once=options.once, port=options.port)
     except KeyboardInterrupt:
         print("\nStopped.")
     except (DemoError, HTTPError) as error:

@@ -32,9 +32,16 @@ def who() -> dict[str, str]:
 
 
 @costs.tag_label("user_id")
-def names(ids: Collection[str]) -> dict[str, str]:
+def user_names(ids: Collection[str]) -> dict[str, str]:
     """Names instead of numbers on the dashboard."""
     from example.models import User
 
     users = db.session.scalars(db.select(User).where(User.id.in_([int(id) for id in ids if id.isdecimal()])))
     return {str(user.id): user.name for user in users}
+
+
+@costs.tag_label("tenant_id")
+def tenant_names(ids: Collection[str]) -> dict[str, str]:
+    from example.models import Tenant
+
+    return {tenant.id: tenant.name for tenant in db.session.scalars(db.select(Tenant).where(Tenant.id.in_(ids)))}

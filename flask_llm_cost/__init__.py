@@ -1,6 +1,7 @@
 """Who is burning $X a month on LLM calls, and on what: a cost ledger inside your Flask app."""
 
 from flask_llm_cost.capture.manual import track, track_stream
+from flask_llm_cost.dashboard import dashboard_blueprint
 from flask_llm_cost.errors import (
     BudgetExceededError,
     ConfigError,
@@ -35,6 +36,7 @@ __all__ = [
     "call_recorded",
     "carry_tags",
     "current_tags",
+    "dashboard_blueprint",
     "tags",
     "track",
     "track_stream",

@@ -9,8 +9,8 @@ from flask import Flask
 
 from flask_llm_cost.capture import attribution
 from flask_llm_cost.extension import LlmCostTracker
-from flask_llm_cost.records import CallRecord
 from flask_llm_cost.recorder import capturing
+from flask_llm_cost.records import CallRecord
 
 __all__ = ["capture_calls"]
 

@@ -169,22 +169,32 @@ class PriceBook:
         quantities = usage.quantities
         if at is None or at.tzinfo is None:
             at = _utc(at)
-        tariff: Tariff | None = None
-        if model and _name(provider, MAX_PROVIDER) and _name(model, MAX_MODEL):
-            route = self._routes.get((provider, model, mode, more)) if mode is None or type(mode) is str else None
-            if route is None:
-                valid, canonical = _mode(mode)
-                route = self._route(provider, model, canonical, more) if valid else None
-                if route is not None and (mode is None or len(mode) <= MAX_PROVIDER):
-                    if len(self._routes) >= _MANY:
-                        self._routes.clear()
-                    self._routes[provider, model, mode, more] = route
-            if route is not None:
-                try:
-                    tariff = route.tariff(at, quantities)
-                except (TypeError, ArithmeticError):  # a quantity that is no number, where the size decides the tier
-                    tariff = route.tariff(at, _counted(quantities))
+        try:
+            route = self._routes.get((provider, model, mode, more))
+        except TypeError:  # a name that is no text
+            route = None
+        if route is None:
+            route = self._new_route(provider, model, mode, more)
+        if route is None:
+            return _bill(None, quantities, None)
+        try:
+            tariff = route.tariff(at, quantities)
+        except (TypeError, ArithmeticError):  # a quantity that is no number, where the size decides the tier
+            tariff = route.tariff(at, _counted(quantities))
         return _bill(tariff, quantities, usage.reasoning_tokens)
+
+    def _new_route(self, provider: str, model: str | None, mode: str | None, more: Any) -> Route | None:
+        """The route of names that can be names; it is kept, so that the next call need not look for it."""
+        if not model or not _name(provider, MAX_PROVIDER) or not _name(model, MAX_MODEL):
+            return None
+        valid, canonical = _mode(mode)
+        if not valid:
+            return None
+        route = self._route(provider, model, canonical, more)
+        if len(self._routes) >= _MANY:
+            self._routes.clear()
+        self._routes[provider, model, mode, more] = route
+        return route
 
     def _route(self, provider: str, model: str, mode: str | None, more: Any) -> Route:
         names, zone = more or ((), None)

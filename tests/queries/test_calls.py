@@ -1,0 +1,118 @@
+"""Single calls: pages that lose and repeat nothing, and details only of what the filter lets through."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy.orm import Session
+
+from flask_llm_cost.errors import QueryError
+from flask_llm_cost.ledger.call_queries import ORDERS, all_calls, calls_page, one_call
+from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.models import PriceSnapshot
+from ledger_rows import add_call
+
+AT = datetime(2026, 11, 3, 12, tzinfo=UTC)
+EVERYTHING = Filter(scope={})
+
+
+def _plant(session: Session, count: int = 23) -> list[UUID]:
+    # Equal times, costs and latencies among them, and unknown ones.
+    return [
+        add_call(
+            session,
+            AT + timedelta(seconds=n // 3),
+            None if n % 5 == 0 else f"0.0{n % 4}",
+            latency_ms=None if n % 4 == 0 else 100 * (n % 3),
+            tags={"n": str(n)},
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+def test_pages_lose_and_repeat_nothing(session: Session, order: str) -> None:
+    """Walked forwards every call comes once and in order, and walked back from the end the same ones again."""
+    planted = _plant(session)
+    forwards, backwards = [], []
+    page = calls_page(session, EVERYTHING, order=order, limit=4)
+    assert page.preceding is None
+    while True:
+        forwards.append([row.id for row in page.rows])
+        if page.following is None:
+            break
+        page = calls_page(session, EVERYTHING, order=order, after=page.following, limit=4)
+    while True:
+        backwards.append([row.id for row in page.rows])
+        if page.preceding is None:
+            break
+        page = calls_page(session, EVERYTHING, order=order, before=page.preceding, limit=4)
+    flat = [call for found in forwards for call in found]
+    assert sorted(flat) == sorted(planted)
+    assert len(flat) == len(set(flat))
+    assert [call for found in reversed(backwards) for call in found] == flat
+    assert [row.id for row in all_calls(session, EVERYTHING, order=order, batch=5)] == flat
+
+
+def test_the_order_is_what_it_says(session: Session) -> None:
+    """Dearest and slowest begin with the most, and what is not known comes last."""
+    _plant(session)
+    costs = [row.total_cost for row in all_calls(session, EVERYTHING, order="dearest")]
+    known = [cost for cost in costs if cost is not None]
+    assert costs == sorted(known, reverse=True) + [None] * (len(costs) - len(known))
+    times = [row.occurred_at for row in all_calls(session, EVERYTHING, order="newest")]
+    assert times == sorted(times, reverse=True)
+    assert [row.tags for row in all_calls(session, EVERYTHING.narrowed(tags={"n": "7"}))] == [{"n": "7"}]
+
+
+def test_a_page_starts_from_a_call_of_its_own_filter(session: Session) -> None:
+    """A call outside the filter is no place to go on from, as one that never was; nor is an unknown order an order."""
+    add_call(session, AT, tags={"tenant_id": "a"})
+    other = add_call(session, AT, tags={"tenant_id": "b"})
+    for start in (other, uuid4()):
+        with pytest.raises(QueryError, match="not among these calls"):
+            calls_page(session, Filter(scope={"tenant_id": "a"}), after=start)
+    with pytest.raises(QueryError, match="known are: newest"):
+        calls_page(session, EVERYTHING, order="id; --")
+    with pytest.raises(QueryError, match="not both"):
+        calls_page(session, EVERYTHING, after=other, before=other)
+
+
+def test_one_call_with_its_bill(session: Session) -> None:
+    """A call comes with its lines in order, its tags and the price that was applied, all exact."""
+    price = PriceSnapshot(
+        id=uuid4(), source="bundled", source_version="2026-11-01", matched_key="openai/gpt-4o", match_kind="exact",
+        currency="USD", rates={}, multiplier=Decimal(1), discount=Decimal("0.15"), created_at=AT,
+    )  # fmt: skip
+    session.add(price)
+    session.flush()
+    call_id = add_call(
+        session,
+        AT,
+        "0.00123",
+        tags={"feature": "chat", "tenant_id": "a"},
+        items=[("input", 600, "1.25", "0.00075"), ("cache_read", 400, "1.2", "0.00048")],
+        price=price,
+    )
+    found = one_call(session, Filter(scope={"tenant_id": "a"}), call_id)
+    assert found is not None
+    assert [
+        (line.component, line.quantity * (line.rate or 0) / (line.rate_per or 1), line.cost) for line in found.lines
+    ] == [
+        ("input", Decimal("0.00075"), Decimal("0.00075")),
+        ("cache_read", Decimal("0.00048"), Decimal("0.00048")),
+    ]
+    assert sum(line.cost or 0 for line in found.lines) == found.call.total_cost
+    assert found.call.tags == {"feature": "chat", "tenant_id": "a"}
+    assert found.price is not None
+    assert (found.price.matched_key, found.price.discount) == ("openai/gpt-4o", Decimal("0.15"))
+
+
+def test_one_call_of_somebody_else_is_not_there(session: Session) -> None:
+    """An id does not open what the scope does not hold."""
+    call_id = add_call(session, AT, tags={"tenant_id": "b"})
+    assert one_call(session, Filter(scope={"tenant_id": "a"}), call_id) is None
+    assert one_call(session, EVERYTHING, uuid4()) is None

@@ -22,7 +22,7 @@ def add_call(
     at: datetime,
     cost: str | None = "0.01",
     *,
-    tags: Mapping[str, str] = {},  # noqa: B006 - only read
+    tags: Mapping[str, str] = {},
     items: Sequence[Item] = (),
     price: PriceSnapshot | None = None,
     **columns: Any,

@@ -7,13 +7,13 @@ from decimal import Decimal
 from uuid import UUID, uuid4
 
 import pytest
+from ledger_rows import add_call
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger.call_queries import ORDERS, all_calls, calls_page, one_call
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import PriceSnapshot
-from ledger_rows import add_call
 
 AT = datetime(2026, 11, 3, 12, tzinfo=UTC)
 EVERYTHING = Filter(scope={})

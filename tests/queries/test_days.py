@@ -7,12 +7,12 @@ from zoneinfo import ZoneInfo
 
 from hypothesis import given
 from hypothesis import strategies as st
+from ledger_rows import add_call
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.local_time import days_between, offset_changes, start_of_day
-from ledger_rows import add_call
 
 EVERYTHING = Filter(scope={})
 ZONES = (

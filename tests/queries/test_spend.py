@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from ledger_rows import add_call
 
 from flask_llm_cost.errors import QueryError, SchemaMissingError
 from flask_llm_cost.extension import LlmCostTracker
 from flask_llm_cost.ledger import spend
-from ledger_rows import add_call
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

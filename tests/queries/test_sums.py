@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from ledger_rows import add_call
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
-from ledger_rows import add_call
 
 AT = datetime(2026, 11, 3, 12, tzinfo=UTC)
 EVERYTHING = Filter(scope={})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
 from decimal import Context, Decimal
 from typing import Any, Final
@@ -17,6 +18,12 @@ TIME_DDL: Final = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "ma
 
 # The app may have set a coarse decimal context for its own arithmetic; ours is exact whatever thread reads.
 _EXACT: Final = Context(prec=64)
+
+
+@functools.lru_cache(maxsize=4096)
+def _last_places(value: Decimal, places: int) -> int:
+    # Rates and round quantities come again and again.
+    return int(_EXACT.to_integral_value(_EXACT.scaleb(value, places)))
 
 
 class ExactDecimal(TypeDecorator[Decimal]):
@@ -54,7 +61,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
             return value
         if type(value) is int:
             return value * 10**self.places
-        return int(_EXACT.to_integral_value(_EXACT.scaleb(Decimal(value), self.places)))
+        return _last_places(Decimal(value), self.places)
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> Decimal | None:
         if value is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,8 +48,12 @@ def clean_text(value: str, length: int) -> str:
     return value[:length].rstrip(" ")
 
 
+#: For what is the same in most calls.
+_word: Final = functools.lru_cache(maxsize=4096)(clean_text)
+
+
 def _text(value: str | None, length: int) -> str | None:
-    return None if value is None else clean_text(value, length)
+    return None if value is None else _word(value, length)
 
 
 def _count(value: int | None) -> int | None:
@@ -68,7 +73,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Decimal):
         return str(value) if value.is_finite() else None
     if depth < _DEEPEST and isinstance(value, Mapping):
-        return {clean_text(str(key), 64): plain(item, depth + 1) for key, item in value.items()}
+        return {_word(str(key), 64): plain(item, depth + 1) for key, item in value.items()}
     if depth < _DEEPEST and isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return [plain(item, depth + 1) for item in value]
     return None
@@ -93,23 +98,23 @@ def call_rows(record: CallRecord, recorded_at: datetime) -> CallRows:
     total_tokens = usage.total_tokens
     if total_tokens is None and input_tokens is not None and output_tokens is not None:
         total_tokens = input_tokens + output_tokens
-    currency = clean_text(cost.currency, _CALL["currency"])
+    currency = _word(cost.currency, _CALL["currency"])
     call: Row = {
         "id": record.id,
         "occurred_at": record.occurred_at,
         "recorded_at": recorded_at,
-        "provider": clean_text(record.provider, _CALL["provider"]),
+        "provider": _word(record.provider, _CALL["provider"]),
         "model": _text(record.model, _CALL["model"]),
         "requested_model": _text(record.requested_model, _CALL["requested_model"]),
-        "host": clean_text(record.host, _CALL["host"]),
-        "operation": clean_text(record.operation, _CALL["operation"]),
+        "host": _word(record.host, _CALL["host"]),
+        "operation": _word(record.operation, _CALL["operation"]),
         "stream": record.stream,
         "attempt": min(record.attempt, 32767),
-        "outcome": clean_text(record.outcome, _CALL["outcome"]),
+        "outcome": _word(record.outcome, _CALL["outcome"]),
         "http_status": record.http_status,
         "error_class": _text(record.error_class, _CALL["error_class"]),
-        "usage_source": clean_text(usage.source, _CALL["usage_source"]),
-        "cost_status": clean_text(cost.status, _CALL["cost_status"]),
+        "usage_source": _word(usage.source, _CALL["usage_source"]),
+        "cost_status": _word(cost.status, _CALL["cost_status"]),
         "total_cost": cost.total,
         "computed_cost": cost.computed,
         "currency": currency,
@@ -123,12 +128,16 @@ def call_rows(record: CallRecord, recorded_at: datetime) -> CallRows:
         "total_tokens": _count(total_tokens),
         "latency_ms": record.latency_ms,
         "first_token_ms": record.first_token_ms,
-        "provider_response_id": _text(record.provider_response_id, _CALL["provider_response_id"]),
-        "flags": clean_text(",".join(usage.flags), _CALL["flags"]) if usage.flags else None,
+        "provider_response_id": (
+            None
+            if record.provider_response_id is None
+            else clean_text(record.provider_response_id, _CALL["provider_response_id"])
+        ),
+        "flags": _word(",".join(usage.flags), _CALL["flags"]) if usage.flags else None,
         "raw_usage": plain(usage.raw),
     }
     items = tuple(_item_row(record.id, position, line) for position, line in enumerate(_lines(record, cost)))
-    tags = {clean_text(key, _TAG["key"]): clean_text(value, _TAG["value"]) for key, value in record.tags.items()}
+    tags = {_word(key, _TAG["key"]): clean_text(value, _TAG["value"]) for key, value in record.tags.items()}
     return CallRows(record, call, items, tuple(_tag_row(call, key, value) for key, value in sorted(tags.items())))
 
 
@@ -146,13 +155,13 @@ def _item_row(call_id: UUID, position: int, line: Line) -> Row:
     return {
         "call_id": call_id,
         "position": position,
-        "component": clean_text(line.component, _ITEM["component"]),
-        "unit": clean_text(line.unit, _ITEM["unit"]),
+        "component": _word(line.component, _ITEM["component"]),
+        "unit": _word(line.unit, _ITEM["unit"]),
         "quantity": line.quantity,
         "rate": line.rate,
         "rate_per": line.rate_per,
         "cost": line.cost,
-        "cost_status": clean_text(line.status, _ITEM["cost_status"]),
+        "cost_status": _word(line.status, _ITEM["cost_status"]),
     }
 
 
@@ -171,11 +180,11 @@ def price_row(price: Price, created_at: datetime) -> Row:
     """The row of a price as applied. Rates are ``{component: [rate, per]}``, decimals as strings."""
     return {
         "id": price.id,
-        "source": clean_text(price.source, _PRICE["source"]),
-        "source_version": clean_text(price.source_version, _PRICE["source_version"]),
-        "matched_key": clean_text(price.key, _PRICE["matched_key"]),
-        "match_kind": clean_text(price.match, _PRICE["match_kind"]),
-        "currency": clean_text(price.currency, _PRICE["currency"]),
+        "source": _word(price.source, _PRICE["source"]),
+        "source_version": _word(price.source_version, _PRICE["source_version"]),
+        "matched_key": _word(price.key, _PRICE["matched_key"]),
+        "match_kind": _word(price.match, _PRICE["match_kind"]),
+        "currency": _word(price.currency, _PRICE["currency"]),
         "rates": {name: [str(rate.rate), str(rate.per)] for name, rate in price.rates.items()},
         "pricing_mode": _text(price.mode, _PRICE["pricing_mode"]),
         "tier": _text(price.tier, _PRICE["tier"]),

@@ -12,11 +12,11 @@ from typing import Any, Final, cast
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
+from flask_llm_cost.ledger.bulk import CALLS, ITEMS, PRICES, TAGS, Inserts
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.faults import Fault, fault_of, name_of
-from flask_llm_cost.ledger.models import Call, CallTag, Counter, LineItem, PriceSnapshot
+from flask_llm_cost.ledger.models import Counter
 from flask_llm_cost.ledger.rows import CallRows, Row, call_rows, price_row
 from flask_llm_cost.records import CallRecord
 
@@ -24,10 +24,6 @@ BATCH: Final = 500
 
 _TRIES: Final = 8
 
-_CALLS = cast(sa.Table, Call.__table__)
-_ITEMS = cast(sa.Table, LineItem.__table__)
-_TAGS = cast(sa.Table, CallTag.__table__)
-_PRICES = cast(sa.Table, PriceSnapshot.__table__)
 _COUNTERS = cast(sa.Table, Counter.__table__)
 
 
@@ -91,6 +87,7 @@ class Writer:
         self._engine = engine
         self._within = tuple(within)
         self._busy_ms = busy_ms
+        self._inserts: Inserts | None = None
 
     def write(self, records: Iterable[CallRecord], *, patience: float | None = None) -> Written:
         """Write *records* in transactions of at most :data:`BATCH`.
@@ -165,39 +162,45 @@ class Writer:
         raise WriteError(Fault.RETRY, name_of(failure))
 
     def _transaction(self, rows: Sequence[CallRows], now: datetime) -> list[CallRecord]:
-        with self._begin() as connection:
+        with self._connect() as connection:
+            inserts = self._inserts_for(connection)
+            # What takes time comes before the transaction, so that nobody waits for it.
+            bound = [_bind(row, inserts) for row in rows]
+            _begin(connection, self._busy_ms)
             held = self._held([row.record.id for row in rows], connection)
             removed = self._replace_provisional([row for row in rows if row.record.id in held], held, connection)
             added = tuple(row for row in rows if row.record.id not in held)
             if added:
-                self._insert_rows(added, now, connection)
+                self._insert_prices(added, now, inserts, connection)
+                fresh = [row for row in bound if row.call_id not in held]
+                if inserts.calls(connection, [row.call for row in fresh]) < len(fresh) and _skips(connection):
+                    raise _ConflictError
+                inserts.items(connection, [item for row in fresh for item in row.items])
+                inserts.tags(connection, [tag for row in fresh for tag in row.tags])
                 change = Change(added, removed)
                 for step in self._within:
                     step(connection, change)
+            connection.commit()
         return [row.record for row in added]
 
     @contextmanager
-    def _begin(self) -> Iterator[sa.Connection]:
-        """A transaction that takes its locks at once, commits at the end and waits for nobody for long."""
+    def _connect(self) -> Iterator[sa.Connection]:
         with self._engine.owned() as free:
             if not free:
                 raise WriteError(Fault.RETRY, "the app has a transaction open on the in-memory database")
-            engine = self._engine.get()
-            with engine.connect() as connection:
-                name = connection.dialect.name
-                if name != "sqlite":
-                    connection.execution_options(isolation_level="READ COMMITTED")
-                elif not connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr] # SQLite's has it
-                    connection.exec_driver_sql(f"PRAGMA busy_timeout = {self._busy_ms}")
-                    # Deferred, it would fail at its first write without waiting when somebody else has written since.
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+            with self._engine.get().connect() as connection:
                 yield connection
-                connection.commit()
+
+    def _inserts_for(self, connection: sa.Connection) -> Inserts:
+        inserts = self._inserts
+        if inserts is None or inserts.dialect is not connection.dialect:
+            inserts = self._inserts = Inserts(connection.dialect)
+        return inserts
 
     @staticmethod
     def _held(ids: Sequence[UUID], connection: sa.Connection) -> dict[UUID, bool]:
         """Ids that are there already, and whether what is there is provisional."""
-        query = sa.select(_CALLS.c.id, _CALLS.c.outcome, _CALLS.c.usage_source).where(_CALLS.c.id.in_(ids))
+        query = sa.select(CALLS.c.id, CALLS.c.outcome, CALLS.c.usage_source).where(CALLS.c.id.in_(ids))
         return {
             call_id: outcome == "interrupted" and source == "unknown"
             for call_id, outcome, source in connection.execute(query)
@@ -217,53 +220,29 @@ class Writer:
             if not held[record.id] or (record.outcome == "interrupted" and not record.usage.known):
                 continue
             provisional = (
-                _CALLS.c.id == record.id,
-                _CALLS.c.outcome == "interrupted",
-                _CALLS.c.usage_source == "unknown",
+                CALLS.c.id == record.id,
+                CALLS.c.outcome == "interrupted",
+                CALLS.c.usage_source == "unknown",
             )
-            tags = connection.execute(sa.select(_TAGS.c.key, _TAGS.c.value).where(_TAGS.c.call_id == record.id)).all()
-            found = connection.execute(sa.select(_CALLS).where(*provisional).with_for_update()).mappings().first()
+            tags = connection.execute(sa.select(TAGS.c.key, TAGS.c.value).where(TAGS.c.call_id == record.id)).all()
+            found = connection.execute(sa.select(CALLS).where(*provisional).with_for_update()).mappings().first()
             if found is None:
                 continue
-            for children in (_TAGS, _ITEMS):
+            for children in (TAGS, ITEMS):
                 connection.execute(sa.delete(children).where(children.c.call_id == record.id))
-            connection.execute(sa.delete(_CALLS).where(_CALLS.c.id == record.id))
+            connection.execute(sa.delete(CALLS).where(CALLS.c.id == record.id))
             del held[record.id]
             removed.append(Removed(dict(found), tuple((key, value) for key, value in tags)))
         return tuple(removed)
 
-    def _insert_rows(self, added: Sequence[CallRows], now: datetime, connection: sa.Connection) -> None:
-        self._insert_prices(added, now, connection)
-        statement: Any = sa.insert(_CALLS)
-        calls = [row.call for row in added]
-        if connection.dialect.name == "postgresql":
-            # A duplicate then costs no error in the server's log.
-            statement = postgresql.insert(_CALLS).on_conflict_do_nothing()
-            result = connection.execute(statement, calls, execution_options={"preserve_rowcount": True})
-            if result.rowcount != len(calls):
-                raise _ConflictError
-        else:
-            connection.execute(statement, calls)
-        if items := [item for row in added for item in row.items]:
-            connection.execute(sa.insert(_ITEMS), items)
-        if tags := [tag for row in added for tag in row.tags]:
-            connection.execute(sa.insert(_TAGS), tags)
-
     @staticmethod
-    def _insert_prices(added: Sequence[CallRows], now: datetime, connection: sa.Connection) -> None:
-        prices = {
-            row.record.cost.price.id: row.record.cost.price for row in added if row.record.cost and row.record.cost.price
-        }
-        if not prices:
-            return
-        there = set(connection.scalars(sa.select(_PRICES.c.id).where(_PRICES.c.id.in_(prices))))
-        missing = [price_row(prices[price_id], now) for price_id in sorted(prices.keys() - there)]
-        if not missing:
-            return
-        statement: Any = sa.insert(_PRICES)
-        if connection.dialect.name == "postgresql":
-            statement = postgresql.insert(_PRICES).on_conflict_do_nothing()
-        connection.execute(statement, missing)
+    def _insert_prices(added: Sequence[CallRows], now: datetime, inserts: Inserts, connection: sa.Connection) -> None:
+        applied = (row.record.cost.price for row in added if row.record.cost is not None)
+        prices = {price.id: price for price in applied if price is not None}
+        if prices:
+            there = set(connection.scalars(sa.select(PRICES.c.id).where(PRICES.c.id.in_(prices))))
+            missing = sorted(prices.keys() - there)
+            inserts.prices(connection, [inserts.prices.bind(price_row(prices[price_id], now)) for price_id in missing])
 
     def count(self, counts: dict[str, int], texts: dict[str, str] | None = None) -> None:
         """Add *counts* to the counters of these names, and set *texts*. In a transaction of its own.
@@ -276,9 +255,11 @@ class Writer:
             if attempt:
                 time.sleep(random.uniform(0.0, 0.01 * 2**attempt))
             try:
-                with self._begin() as connection:
+                with self._connect() as connection:
+                    _begin(connection, self._busy_ms)
                     for name in sorted({*counts, *texts}):
                         _add(connection, name, counts.get(name, 0), texts.get(name))
+                    connection.commit()
                 return
             except WriteError:
                 raise
@@ -287,6 +268,39 @@ class Writer:
                 if fault_of(error) not in (Fault.RETRY, Fault.DOUBT):
                     break
         raise WriteError(fault_of(failure) if failure else Fault.RETRY, name_of(failure) if failure else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """The rows of one record as the driver takes them."""
+
+    call_id: UUID
+    call: Any
+    items: list[Any]
+    tags: list[Any]
+
+
+def _bind(row: CallRows, inserts: Inserts) -> _Bound:
+    items = [inserts.items.bind(item) for item in row.items]
+    tags = inserts.tags.bind_alike(row.tags, ("key", "value"))
+    return _Bound(row.record.id, inserts.calls.bind(row.call), items, tags)
+
+
+def _skips(connection: sa.Connection) -> bool:
+    """Whether a duplicate is skipped by the statement: then a smaller count says that somebody was faster."""
+    return connection.dialect.name == "postgresql"
+
+
+def _begin(connection: sa.Connection, busy_ms: int) -> None:
+    """Start a transaction that takes its locks at once and waits for nobody for long."""
+    if connection.dialect.name != "sqlite":
+        connection.execution_options(isolation_level="READ COMMITTED")
+        return
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {busy_ms}")
+    driver_connection: Any = connection.connection.driver_connection
+    if not driver_connection.in_transaction:
+        # Deferred, it would fail at its first write without waiting when somebody else has written since.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _add(connection: sa.Connection, name: str, amount: int, text: str | None) -> None:

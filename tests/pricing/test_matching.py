@@ -204,6 +204,9 @@ def test_the_region_in_a_host_counts(book: PriceBook) -> None:
         book.price_record(_record("vertex", model, "europe-west1-aiplatform.googleapis.com")).total
         == book.price("vertex", model, TOKENS, "residency:europe-west1", NOW).total
     )
+    same = book.price("vertex", "gemini-2.5-pro", TOKENS, "batch+residency:europe-west1", NOW)
+    assert same.price is not None
+    assert (same.price.mode, same.price.multiplier) == ("batch", 1)
     regional = [key for key in book.keys if key.startswith("bedrock/eu-central-1/")]
     assert regional
     name = sorted(regional)[0].removeprefix("bedrock/eu-central-1/")

@@ -195,14 +195,24 @@ def collect_tags(
     values: dict[str, Any] = dict(ask(default, "LLM_COST_DEFAULT_TAGS") if callable(default) else default)
     if (request := _current_request()) is not None and request.app is state.app:
         values.update(request.tags(state))
-    elif (command := click.get_current_context(silent=True)) is not None and command.parent is not None:
-        values["command"] = command.command_path.partition(" ")[2] or command.command_path
+    elif (command := _command()) is not None:
+        values["command"] = command
     if carried:
         values.update(carried)
     values.update(current_tags())
     if explicit:
         values.update(explicit)
     return state.tag_rules.clean(values)
+
+
+def _command() -> str | None:
+    """The CLI command that runs here, without the program's own name: ``digest``, ``mail send``."""
+    context = click.get_current_context(silent=True)
+    names: list[str] = []
+    while context is not None and context.parent is not None:
+        names.append(context.info_name or "")
+        context = context.parent
+    return " ".join(reversed(names)) or None
 
 
 def _warn_once(key: str, message: str, *args: object) -> None:

@@ -78,10 +78,12 @@ def forecast(spent: Decimal, by_day: Mapping[date, Decimal], today: date, last: 
 
 
 def odd_days(days: Sequence[date], by_day: Mapping[date, Decimal]) -> list[tuple[date, Decimal]]:
-    """Days out of line with the 28 before them, with how many times their median they came to, the oddest first."""
+    """Days out of line with the 28 before them, with how many times their median they came to, the dearest first."""
     found = []
+    begun = min((day for day, amount in by_day.items() if amount), default=date.max)
     for day in days:
-        before = [by_day[past] for step in range(1, HISTORY + 1) if (past := day - timedelta(days=step)) in by_day]
+        past = [day - timedelta(days=step) for step in range(1, HISTORY + 1)]
+        before = [by_day[at] for at in past if at >= begun and at in by_day]
         amount = by_day.get(day, Decimal(0))
         if len(before) < _FEWEST_DAYS or amount <= 1:
             continue
@@ -89,7 +91,7 @@ def odd_days(days: Sequence[date], by_day: Mapping[date, Decimal]) -> list[tuple
         deviation = median(abs(value - usual) for value in before)
         if usual > 0 and amount > usual + 4 * deviation and amount > usual * Decimal("1.5"):
             found.append((day, amount / usual))
-    return sorted(found, key=lambda item: -item[1])
+    return sorted(found, key=lambda item: -by_day[item[0]])
 
 
 def _amount(value: float) -> Decimal:

@@ -48,6 +48,13 @@ def money(amount: Decimal | None, currency: str = "USD") -> str:
     return f"{sign}{symbol(currency)}{text}"
 
 
+def column_money(amount: Decimal | None, currency: str = "USD") -> str:
+    """Four places, so that the points of a column stand under each other; more below a hundredth of a cent."""
+    if amount is None or 0 < abs(amount) < Decimal("0.0001"):
+        return money(amount, currency)
+    return f"{MINUS if amount < 0 else ''}{symbol(currency)}{_rounded(abs(amount), 4):,f}"
+
+
 def round_money(amount: Decimal | None, currency: str = "USD") -> str:
     """Whole units from ten up, for sentences and legends: ``$569``."""
     if amount is None or abs(amount) < 10:

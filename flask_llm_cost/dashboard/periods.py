@@ -20,7 +20,7 @@ RANGES: Final[Mapping[str, str]] = {
     "7d": "the last 7 days",
     "30d": "the last 30 days",
     "90d": "the last 90 days",
-    "custom": "from … to …",
+    "custom": "the days",
 }
 LONGEST: Final = 1100
 _MOST_BARS: Final = 120

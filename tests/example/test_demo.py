@@ -22,6 +22,7 @@ def env() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
 
 
+@pytest.mark.slow
 def test_demo_reports_serves_and_ends(tmp_path: Path, env: dict[str, str]) -> None:
     """--once makes every kind of call, prints the report and exits 0. A second start goes on with the same database,
     serves, and ends on Ctrl-C with exit code 0, without a stack trace, and with nothing left running."""

@@ -126,8 +126,8 @@ class LlmCostTracker:
     def init_app(self, app: Flask) -> None:
         """Set the extension up on *app*. Its ``LLM_COST_*`` keys are read now; later changes have no effect.
 
-        :raises ConfigError: a key has a value that cannot be used, or ``db.init_app(app)`` was not called before
-        :raises SetupError: the app has the extension already
+        :raises ConfigError: a key has a value that cannot be used
+        :raises SetupError: ``db.init_app(app)`` was not called before, or the app has the extension already
         :raises IntegrationError: a library named in ``LLM_COST_INSTRUMENT`` cannot be watched
         """
         if attribution.EXTENSION in app.extensions:

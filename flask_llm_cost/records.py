@@ -132,10 +132,12 @@ class Usage:
 
     @property
     def cache_read_tokens(self) -> int | None:
+        """Input tokens that were read from a cache."""
         return self._tokens(cache="read")
 
     @property
     def cache_write_tokens(self) -> int | None:
+        """Input tokens that were written to a cache, whatever its lifetime."""
         return self._tokens(cache="write")
 
     def _tokens(self, side: str | None = None, cache: str | None = None) -> int | None:

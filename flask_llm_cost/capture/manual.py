@@ -38,8 +38,14 @@ def track(
 
     :param usage: component to quantity, where ``input`` is the uncached input; or the provider's own block, as a mapping or
         as the SDK's object (``usage=response.usage``)
-    :param billed: what the provider says it charged, in US dollars; then it is the bill
+    :param tags: win over every other tag
+    :param mode: ``batch``, ``flex``, ``priority``, … or ``None`` for standard
     :param occurred_at: when the call was made; now when it is left out. A time without a zone is UTC
+    :param latency_ms: how long it took, in milliseconds
+    :param response_id: the provider's id of the reply
+    :param billed: what the provider says it charged, in US dollars; then it is the bill
+    :param stream: whether it was streamed
+    :param operation: what kind of call it was, for reports: ``chat.completions``, ``embeddings``, …
     :returns: the record, priced
     :raises UsageError: an unknown component, or a quantity that is no count; the message lists what is known
     """

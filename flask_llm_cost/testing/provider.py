@@ -96,6 +96,7 @@ class PlayedProvider:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="played-provider", daemon=True)
 
     def start(self) -> Self:
+        """Serve from now on, in a thread."""
         self._thread.start()
         return self
 
@@ -120,6 +121,7 @@ class PlayedProvider:
 
     @property
     def url(self) -> str:
+        """``http://127.0.0.1:port``"""
         return f"http://{self.host}"
 
     @property

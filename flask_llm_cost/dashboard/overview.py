@@ -42,11 +42,14 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class DayRow:
-    """One bar as a row of the table behind the chart: amounts in the order of the series."""
+    """One bar as a row of the table behind the chart: amounts in the order of the series.
+
+    :param total: ``None`` when there were calls and none could be priced
+    """
 
     bucket: Bucket
     amounts: tuple[Decimal, ...]
-    total: Decimal
+    total: Decimal | None
     calls: int
     unpriced: int
     before: Decimal | None
@@ -69,7 +72,7 @@ class Overview:
     """Everything on the page."""
 
     total: Spend
-    today: Decimal
+    today: Decimal | None
     before: Spend
     delta: Decimal | None
     heading: Forecast | None
@@ -131,7 +134,7 @@ def build(
     quality = queries.completeness(session, flt)
     return Overview(
         total=total,
-        today=costs.get(period.today, Decimal(0)),
+        today=daily[period.today].cost if period.running else None,
         before=before,
         delta=delta,
         heading=heading,
@@ -195,10 +198,13 @@ def _draw(
         amounts = [sum((item.days.get(day, Decimal(0)) for day in days), Decimal(0)) for item in by.rows]
         if by.others:
             amounts.append(total - sum(amounts, Decimal(0)))
+        known = any(daily[day].cost is not None for day in days)
         former = [amount for day in days if (amount := inside[day]) is not None]
         calls = sum(daily[day].calls for day in days)
         unpriced = sum(daily[day].unpriced_calls for day in days)
-        return DayRow(bucket, tuple(amounts), total, calls, unpriced, sum(former, Decimal(0)) if former else None)
+        return DayRow(
+            bucket, tuple(amounts), total if known else None, calls, unpriced, sum(former, Decimal(0)) if former else None
+        )
 
     odd = odd_days([day for day in past if day != period.today], _costs(daily))
     remark = _remark(odd[0], by, daily) if odd else None

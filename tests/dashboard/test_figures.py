@@ -1,0 +1,349 @@
+"""The figures on the pages: those that a hand would add up, said as a person would."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from html import unescape
+from urllib.parse import parse_qsl, urlsplit
+from zoneinfo import ZoneInfo
+
+import pytest
+from mounted_app import PREFIX, MountedApp
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from werkzeug.datastructures import MultiDict
+
+from flask_llm_cost.dashboard import charts, formatting
+from flask_llm_cost.dashboard.filters import Selection, parse
+from flask_llm_cost.dashboard.forecast import forecast, odd_days
+from flask_llm_cost.dashboard.links import Links
+from flask_llm_cost.dashboard.overview import Overview, build
+from flask_llm_cost.dashboard.periods import buckets, period
+from flask_llm_cost.ledger import queries
+from flask_llm_cost.ledger.filter import Filter
+
+BERLIN = ZoneInfo("Europe/Berlin")
+#: A Monday, at 14:41 in Berlin.
+NOW = datetime(2026, 11, 23, 13, 41, tzinfo=UTC)
+TAGS = ("feature", "tenant_id", "user_id")
+
+
+def at(day: int, hour: int = 12, month: int = 11) -> datetime:
+    return datetime(2026, month, day, hour, tzinfo=BERLIN)
+
+
+def ask(app: MountedApp, query: dict[str, str] | None = None, now: datetime = NOW) -> tuple[Selection, Overview]:
+    """The overview as it is at *now*."""
+    base = Filter(scope={})
+    selection = parse(MultiDict(query or {}), "overview", base, zone=BERLIN, now=now, report_tags=TAGS)
+    with app.app.test_request_context(PREFIX + "/"), app.costs.session() as session:
+        total = queries.totals(session, selection.filter)
+        return selection, build(session, selection, Links("llm_cost"), lambda key, values: {}, TAGS, total)
+
+
+def test_month_to_date_against_the_same_days(make: Callable[..., MountedApp]) -> None:
+    """This month until now stands against last month until the same day and time, across a clock change."""
+    app = make().mount()
+    app.add("10", at=at(1, 0))
+    app.add("5", at=at(23, 14))
+    app.add("3", at=at(1, 0, month=10))
+    app.add("4", at=at(23, 14, month=10))
+    app.add("100", at=at(23, 15, month=10))
+    app.add("100", at=at(30, 23, month=9))
+    selection, page = ask(app)
+    assert page.total.cost == 15
+    assert page.before.cost == 7
+    assert page.delta == 8
+    assert selection.period.before_until == datetime(2026, 10, 23, 14, 41, tzinfo=BERLIN)
+    assert selection.period.in_words == "so far in November"
+    assert selection.period.before_in_words == "October by the same day"
+
+
+@pytest.mark.parametrize(
+    ("now", "until"),
+    [
+        (datetime(2026, 3, 30, 10, tzinfo=BERLIN), datetime(2026, 3, 1, tzinfo=BERLIN)),
+        (datetime(2026, 1, 1, 0, 0, 1, tzinfo=BERLIN), datetime(2025, 12, 1, 0, 0, 1, tzinfo=BERLIN)),
+    ],
+)
+def test_a_shorter_month_before(now: datetime, until: datetime) -> None:
+    """Where last month has no such day, all of it counts, and not a day more."""
+    assert period("this_month", BERLIN, now).before_until == until
+
+
+def test_days_add_up_to_the_total(make: Callable[..., MountedApp]) -> None:
+    """Bars, their parts, the table, the panels with their rest, and both files come to the same total."""
+    app = make(LLM_COST_TIMEZONE="Europe/Berlin").mount()
+    for n in range(60):
+        tags = {"feature": f"f{n % 11}"} if n % 7 else {}
+        app.add(None if n % 13 == 0 else f"0.{n:02d}1", ago=timedelta(hours=n * 9), tags=tags, model=f"m{n % 3}")
+    data = app.get(range="30d", format="json").get_json()
+    total = Decimal(data["total"]["cost"])
+    assert total == sum(Decimal(f"0.{n:02d}1") for n in range(60) if n % 13)
+    assert sum(Decimal(day["cost"] or 0) for day in data["days"]) == total
+    assert all(sum(Decimal(part["cost"]) for part in day["parts"]) == Decimal(day["cost"] or 0) for day in data["days"])
+    for found in data["breakdowns"]:
+        rest = Decimal(found["others"]["cost"]) if found["others"] else Decimal(0)
+        assert sum(Decimal(row["cost"] or 0) for row in found["rows"]) + rest == total
+    features = next(found for found in data["breakdowns"] if found["dimension"] == "tag:feature")
+    assert len(features["rows"]) + features["others"]["values"] == 12
+    for table in ("by", "days"):
+        text = app.get(range="30d", format="csv", table=table).data.decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        assert sum(Decimal(row["cost"] or 0) for row in rows) == total
+        assert "(untagged)" in {row["tag:feature"] for row in rows}
+    text = app.get(PREFIX + "/calls.csv", range="30d").data.decode("utf-8-sig")
+    calls = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert len(calls) == 60
+    assert sum(Decimal(row["total_cost"] or 0) for row in calls) == total
+
+
+def test_unpriced_calls_are_said_with_the_command(make: Callable[..., MountedApp]) -> None:
+    """What is not in the number is said beside it, with the command that helps, quoted for a shell; not to customers."""
+    app = make().mount().mount("/mine", name="mine", scope=lambda: {"tenant_id": "a"})
+    app.add("1", tags={"tenant_id": "a"})
+    for _ in range(3):
+        app.add(None, provider="groq", model="odd model;x", tags={"tenant_id": "a"})
+    text = app.get().get_data(as_text=True)
+    assert "25% of calls priced" in text
+    assert "3 calls without a price" in text
+    assert "flask llm-cost prices explain groq &#39;odd model;x&#39;" in text
+    mine = app.get("/mine/").get_data(as_text=True)
+    assert "odd model;x" in mine
+    assert "flask llm-cost" not in mine
+
+
+def test_nothing_priced_is_unknown_not_zero(make: Callable[..., MountedApp]) -> None:
+    """Calls without any price come to unknown, on the overview, in the list, in a detail, in JSON and in CSV."""
+    app = make().mount()
+    call_id = app.add(None, model="new")
+    for path in ("/", "/calls", f"/calls/{call_id}"):
+        text = app.get(PREFIX + path).get_data(as_text=True)
+        assert ">unknown</span>" in text
+    data = app.get(range="7d", format="json").get_json()
+    assert data["total"]["cost"] is None
+    assert [day["cost"] for day in data["days"] if day["calls"]] == [None]
+    assert '<h1><span class="unknown"' in app.get(range="7d").get_data(as_text=True)
+    assert b",,USD," in app.get(PREFIX + "/calls.csv").data
+
+
+def test_one_call_shows_its_arithmetic(make: Callable[..., MountedApp]) -> None:
+    """A call's page has quantity, rate and amount of each component, every digit, and masks the provider's id."""
+    app = make().mount()
+    items = [("input", 1500, "3", "0.0045"), ("cache_read", 80_000, "0.3", "0.024"), ("output", 7, "15", "0.000105")]
+    call_id = app.add("0.028605", items=items, provider_response_id="chatcmpl-abcdefgh1234", tags={"feature": "chat"})
+    text = app.get(f"{PREFIX}/calls/{call_id}").get_data(as_text=True)
+    for shown in (
+        "1,500 <small>tokens",
+        "$3.00 <small>per 1M tokens",
+        "$0.0045",
+        "80,000",
+        "$0.000105",
+        "$0.028605",
+        "…1234",
+    ):
+        assert shown in text
+    assert "abcdefgh" not in text
+    data = app.get(f"{PREFIX}/calls/{call_id}", format="json").get_json()
+    assert sum(Decimal(line["cost"]) for line in data["lines"]) == Decimal(data["total_cost"])
+    assert data["provider_response_id"] == "…1234"
+
+
+def test_first_run_and_empty_pages_help(make: Callable[..., MountedApp]) -> None:
+    """Before the first call the page says what to do; a filter that finds nothing says where there is something."""
+    app = make().mount().mount("/mine", name="mine", scope=lambda: {"tenant_id": "a"})
+    first = app.get().get_data(as_text=True)
+    assert "with tags(feature=" in first
+    assert "flask llm-cost doctor" in first
+    assert '<svg class="bars' not in first
+    assert "flask llm-cost" not in app.get("/mine/").get_data(as_text=True)
+    app.add("1", at=datetime(2026, 3, 5, 12, tzinfo=UTC))
+    for page in ("/", "/calls"):
+        empty = app.get(PREFIX + page, **{"from": "2026-05-01", "to": "2026-05-31"}).get_data(as_text=True)
+        assert "No calls" in empty
+        assert "Thursday 5 March 2026" in empty
+        assert "from=2026-03-01&amp;to=2026-03-31" in empty
+        assert "match no call at any time" in app.get(PREFIX + page, model="other").get_data(as_text=True)
+
+
+def test_missing_tables_and_a_broken_database(make: Callable[..., MountedApp]) -> None:
+    """Without tables the page says how to make them, in JSON too; a database that does not answer is a page, not a crash."""
+    app = make(tables=False).mount()
+    for path in ("/", "/calls", "/calls.csv", "/calls/01a1e992-908b-7c38-93fe-e6531b564a0d"):
+        response = app.get(PREFIX + path)
+        assert response.status_code == 503
+        assert "flask db upgrade" in response.get_data(as_text=True)
+        assert "flask llm-cost install" in response.get_data(as_text=True)
+    assert app.get(format="json").get_json()["error"] == "The ledger has no tables yet"
+    broken = make(tables=False, url="sqlite:////nowhere/at/all.db").mount()
+    response = broken.get()
+    assert response.status_code == 503
+    assert "flask llm-cost doctor" in response.get_data(as_text=True)
+    assert "nowhere" not in response.get_data(as_text=True)
+
+
+def test_names_for_ids_are_asked_once(make: Callable[..., MountedApp]) -> None:
+    """Registered names stand for ids; the lookup is asked once for a tag's table, and may fail without harm."""
+    app = make().mount()
+    asked: list[list[str]] = []
+
+    @app.costs.tag_label("tenant_id")
+    def names(ids: list[str]) -> dict[str, str]:
+        asked.append(ids)
+        return {"42": "Acme GmbH"}
+
+    @app.costs.tag_label("user_id")
+    def failing(ids: list[str]) -> dict[str, str]:
+        raise LookupError
+
+    for tenant in ("42", "7"):
+        app.add("1", tags={"tenant_id": tenant, "user_id": "u1"})
+    text = app.get().get_data(as_text=True)
+    assert "Acme GmbH" in text
+    assert ">u1<" in text
+    assert asked == [["42", "7"]]
+
+
+def test_the_number_of_queries_is_bounded(make: Callable[..., MountedApp]) -> None:
+    """A page asks the database as often for a thousand values as for one."""
+    app = make().mount()
+    counted = [0]
+
+    def count(*_: object) -> None:
+        counted[-1] += 1
+
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        for values in (12, 60):
+            for n in range(values):
+                app.add("1", tags={"feature": f"f{n}", "tenant_id": f"t{n}", "user_id": f"u{n}"}, model=f"m{n}")
+            for page in ("/", "/calls"):
+                counted.append(0)
+                app.get(PREFIX + page, range="7d")
+            counted.append(0)
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+    _, overview, calls, _, overview_again, calls_again, _ = counted
+    assert overview == overview_again <= 45
+    assert calls == calls_again <= 14
+
+
+def test_amounts_in_other_currencies_are_said(make: Callable[..., MountedApp]) -> None:
+    """Calls billed in another currency are not in the sum; the page says so and shows them when asked."""
+    app = make().mount()
+    app.add("1")
+    app.add("5", currency="EUR")
+    text = app.get().get_data(as_text=True)
+    assert "1 call in euros" in text
+    assert "€5.00" in app.get(currency="EUR").get_data(as_text=True)
+
+
+def test_the_forecast_is_a_range_and_needs_a_week() -> None:
+    """Six days of data make no forecast; steady weekdays make one that holds the truth; a month that is over has none."""
+    today = date(2026, 11, 23)
+    steady = {today - timedelta(days=n): Decimal(10) for n in range(1, 29)}
+    assert forecast(Decimal(60), dict(list(steady.items())[:6]), today, date(2026, 11, 30)) is None
+    found = forecast(Decimal(220), steady, today, date(2026, 11, 30))
+    assert found is not None
+    assert found.low <= 300 <= found.high
+    assert found.high - found.low < 1
+    assert [item.day.day for item in found.days] == [24, 25, 26, 27, 28, 29, 30]
+    weekends = {day: amount / 5 if day.weekday() > 4 else amount for day, amount in steady.items()}
+    uneven = forecast(Decimal(220), weekends, today, date(2026, 11, 30))
+    assert uneven is not None
+    assert [item.middle for item in uneven.days] == [10, 10, 10, 10, 2, 2, 10]
+    assert forecast(Decimal(1), steady, today, date(2026, 11, 22)) is None
+
+
+def test_an_odd_day_is_named_by_its_rule() -> None:
+    """A day three times the usual one is odd; a start from nothing and small change are not."""
+    days = [date(2026, 11, 1) + timedelta(days=n) for n in range(20)]
+    usual = dict.fromkeys(days, Decimal(10))
+    assert odd_days(days, usual) == []
+    assert odd_days(days, {**usual, days[15]: Decimal(31)}) == [(days[15], Decimal("3.1"))]
+    assert odd_days(days, {**dict.fromkeys(days, Decimal("0.01")), days[15]: Decimal("0.9")}) == []
+    late = {day: (Decimal(10) if n > 9 else Decimal(0)) for n, day in enumerate(days)}
+    assert odd_days(days, late) == []
+
+
+def test_bars_stand_for_their_amounts() -> None:
+    """A bar is as high as its amount on the scale, its parts stack without overlap, and nothing leaves the chart."""
+    columns = [charts.Column(str(n), (Decimal(n), Decimal(2 * n)), f"bar {n}") for n in (0, 1, 4)]
+    chart = charts.stacked_bars(columns, currency="USD", colours=[1, 2], previous=[Decimal(1), None, Decimal(12)])
+    assert [tick.label for tick in chart.grid] == ["$0", "$5", "$10", "$15"]
+    unit = (chart.bottom - chart.top) / 15
+    lower, upper = chart.bars[2].segments
+    assert chart.bottom - lower.y == pytest.approx(4 * unit, abs=0.02)
+    assert chart.bottom - upper.y == pytest.approx(12 * unit, abs=0.02)
+    assert upper.y + upper.height <= lower.y
+    assert chart.bars[0].segments == ()
+    assert all(chart.left <= bar.x and bar.x + bar.width <= chart.right for bar in chart.bars)
+    assert len(chart.previous.split()) == 2
+
+
+@pytest.mark.parametrize("highest", ["0.0000031", "0.04", "0.9", "1", "13.4", "99", "12345", "9999999"])
+def test_the_scale_holds_the_highest(highest: str) -> None:
+    """Whatever the amounts, the scale ends at or above the highest, on two to five round lines."""
+    chart = charts.stacked_bars([charts.Column("x", (Decimal(highest),), "x")], currency="USD", colours=[1])
+    assert chart.bars[0].segments[0].y >= chart.top
+    assert 3 <= len(chart.grid) <= 5
+    assert all("E" not in tick.label for tick in chart.grid)
+
+
+def test_many_days_become_weeks_and_months() -> None:
+    """A chart has 120 bars at most; every day is in exactly one, in order."""
+    for length, unit in ((120, 1), (121, 7), (830, 7), (1100, 31)):
+        days = [date(2024, 1, 3) + timedelta(days=n) for n in range(length)]
+        found = buckets(days)
+        assert len(found) <= 120
+        assert [day for item in found for day in days if item.first <= day <= item.last] == days
+        assert max((item.last - item.first).days + 1 for item in found) == unit
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        ("2998.3", "$2,998.30"),
+        ("0.41", "$0.41"),
+        ("0.0715", "$0.0715"),
+        ("0.0004", "$0.0004"),
+        ("0.000000000001", "<$0.000001"),
+        ("0", "$0"),
+        ("-3.2", "−$3.20"),
+        ("0.09999", "$0.10"),
+        (None, "unknown"),
+    ],
+)
+def test_small_amounts_are_not_rounded_away(amount: str | None, shown: str) -> None:
+    """$0.0004 is not $0.00, and what is not known is not $0."""
+    assert formatting.money(None if amount is None else Decimal(amount)) == shown
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(0, "0%"), (1, "100%"), (0.9999, "99.9%"), (0.00001, "<0.1%"), (0.011, "1.1%"), (None, "unknown")]
+)
+def test_nearly_all_is_not_all(share: float | None, shown: str) -> None:
+    """100% means all and 0% means none."""
+    assert formatting.percent(share) == shown
+
+
+def test_links_carry_the_whole_state(make: Callable[..., MountedApp]) -> None:
+    """A link keeps every filter that is set, a relative range stays relative, and a chip takes away only its own."""
+    app = make().mount()
+    app.add("1", tags={"feature": "a&b=c", "x.y-z": "1"}, provider="openai")
+    tags = {"tag.feature": "a&b=c", "tag.x.y-z": "1", "untagged": "team"}
+    text = app.get(**{"range": "30d", "provider": "openai", "by": "model", **tags}).get_data(as_text=True)
+    assert "No calls" not in text
+    addresses = [unescape(address) for address in re.findall(r'href="([^"]+)"', text)]
+    asked = [dict(parse_qsl(urlsplit(address).query)) for address in addresses]
+    everything = {"range": "30d", "provider": "openai", **tags}
+    assert {"range": "30d", "by": "model", **tags} in asked  # the chip that takes the provider away
+    assert everything in [dict(parse_qsl(urlsplit(address).query)) for address in addresses if "/calls?" in address]
+    assert {**everything, "by": "model", "model": "gpt-4o"} in asked
+    assert '<option value="30d" selected>' in text
+    assert '<input type="hidden" name="untagged" value="team">' in text

@@ -1,7 +1,7 @@
 """``httpx`` and ``httpx2``: one level above the transport, at ``Client.send`` and ``AsyncClient.send``.
 
 The two libraries are twins, so everything here takes the module as an argument and imports neither. Sync and async differ in
-two functions and two stream classes; what they do is in :func:`_begin` and :func:`_attach`.
+two functions and two stream classes; what they do is in :func:`_request` and :func:`_attach`.
 """
 
 from __future__ import annotations
@@ -9,25 +9,17 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, Final
 
-from flask_llm_cost.capture.observation import Observation, Request, guarded, observe
+from flask_llm_cost.capture.exchange import Request, observe, under_way
+from flask_llm_cost.capture.guard import guarded
+from flask_llm_cost.capture.observation import Observation
 
 #: Errors before the request left, by their names in both libraries: nothing was billed.
 _NEVER_SENT: Final = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "LocalProtocolError"}
 )
-
-#: Headers that sign a body, or say how it is encoded: then it must not change.
-_FIXED_BODY: Final = (
-    "content-encoding", "content-md5", "content-digest", "digest", "signature", "x-amz-content-sha256", "x-amz-date",
-    "x-signature", "x-hub-signature-256",
-)  # fmt: skip
-
-#: The request that is being sent here. A wrapper that sends the same object again is not a second call.
-_sending: ContextVar[object | None] = ContextVar("llm_cost_httpx_request", default=None)
 
 
 def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], ...]:
@@ -42,10 +34,11 @@ def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], .
 def _watch(module: ModuleType, stream_class: type, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        observation = _begin(module, request, kwargs.get("stream") is True)
-        if observation is None:
+        found = _request(module, request, kwargs.get("stream") is True)
+        observation = observe(found) if found else None
+        if found is None or observation is None:
             return original(self, request, *args, **kwargs)
-        with _under_way(module, request, observation):
+        with under_way(found, observation, _may_have_been_sent(module)), _asking(module, request, observation):
             response = original(self, request, *args, **kwargs)
         _attach(observation, response, stream_class)
         return response
@@ -58,10 +51,11 @@ def _watch_async(
 ) -> Callable[..., Awaitable[Any]]:
     @functools.wraps(original)
     async def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        observation = _begin(module, request, kwargs.get("stream") is True)
-        if observation is None:
+        found = _request(module, request, kwargs.get("stream") is True)
+        observation = observe(found) if found else None
+        if found is None or observation is None:
             return await original(self, request, *args, **kwargs)
-        with _under_way(module, request, observation):
+        with under_way(found, observation, _may_have_been_sent(module)), _asking(module, request, observation):
             response = await original(self, request, *args, **kwargs)
         _attach(observation, response, stream_class)
         return response
@@ -70,25 +64,21 @@ def _watch_async(
 
 
 @guarded
-def _begin(module: ModuleType, request: Any, streamed: bool) -> Observation | None:
-    # Nearly all traffic ends at one of these two lines.
-    if request.method != "POST" or _sending.get() is request:
+def _request(module: ModuleType, request: Any, streamed: bool) -> Request | None:
+    method = request.method
+    if method not in ("POST", "GET"):
         return None
     url = request.url
-    host = url.netloc.decode("ascii", "replace").lower()
-    return observe(
-        Request(
-            module.__name__, "POST", host, url.path, request.headers, functools.partial(_body, module, request, streamed)
-        )
+    return Request(
+        library=module.__name__,
+        exchange=request,
+        method=method,
+        host=url.netloc.decode("ascii", "replace").lower(),
+        path=url.path,
+        headers=request.headers,
+        content=functools.partial(_content, module, request),
+        can_withhold=streamed,
     )
-
-
-def _body(module: ModuleType, request: Any, streamed: bool) -> tuple[bytes | None, bool]:
-    if not streamed:
-        return _content(module, request), False  # nothing could be taken out of a reply that is read before we see it
-    headers = request.headers
-    fixed = any(name in headers for name in _FIXED_BODY) or headers.get("authorization", "").startswith("AWS4-")
-    return _content(module, request), not fixed
 
 
 def _content(module: ModuleType, request: Any) -> bytes | None:
@@ -99,22 +89,18 @@ def _content(module: ModuleType, request: Any) -> bytes | None:
     return content
 
 
+def _may_have_been_sent(module: ModuleType) -> Callable[[Exception], bool]:
+    """Whether a request that failed with an error of *module* may have reached the provider."""
+    return lambda error: isinstance(error, module.TransportError) and type(error).__name__ not in _NEVER_SENT
+
+
 @contextmanager
-def _under_way(module: ModuleType, request: Any, observation: Observation) -> Iterator[None]:
-    """The request is on its way: sent with the body that we ask with, and seen by the app with its own."""
-    outer = _sending.get()
-    _sending.set(request)
+def _asking(module: ModuleType, request: Any, observation: Observation) -> Iterator[None]:
+    """Send the body that asks for usage, where there is one, and give the app its own back."""
     kept = _replace_body(module, request, observation.content)
     try:
         yield
-    except BaseException as error:
-        sent = not isinstance(error, Exception) or (
-            isinstance(error, module.TransportError) and type(error).__name__ not in _NEVER_SENT
-        )
-        observation.failed(error, sent)
-        raise
     finally:
-        _sending.set(outer)
         _restore_body(request, kept)
 
 

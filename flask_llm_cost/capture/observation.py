@@ -6,20 +6,19 @@ through is guarded, and what goes wrong is logged as the name of an exception cl
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from flask_llm_cost import usage as wire
-from flask_llm_cost.capture.attribution import collect_tags, owner
+from flask_llm_cost.capture.attribution import collect_tags
 from flask_llm_cost.capture.decoding import Decoder, decoder_for
-from flask_llm_cost.capture.sdk import Marker, current_marker
+from flask_llm_cost.capture.guard import guarded
+from flask_llm_cost.capture.sdk import Marker
 from flask_llm_cost.records import UNKNOWN_USAGE, CallRecord, Reading, new_call_id
 from flask_llm_cost.usage.sse import EventScanner
 from flask_llm_cost.usage.stream_options import UsageEventFilter, ask_for_usage
@@ -29,61 +28,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flask_llm_cost")
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
 #: A streamed reply that is no event stream is collected up to here.
 _MAX_BODY: Final = 1024 * 1024
 
 _SMALL_REQUEST: Final = 4 * 1024
 _REQUESTED_MODEL: Final = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){1,512}")')
-
-
-def guarded(function: Callable[_P, _T]) -> Callable[_P, _T | None]:
-    """Run our own work inside the app's call: whatever goes wrong in it is logged by name, and the call goes on."""
-
-    @functools.wraps(function)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T | None:
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            logger.warning("watching an LLM call failed with %s: the call itself is not affected", type(error).__name__)
-            return None
-
-    return run
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a client library is about to send.
-
-    :param library: as ``LLM_COST_INSTRUMENT`` names it
-    :param host: lower case, with its port where the URL has one
-    :param headers: by lower-case name
-    :param body: asked only when this is a call: the body where it is in memory, and whether another may be sent instead,
-        because this one is neither signed nor encoded
-    """
-
-    library: str
-    method: str
-    host: str
-    path: str
-    headers: Mapping[str, str]
-    body: Callable[[], tuple[bytes | None, bool]]
-
-
-@guarded
-def observe(request: Request, carried: Mapping[str, Any] | None = None) -> Observation | None:
-    """Begin watching, where this is a call that somebody owns. ``None`` for all other traffic.
-
-    :param carried: tags of the adapter or transport that sends it
-    """
-    state = owner()
-    if state is None or request.library not in state.libraries:
-        return None
-    marker = current_marker()
-    route = wire.route(state.hosts, request.method, request.host, request.path, request.headers, marker is not None)
-    return None if route is None else Observation(state, route, request, marker, carried)
 
 
 class Observation:
@@ -117,9 +66,12 @@ class Observation:
         self,
         state: AppState,
         route: wire.Route,
-        request: Request,
         marker: Marker | None,
         carried: Mapping[str, Any] | None,
+        host: str,
+        headers: Mapping[str, str],
+        content: bytes | None,
+        may_change: bool,
     ) -> None:
         now_ns = time.time_ns()
         self._start_ns = time.perf_counter_ns()
@@ -129,7 +81,6 @@ class Observation:
         self._route = route
         self._marker = marker
         self._tags = collect_tags(state, carried)
-        content, can_change = request.body()
         self._requested_model = (marker.model if marker else None) or _requested_model(content)
         self._status: int | None = None
         self._stream = False
@@ -141,13 +92,17 @@ class Observation:
         self._silent = False
         # Whoever takes the token out finishes the call. A list pops atomically: close, finaliser and other threads agree.
         self._open: list[None] = [None]
-        self.host = request.host
-        self.attempt = _attempt(request.headers)
+        self.host = host
+        self.attempt = _attempt(headers)
         #: What to send instead of the request's body, where a stream is asked for its usage.
         self.content: bytes | None = None
-        if route.takes_stream_options and can_change and content is not None:
+        if route.takes_stream_options and may_change and content is not None:
             self.content = ask_for_usage(content)
         self._withheld: UsageEventFilter | None = UsageEventFilter() if self.content is not None else None
+
+    def carry(self, tags: Mapping[str, Any]) -> None:
+        """Take the tags of an adapter or transport that turned up on the way."""
+        self._tags = collect_tags(self._state, tags)
 
     # What came back.
 
@@ -194,20 +149,21 @@ class Observation:
         self._stream = _is_event_stream(content_type)
         if not self._stream:
             self._withheld = None
-        try:
-            self._decoder = decoder_for(encoding)
-        except LookupError:
-            logger.warning("a reply's Content-Encoding cannot be undone here: its usage stays unknown")
-            self._body = []
-            self._size = _MAX_BODY  # nothing fits any more
+        if self._stream:
+            self._scanner = EventScanner(self._route.format.mark, self._route.format.last_event_counts)
         else:
-            if self._stream:
-                self._scanner = EventScanner(self._route.format.mark, self._route.format.last_event_counts)
-            else:
-                self._body = []
+            self._body = []
+        self.encoded(encoding)
         if self._route.certain:
             self._state.recorder.started(self._record(Reading(), "interrupted", None))
         return True
+
+    def encoded(self, encoding: str) -> None:
+        """Say how the pieces are encoded that will be fed."""
+        try:
+            self._decoder = decoder_for(encoding)
+        except LookupError as error:
+            self._stop_reading(error)
 
     def feed(self, piece: bytes) -> bytes:
         """A piece of the body, as it came. Returns what the app may see of it."""

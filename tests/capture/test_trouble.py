@@ -153,8 +153,8 @@ def test_a_request_that_never_left_is_not_a_call(app: Flask, calls: Ledger) -> N
 
 
 STEPS = [
-    "flask_llm_cost.capture.observation.owner",
-    "flask_llm_cost.capture.observation.wire.route",
+    "flask_llm_cost.capture.exchange.owner",
+    "flask_llm_cost.capture.exchange.wire.route",
     "flask_llm_cost.capture.observation.collect_tags",
     "flask_llm_cost.capture.observation.new_call_id",
     "flask_llm_cost.capture.observation._requested_model",
@@ -164,7 +164,9 @@ STEPS = [
     "flask_llm_cost.capture.observation.wire.read_body",
     "flask_llm_cost.capture.observation.wire.read_stream",
     "flask_llm_cost.capture.observation.CallRecord",
-    "flask_llm_cost.capture.httpx.observe",
+    "flask_llm_cost.capture.httpx.Request",
+    "flask_llm_cost.capture.httpx._content",
+    "flask_llm_cost.capture.exchange.Observation",
     "flask_llm_cost.recorder.Recorder.record",
     "flask_llm_cost.recorder.Recorder.started",
     "flask_llm_cost.ledger.store.Ledger.append",

@@ -1,0 +1,106 @@
+"""One request of a client library on its way: recognised once, however many layers send it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flask_llm_cost import usage as wire
+from flask_llm_cost.capture.attribution import owner
+from flask_llm_cost.capture.guard import guarded
+from flask_llm_cost.capture.observation import Observation
+from flask_llm_cost.capture.sdk import current_marker
+
+#: Headers that sign a body, or say how it is encoded: then it must not change.
+_FIXED_BODY: Final = (
+    "content-encoding", "content-md5", "content-digest", "digest", "signature", "x-amz-content-sha256", "x-amz-date",
+    "x-signature", "x-hub-signature-256",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client library is about to send.
+
+    :param library: as ``LLM_COST_INSTRUMENT`` names it
+    :param exchange: the library's own object; a layer that sends the same one again is not a second call
+    :param host: lower case, with its port where the URL has one
+    :param headers: by lower-case name
+    :param content: asked only when this is a call: the body, where it is in memory
+    :param can_withhold: whether an event can be taken out of the reply before the app sees it
+    """
+
+    library: str
+    exchange: object
+    method: str
+    host: str
+    path: str
+    headers: Mapping[str, str]
+    content: Callable[[], bytes | None]
+    can_withhold: bool = False
+
+    def may_change(self) -> bool:
+        """Whether another body may be sent in place of this one: it is neither signed nor encoded."""
+        headers = self.headers
+        return self.can_withhold and not (
+            any(name in headers for name in _FIXED_BODY) or headers.get("authorization", "").startswith("AWS4-")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    request: Request
+    observation: Observation
+
+
+#: What is being sent here, by the outermost layer that we know.
+_sending: ContextVar[_Sending | None] = ContextVar("llm_cost_sending", default=None)
+
+
+@guarded
+def observe(request: Request, carried: Mapping[str, Any] | None = None, *, explicit: bool = False) -> Observation | None:
+    """Begin watching, where this is a call that somebody owns. ``None`` for all other traffic.
+
+    :param carried: tags of the adapter or transport that sends it
+    :param explicit: whether the app put that adapter or transport there, so that ``LLM_COST_INSTRUMENT`` does not matter
+    """
+    outer = _sending.get()
+    if outer is not None and _is_part_of(request, outer.request, explicit):
+        if carried:
+            outer.observation.carry(carried)
+        return None
+    state = owner()
+    if state is None or not (explicit or request.library in state.libraries):
+        return None
+    marker = current_marker()
+    route = wire.route(state.hosts, request.method, request.host, request.path, request.headers, marker is not None)
+    if route is None:
+        return None
+    return Observation(state, route, marker, carried, request.host, request.headers, request.content(), request.may_change())
+
+
+def _is_part_of(request: Request, outer: Request, explicit: bool) -> bool:
+    """Whether a request is a layer of the one that is being sent, and not a second call made meanwhile, in a hook."""
+    if request.exchange is outer.exchange or explicit:
+        return True
+    return request.library != outer.library and request.path == outer.path
+
+
+@contextmanager
+def under_way(request: Request, observation: Observation, sent: Callable[[Exception], bool]) -> Iterator[None]:
+    """The request is on its way. What the library raises ends the observation, and goes on to the app.
+
+    :param sent: whether a request that failed so may have reached the provider
+    """
+    outer = _sending.get()
+    _sending.set(_Sending(request, observation))
+    try:
+        yield
+    except BaseException as error:
+        observation.failed(error, not isinstance(error, Exception) or sent(error))
+        raise
+    finally:
+        _sending.set(outer)

@@ -1,0 +1,27 @@
+"""The wall between our work and the app's call: nothing that goes wrong on our side passes it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+logger = logging.getLogger("flask_llm_cost")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def guarded(function: Callable[_P, _T]) -> Callable[_P, _T | None]:
+    """Run our own work inside the app's call: whatever goes wrong in it is logged by name, and the call goes on."""
+
+    @functools.wraps(function)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T | None:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            logger.warning("watching an LLM call failed with %s: the call itself is not affected", type(error).__name__)
+            return None
+
+    return run

@@ -1,0 +1,235 @@
+"""The pages in a real browser: no violation of the policy, no sideways scrolling, no script needed, nothing hard to read."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from flask import Flask
+from ledger_rows import add_call
+from mounted_app import PREFIX, MountedApp
+from playwright.sync_api import Browser, Page, sync_playwright
+from werkzeug.serving import make_server
+
+pytestmark = pytest.mark.slow
+
+_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+_RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+_LONG = "a_feature_with_a_name_that_is_much_longer_than_anybody_thought_it_would_ever_be"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=_OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """An app being served, with two months of calls of every kind; its address, and its pages by name."""
+    path = tmp_path_factory.mktemp("site") / "ledger.db"
+    app = MountedApp(
+        Flask("site"), sa.URL.create("sqlite", database=str(path)), tables=True, LLM_COST_TIMEZONE="Europe/Berlin"
+    )
+    app.mount(guard=None)
+    app.mount("/mine", guard=None, name="mine", scope=lambda: {"tenant_id": "t1"})
+    app.mount("/new", guard=None, name="new", scope=lambda: {"tenant_id": "nobody"})
+    dice = random.Random(1)
+    now = datetime.now(UTC)
+    with app.app.app_context():
+        session = app.database.session
+        for n in range(700):
+            tags = {
+                "feature": dice.choice(["chat", "ocr", _LONG, *"abcdefgh"]),
+                "tenant_id": f"t{n % 12}",
+                "user_id": f"u{n % 90}",
+            }
+            tags = {key: value for key, value in tags.items() if dice.random() > 0.05}
+            cost = None if n % 17 == 0 else f"{dice.lognormvariate(-2, 1.5):.6f}"
+            outcome = dice.choice(["ok"] * 9 + ["interrupted"])
+            model = dice.choice(["gpt-4o", "claude-sonnet-4-6", "accounts/fireworks/models/" + "very-long-model-name-" * 4])
+            call_id = add_call(
+                session,
+                now - timedelta(hours=n * 2),
+                cost,
+                tags=tags,
+                model=model,
+                outcome=outcome,
+                items=[("input", 1000, "2.5", "0.0025"), ("output", 200, "10", "0.002")] if cost else (),
+                first_token_ms=300,
+                provider_response_id="chatcmpl-1234567890",
+            )
+        session.commit()
+    server = make_server("127.0.0.1", 0, app.app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    pages = {
+        "overview": f"{PREFIX}/",
+        "overview by tenant": f"{PREFIX}/?range=90d&by=tag:tenant_id",
+        "overview in weeks": f"{PREFIX}/?from=2024-06-01&to={now:%Y-%m-%d}",
+        "overview filtered": f"{PREFIX}/?range=30d&model=gpt-4o&tag.feature={_LONG}&untagged=team",
+        "scoped": "/mine/",
+        "calls": f"{PREFIX}/calls?range=90d&sort=dearest",
+        "calls filtered": f"{PREFIX}/calls?range=90d&tag.feature={_LONG}&limit=10",
+        "call": f"{PREFIX}/calls/{call_id}",
+        "first run": "/new/",
+        "empty": f"{PREFIX}/?from=2020-01-01&to=2020-01-31",
+        "not understood": f"{PREFIX}/?foo=1",
+    }
+    yield f"http://127.0.0.1:{server.port}", pages
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    app.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, site: tuple[str, dict[str, str]]) -> Iterator[Callable[..., Page]]:
+    contexts = []
+
+    def open_page(name: str, **options: Any) -> Page:
+        address, pages = site
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.goto(address + pages[name])
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+NAMES = [
+    "overview", "overview by tenant", "overview in weeks", "overview filtered", "scoped", "calls", "calls filtered", "call",
+    "first run", "empty", "not understood",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_policy_is_kept(browser: Browser, site: tuple[str, dict[str, str]], name: str) -> None:
+    """The browser reports no violation of the strict policy, no error, and no request to anywhere else."""
+    address, pages = site
+    context = browser.new_context()
+    page = context.new_page()
+    page.add_init_script(
+        "window.violations = []; document.addEventListener('securitypolicyviolation', e => "
+        "window.violations.push(e.violatedDirective + ' ' + e.blockedURI))"
+    )
+    errors: list[str] = []
+    requested: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requested.append(request.url))
+    page.goto(address + pages[name])
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("window.violations") == []
+    assert errors == []
+    assert all(url.startswith(address) for url in requested)
+    assert page.evaluate("document.styleSheets.length") == 1
+    assert page.evaluate("getComputedStyle(document.body).marginTop") == "0px"
+    context.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("width", [360, 768])
+def test_nothing_scrolls_sideways(open_page: Callable[..., Page], name: str, width: int) -> None:
+    """On a phone, and with every part unfolded, a page is as wide as the screen."""
+    page = open_page(name, viewport={"width": width, "height": 740})
+    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_hard_to_read(open_page: Callable[..., Page], name: str, scheme: str) -> None:
+    """axe-core finds nothing serious or critical, light and dark, with every part unfolded, on a desk and a phone."""
+    for width in (1200, 360):
+        page = open_page(name, color_scheme=scheme, viewport={"width": width, "height": 800}, bypass_csp=True)
+        page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+        found = Axe().run(
+            page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+        )
+        problems = [
+            (item["id"], item["impact"], [node["target"] for node in item["nodes"]][:3])
+            for item in found.response["violations"]
+            if item["impact"] in ("serious", "critical")
+        ]
+        assert problems == []
+
+
+def test_all_works_without_javascript(open_page: Callable[..., Page], site: tuple[str, dict[str, str]]) -> None:
+    """With scripts off one can change the range and the dimension, follow a bar to its calls, and open one."""
+    page = open_page("overview", java_script_enabled=False)
+    page.select_option("select[name=range]", "30d")
+    page.select_option("select[name=by]", "model")
+    page.click("form.sentence button")
+    assert "range=30d" in page.url
+    assert "by=model" in page.url
+    page.locator("svg.wide a.slot").last.click()
+    assert "/calls?" in page.url
+    page.locator("table.calls th a").first.click()
+    assert page.locator("#bill").is_visible()
+    page.goto(site[0] + f"{PREFIX}/calls?range=90d")
+    page.locator("details.filters summary").click()
+    page.fill("input[name='tag.tenant_id']", "t1")
+    page.click("button.apply")
+    assert "tag.tenant_id=t1" in page.url
+    assert page.locator("table.calls tbody tr").count() > 0
+    page.click("a[rel=next]")
+    assert "after=" in page.url
+    page.click("a[rel=prev]")
+    assert "before=" in page.url
+
+
+def test_own_dates_appear_when_asked_for(open_page: Callable[..., Page]) -> None:
+    """The two dates are there once the range is one's own, and are sent; a named range ignores them."""
+    page = open_page("overview", java_script_enabled=False)
+    assert not page.locator("input[name=from]").first.is_visible()
+    page.select_option("select[name=range]", "custom")
+    page.fill("input[name=from]", "2026-01-01")
+    page.fill("input[name=to]", "2026-01-31")
+    page.click("form.sentence button")
+    assert page.locator("h1").inner_text().startswith("No calls")
+    page.select_option("select[name=range]", "90d")
+    page.click("form.sentence button")
+    assert "90 days" in page.locator("h1").inner_text()
+
+
+def test_a_keyboard_reaches_everything(open_page: Callable[..., Page]) -> None:
+    """The first stop skips to the content, and bars are stops that can be seen and followed."""
+    page = open_page("overview")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    bar = page.locator("svg.wide a.slot").last
+    bar.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/calls?**")
+
+
+def test_it_prints(open_page: Callable[..., Page]) -> None:
+    """On paper it is black on white, with the chart, without controls that paper does not have."""
+    page = open_page("overview", color_scheme="dark")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator("svg.wide").is_visible()
+    assert not page.locator("form.sentence button").is_visible()
+    assert page.pdf().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("name", ["overview", "overview by tenant", "calls"])
+def test_pages_are_light(open_page: Callable[..., Page], site: tuple[str, dict[str, str]], name: str) -> None:
+    """A page is under 150 KiB, and under 24 compressed."""
+    page = open_page(name)
+    body = page.request.get(site[0] + site[1][name]).body()
+    assert len(body) < 150 * 1024
+    assert len(gzip.compress(body)) < 24 * 1024

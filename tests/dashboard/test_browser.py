@@ -36,9 +36,7 @@ def browser() -> Iterator[Browser]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """An app being served, with two months of calls of every kind; its address, and its pages by name."""
     path = tmp_path_factory.mktemp("site") / "ledger.db"
-    app = MountedApp(
-        Flask("site"), sa.URL.create("sqlite", database=str(path)), tables=True, LLM_COST_TIMEZONE="Europe/Berlin"
-    )
+    app = MountedApp(Flask("site"), f"sqlite:///{path}", tables=True, LLM_COST_TIMEZONE="Europe/Berlin")
     app.mount(guard=None)
     app.mount("/mine", guard=None, name="mine", scope=lambda: {"tenant_id": "t1"})
     app.mount("/new", guard=None, name="new", scope=lambda: {"tenant_id": "nobody"})

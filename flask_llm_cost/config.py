@@ -28,8 +28,16 @@ DefaultTags: TypeAlias = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "httpx": ("httpx",),
     "httpx2": ("httpx2",),
+    "requests": ("requests",),
+    "aiohttp": ("aiohttp",),
+    "botocore": ("botocore",),
     "openai": ("httpx", "httpx2"),
     "anthropic": ("httpx", "httpx2"),
+    "google-genai": ("httpx", "httpx2", "aiohttp", "requests"),
+    "groq": ("httpx", "httpx2"),
+    "mistralai": ("httpx", "httpx2"),
+    "litellm": ("httpx", "aiohttp"),
+    "boto3": ("botocore",),
 }
 
 #: Names of tags whose values are never kept.

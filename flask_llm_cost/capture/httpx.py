@@ -7,14 +7,18 @@ two functions and two stream classes; what they do is in :func:`_request` and :f
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+from flask_llm_cost.capture.attribution import ask
 from flask_llm_cost.capture.exchange import Request, observe, under_way
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.observation import Observation
+
+Tags: TypeAlias = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
 #: Errors before the request left, by their names in both libraries: nothing was billed.
 _NEVER_SENT: Final = frozenset(
@@ -150,6 +154,7 @@ def _attach(observation: Observation, response: Any, stream_class: type) -> None
         response.stream = stream_class(response.stream, observation)
 
 
+@functools.lru_cache(maxsize=4)
 def _stream_classes(module: ModuleType) -> tuple[type, type]:
     """The libraries check the type of a stream, so each needs classes of its own."""
 
@@ -224,3 +229,83 @@ def _stream_classes(module: ModuleType) -> tuple[type, type]:
             return getattr(self.__dict__["_stream"], name)
 
     return ObservedStream, ObservedAsyncStream
+
+
+class _Explicit:
+    """What the two explicit transports share."""
+
+    def __init__(self, transport: Any = None, *, tags: Tags | None = None) -> None:
+        self._transport = transport
+        self._tags = tags
+
+    def _inner(self, request: Any, name: str) -> Any:
+        if self._transport is None:
+            self._transport = getattr(_module_of(request), name)()
+        return self._transport
+
+    def _carried(self) -> Mapping[str, Any] | None:
+        return ask(self._tags, "the tags of a transport") if callable(self._tags) else self._tags
+
+
+def _module_of(request: Any) -> ModuleType:
+    """The library that made a request, ``httpx`` or ``httpx2``."""
+    return sys.modules[type(request).__module__.partition(".")[0]]
+
+
+class LlmCostTransport(_Explicit):
+    """A transport that records the calls going through it, for clients that are to be watched without patching.
+
+    ``httpx.Client(transport=LlmCostTransport(tags={"feature": "import"}))``, or around a transport of your own:
+    ``LlmCostTransport(httpx.HTTPTransport(retries=2), tags=who)``. Works with ``httpx`` and ``httpx2``.
+
+    :param transport: what sends; the library's own transport when it is left out
+    :param tags: a dict, or a function that gives one, asked at each call
+    """
+
+    def handle_request(self, request: Any) -> Any:
+        module = _module_of(request)
+        inner = self._inner(request, "HTTPTransport")
+        found = _request(module, request, True)
+        observation = observe(found, self._carried(), explicit=True) if found else None
+        if found is None or observation is None:
+            return inner.handle_request(request)
+        with under_way(found, observation, _may_have_been_sent(module)), _asking(module, request, observation):
+            response = inner.handle_request(request)
+        _attach(observation, response, _stream_classes(module)[0])
+        return response
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def __enter__(self) -> LlmCostTransport:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class AsyncLlmCostTransport(_Explicit):
+    """The same for async clients: ``httpx.AsyncClient(transport=AsyncLlmCostTransport(tags=who))``."""
+
+    async def handle_async_request(self, request: Any) -> Any:
+        module = _module_of(request)
+        inner = self._inner(request, "AsyncHTTPTransport")
+        found = _request(module, request, True)
+        observation = observe(found, self._carried(), explicit=True) if found else None
+        if found is None or observation is None:
+            return await inner.handle_async_request(request)
+        with under_way(found, observation, _may_have_been_sent(module)), _asking(module, request, observation):
+            response = await inner.handle_async_request(request)
+        _attach(observation, response, _stream_classes(module)[1])
+        return response
+
+    async def aclose(self) -> None:
+        if self._transport is not None:
+            await self._transport.aclose()
+
+    async def __aenter__(self) -> AsyncLlmCostTransport:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()

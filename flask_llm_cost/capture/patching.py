@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import wrapt
 
-from flask_llm_cost.capture import httpx, sdk
+from flask_llm_cost.capture import aiohttp, botocore, httpx, requests, sdk
 from flask_llm_cost.config import LIBRARIES
 from flask_llm_cost.errors import IntegrationError
 
@@ -28,11 +28,17 @@ _Targets = Callable[[ModuleType], tuple[tuple[type, str, Callable[..., Any]], ..
 _LIBRARY_MODULES: Final[dict[str, tuple[str, _Targets]]] = {
     "httpx": ("httpx", httpx.targets),
     "httpx2": ("httpx2", httpx.targets),
+    "requests": ("requests.sessions", requests.targets),
+    "aiohttp": ("aiohttp", aiohttp.targets),
+    "botocore": ("botocore.session", botocore.targets),
 }
 _SDK_MODULES: Final[dict[str, tuple[str, _Targets]]] = {
     "openai": ("openai._base_client", sdk.targets),
     "anthropic": ("anthropic._base_client", sdk.targets),
 }
+
+#: Distributions that are imported by another name.
+_IMPORT_NAMES: Final = {"google-genai": "google.genai"}
 
 _lock = threading.Lock()
 #: Class and attribute to what was there, and what is there now.
@@ -56,7 +62,7 @@ def install(instrument: str | Iterable[str]) -> None:
     """
     explicit = () if instrument == "auto" else tuple(instrument)
     for name in explicit:
-        if name not in sys.modules and importlib.util.find_spec(name) is None:
+        if not _is_installed(_IMPORT_NAMES.get(name, name)):
             raise IntegrationError(name, "it is not installed; install it, or take it out of LLM_COST_INSTRUMENT")
     wanted = libraries(instrument)
     hooks = {name: hook for name, hook in _LIBRARY_MODULES.items() if name in wanted}
@@ -66,6 +72,15 @@ def install(instrument: str | Iterable[str]) -> None:
         _hook(module_name, targets)
         if module_name in failures and module_name.partition(".")[0] in explicit:
             raise IntegrationError(module_name, failures[module_name])
+
+
+def _is_installed(name: str) -> bool:
+    if name in sys.modules:
+        return True
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # the package that it would be in
+        return False
 
 
 def _hook(module_name: str, targets: _Targets) -> None:

@@ -1,0 +1,149 @@
+"""``aiohttp``: at ``ClientSession._request``, where google-genai's async calls go whenever aiohttp is installed."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from types import ModuleType
+from typing import Any, Final
+
+from flask_llm_cost.capture.exchange import Request, observe, under_way
+from flask_llm_cost.capture.guard import guarded
+from flask_llm_cost.capture.observation import Observation
+
+#: Errors before the request left: nothing was billed.
+_NEVER_SENT: Final = frozenset(
+    {"ClientConnectorError", "ConnectionTimeoutError", "InvalidURL", "ClientProxyConnectionError"}
+)
+
+
+def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], ...]:
+    """What to patch in ``aiohttp``: class, attribute, and how to wrap it."""
+    return ((module.ClientSession, "_request", functools.partial(_watch, module)),)
+
+
+def _watch(module: ModuleType, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @functools.wraps(original)
+    async def request(self: Any, method: str, str_or_url: Any, **kwargs: Any) -> Any:
+        found = _request(self, method, str_or_url, kwargs)
+        observation = observe(found) if found else None
+        if found is None or observation is None:
+            return await original(self, method, str_or_url, **kwargs)
+        with under_way(found, observation, _may_have_been_sent):
+            response = await original(self, method, str_or_url, **kwargs)
+        _attach(module, observation, response, _decompresses(self, kwargs))
+        return response
+
+    return request
+
+
+@guarded
+def _request(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, Any]) -> Request | None:
+    if method not in ("POST", "GET"):
+        return None
+    url = session._build_url(str_or_url)
+    host = url.host or ""
+    return Request(
+        library="aiohttp",
+        exchange=object(),
+        method=method,
+        host=host.lower() if url.is_default_port() else f"{host.lower()}:{url.port}",
+        path=url.path,
+        headers={str(name).lower(): str(value) for name, value in dict(kwargs.get("headers") or {}).items()},
+        content=functools.partial(_content, kwargs),
+    )
+
+
+def _content(kwargs: Mapping[str, Any]) -> bytes | None:
+    if (body := kwargs.get("json")) is not None:
+        return json.dumps(body).encode()
+    data = kwargs.get("data")
+    return data.encode() if isinstance(data, str) else data if isinstance(data, bytes) else None
+
+
+def _may_have_been_sent(error: Exception) -> bool:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"ClientError", "TimeoutError"}) and not names & _NEVER_SENT
+
+
+def _decompresses(session: Any, kwargs: Mapping[str, Any]) -> bool:
+    asked = kwargs.get("auto_decompress")
+    return bool(getattr(session, "_auto_decompress", True) if asked is None else asked)
+
+
+@guarded
+def _attach(module: ModuleType, observation: Observation, response: Any, decompresses: bool) -> None:
+    encoding = "" if decompresses else response.headers.get("Content-Encoding", "")
+    if observation.opened(response.status, response.headers.get("Content-Type", ""), encoding):
+        response.content = _ObservedReader(module, response.content, observation)
+
+
+class _ObservedReader:
+    """A reply's body on its way to the app, in place of aiohttp's ``StreamReader``, which cannot be changed."""
+
+    def __init__(self, module: ModuleType, reader: Any, observation: Observation) -> None:
+        self._module = module
+        self._reader = reader
+        self._observation = observation
+
+    async def _seen(self, reading: Awaitable[bytes]) -> bytes:
+        try:
+            piece = await reading
+        except BaseException as error:
+            self._observation.closed(False, error)
+            raise
+        self._feed(piece)
+        return piece
+
+    def _feed(self, piece: bytes) -> None:
+        if piece:
+            self._observation.feed(piece)
+        if not piece or self._reader.at_eof():
+            self._observation.closed(True)
+
+    async def read(self, n: int = -1) -> bytes:
+        return await self._seen(self._reader.read(n))
+
+    async def readany(self) -> bytes:
+        return await self._seen(self._reader.readany())
+
+    async def readline(self, **kwargs: Any) -> bytes:
+        return await self._seen(self._reader.readline(**kwargs))
+
+    async def readuntil(self, *args: Any, **kwargs: Any) -> bytes:
+        return await self._seen(self._reader.readuntil(*args, **kwargs))
+
+    async def readexactly(self, n: int) -> bytes:
+        return await self._seen(self._reader.readexactly(n))
+
+    async def readchunk(self) -> tuple[bytes, bool]:
+        try:
+            piece, end = await self._reader.readchunk()
+        except BaseException as error:
+            self._observation.closed(False, error)
+            raise
+        if piece or self._reader.at_eof():
+            self._feed(piece)
+        return piece, end
+
+    def read_nowait(self, n: int = -1) -> bytes:
+        piece: bytes = self._reader.read_nowait(n)
+        if piece:
+            self._feed(piece)
+        return piece
+
+    def __aiter__(self) -> Any:
+        return self._module.streams.AsyncStreamIterator(self.readline)
+
+    def iter_chunked(self, n: int) -> Any:
+        return self._module.streams.AsyncStreamIterator(functools.partial(self.read, n))
+
+    def iter_any(self) -> Any:
+        return self._module.streams.AsyncStreamIterator(self.readany)
+
+    def iter_chunks(self) -> Any:
+        return self._module.streams.ChunkTupleAsyncStreamIterator(self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_reader"], name)

@@ -1,0 +1,156 @@
+"""``botocore``: Bedrock's calls, by botocore's own events on each client that is made.
+
+botocore hands out what it has parsed, so a reply is given on as the JSON that it came from.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from flask_llm_cost.capture.exchange import Request, observe
+from flask_llm_cost.capture.guard import guarded
+from flask_llm_cost.capture.observation import Observation
+
+_OPERATIONS: Final = ("InvokeModel", "InvokeModelWithResponseStream", "Converse", "ConverseStream")
+_ON_CONTEXT: Final = "llm_cost_observation"
+
+#: Errors before the request left: nothing was billed.
+_NEVER_SENT: Final = frozenset(
+    {"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "NoCredentialsError", "SSLError"}
+)
+
+
+def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], ...]:
+    """What to patch in ``botocore.session``: class, attribute, and how to wrap it."""
+    return ((module.Session, "create_client", _follow_clients),)
+
+
+def _follow_clients(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def create_client(self: Any, service_name: str, *args: Any, **kwargs: Any) -> Any:
+        client = original(self, service_name, *args, **kwargs)
+        if service_name == "bedrock-runtime":
+            _follow(client)
+        return client
+
+    return create_client
+
+
+@guarded
+def _follow(client: Any) -> None:
+    events = client.meta.events
+    for operation in _OPERATIONS:
+        events.register_last(f"before-call.bedrock-runtime.{operation}", _before, unique_id=f"llm-cost-before-{operation}")
+        events.register_first(f"after-call.bedrock-runtime.{operation}", _after, unique_id=f"llm-cost-after-{operation}")
+        events.register_first(
+            f"after-call-error.bedrock-runtime.{operation}", _failed, unique_id=f"llm-cost-error-{operation}"
+        )
+
+
+@guarded
+def _before(model: Any, params: Mapping[str, Any], context: dict[str, Any], **_: Any) -> None:
+    url = urlsplit(params["url"])
+    body = params.get("body")
+    request = Request(
+        library="botocore",
+        exchange=context,
+        method=params.get("method", "POST"),
+        host=url.netloc.lower(),
+        path=params.get("url_path") or url.path,
+        headers={},
+        content=lambda: body if isinstance(body, bytes) else None,
+    )
+    context[_ON_CONTEXT] = observe(request)
+
+
+@guarded
+def _failed(exception: Exception, context: dict[str, Any], **_: Any) -> None:
+    observation: Observation | None = context.pop(_ON_CONTEXT, None)
+    if observation is not None:
+        observation.failed(exception, type(exception).__name__ not in _NEVER_SENT)
+
+
+@guarded
+def _after(http_response: Any, parsed: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
+    observation: Observation | None = context.pop(_ON_CONTEXT, None)
+    if observation is None:
+        return
+    status = http_response.status_code
+    observation.attempt = 1 + int(parsed.get("ResponseMetadata", {}).get("RetryAttempts", 0))
+    if status >= 400:
+        observation.discard()
+    elif model.name == "Converse":
+        kept = {key: parsed[key] for key in ("usage", "serviceTier", "performanceConfig", "stopReason") if key in parsed}
+        observation.replied(status, "application/json", json.dumps(kept, default=str).encode())
+    elif model.name == "InvokeModel":
+        if observation.opened(status, parsed.get("contentType", "application/json"), ""):
+            body = parsed["body"]
+            body._raw_stream = _ObservedRaw(body._raw_stream, observation)
+    elif observation.opened(status, "text/event-stream", ""):
+        key = "stream" if model.name == "ConverseStream" else "body"
+        parsed[key] = _ObservedEvents(parsed[key], observation)
+
+
+class _Observed:
+    """What the app gets in place of botocore's object, which it passes everything on to."""
+
+    def __init__(self, inner: Any, observation: Observation) -> None:
+        self._inner = inner
+        self._observation = observation
+
+    def close(self) -> None:
+        try:
+            self._inner.close()
+        finally:
+            self._observation.closed(False)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_inner"], name)
+
+
+class _ObservedRaw(_Observed):
+    """What a ``StreamingBody`` reads from."""
+
+    def read(self, *args: Any, **kwargs: Any) -> bytes:
+        try:
+            piece: bytes = self._inner.read(*args, **kwargs)
+        except BaseException as error:
+            self._observation.closed(False, error)
+            raise
+        self._observation.feed(piece)
+        if not piece or not args or args[0] is None:
+            self._observation.closed(True)
+        return piece
+
+
+class _ObservedEvents(_Observed):
+    """The events of a stream, in place of an ``EventStream``."""
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            for event in self._inner:
+                self._observation.feed(b"data: " + _event_bytes(event) + b"\n\n")
+                yield event
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._observation.closed(False, error)
+            raise
+        self._observation.closed(True)
+
+
+def _event_bytes(event: Any) -> bytes:
+    """The JSON of an event: the model's own, base64 in a chunk, or Converse's."""
+    try:
+        chunk = event.get("chunk")
+        if chunk is not None:
+            return bytes(chunk["bytes"])
+        # Only the metadata event says what is billed; the others hold content.
+        return json.dumps({"metadata": event["metadata"]}, default=str).encode() if "metadata" in event else b"{}"
+    except Exception:
+        return b"{}"

@@ -1,0 +1,202 @@
+"""``requests``: at ``Session.send``, above the adapters, so that mocks and adapters of the app's own are seen too."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from flask_llm_cost.capture.attribution import ask
+from flask_llm_cost.capture.exchange import Request, observe, under_way
+from flask_llm_cost.capture.guard import guarded
+from flask_llm_cost.capture.observation import Observation
+
+if TYPE_CHECKING:
+    from requests.adapters import HTTPAdapter
+
+#: Errors before the request left: nothing was billed.
+_NEVER_SENT: Final = frozenset(
+    {"ConnectTimeout", "ProxyError", "SSLError", "InvalidURL", "InvalidSchema", "MissingSchema", "InvalidProxyURL"}
+)
+
+
+def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], ...]:
+    """What to patch in ``requests.sessions``: class, attribute, and how to wrap it."""
+    return ((module.Session, "send", _watch),)
+
+
+def _watch(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def send(self: Any, request: Any, **kwargs: Any) -> Any:
+        return _send(functools.partial(original, self), request, kwargs, bool(kwargs.get("stream", self.stream)))
+
+    return send
+
+
+def _send(
+    original: Callable[..., Any],
+    request: Any,
+    kwargs: dict[str, Any],
+    streamed: bool,
+    carried: Mapping[str, Any] | None = None,
+    explicit: bool = False,
+) -> Any:
+    found = _request(request, streamed)
+    observation = observe(found, carried, explicit=explicit) if found else None
+    if found is None or observation is None:
+        return original(request, **kwargs)
+    with under_way(found, observation, _may_have_been_sent), _asking(request, observation):
+        response = original(request, **kwargs)
+    _attach(observation, response)
+    return response
+
+
+@guarded
+def _request(request: Any, streamed: bool) -> Request | None:
+    if request.method not in ("POST", "GET"):
+        return None
+    url = urlsplit(request.url)
+    return Request(
+        library="requests",
+        # A redirect is sent by the session itself, as a copy of the request: what they share says that it is the same call.
+        exchange=request.hooks,
+        method=request.method,
+        host=url.netloc.rpartition("@")[2].lower(),
+        path=url.path,
+        headers=request.headers,
+        content=functools.partial(_content, request),
+        can_withhold=streamed,
+    )
+
+
+def _content(request: Any) -> bytes | None:
+    body = request.body
+    return body.encode() if isinstance(body, str) else body if isinstance(body, bytes) else None
+
+
+def _may_have_been_sent(error: Exception) -> bool:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "RequestException" not in names or names & _NEVER_SENT:
+        return False
+    # A refused connection and one that was lost have the same class; urllib3 says which it was in the error beneath.
+    beneath = getattr(error.args[0], "reason", None) if error.args else None
+    return type(beneath).__name__ not in ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError")
+
+
+@contextmanager
+def _asking(request: Any, observation: Observation) -> Iterator[None]:
+    """Send the body that asks for usage, where there is one, and give the app its own back."""
+    content = observation.content
+    if content is None:
+        yield
+        return
+    body, headers = request.body, request.headers.copy()
+    request.body = content
+    request.headers["Content-Length"] = str(len(content))
+    request.headers["Accept-Encoding"] = "identity"
+    try:
+        yield
+    finally:
+        request.body, request.headers = body, headers
+
+
+@guarded
+def _attach(observation: Observation, response: Any) -> None:
+    """Read a reply that is there, or follow one that is still to come."""
+    content_type = response.headers.get("Content-Type", "")
+    if response._content_consumed and response.status_code < 400:
+        observation.replied(response.status_code, content_type, response.content)
+    elif observation.opened(response.status_code, content_type, ""):
+        response.raw = _ObservedBody(response.raw, observation, response.headers.get("Content-Encoding", ""))
+
+
+class _ObservedBody:
+    """A reply's body on its way to the app, in place of ``urllib3``'s."""
+
+    def __init__(self, raw: Any, observation: Observation, encoding: str) -> None:
+        self._raw = raw
+        self._observation = observation
+        self._encoding = encoding
+
+    def stream(self, amt: int | None = 65536, decode_content: bool | None = None) -> Iterator[bytes]:
+        self._begin(decode_content)
+        observation, withholds = self._observation, self._observation.withholds
+        try:
+            for piece in self._raw.stream(amt, decode_content=decode_content):
+                seen = observation.feed(piece)
+                if seen or not withholds:
+                    yield seen
+            if rest := observation.rest():
+                yield rest
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            observation.closed(False, error)
+            raise
+        observation.closed(True)
+
+    def read(self, amt: int | None = None, decode_content: bool | None = None, **kwargs: Any) -> bytes:
+        self._begin(decode_content)
+        try:
+            piece: bytes = self._raw.read(amt, decode_content=decode_content, **kwargs)
+        except BaseException as error:
+            self._observation.closed(False, error)
+            raise
+        seen = self._observation.feed(piece)
+        if amt is None or not piece:
+            seen += self._observation.rest()
+            self._observation.closed(True)
+        return seen
+
+    def _begin(self, decode_content: bool | None) -> None:
+        decodes = self._raw.decode_content if decode_content is None else decode_content
+        if self._encoding and not decodes:
+            self._observation.encoded(self._encoding)
+        self._encoding = ""
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.stream()
+
+    def close(self) -> None:
+        try:
+            self._raw.close()
+        finally:
+            self._observation.closed(False)
+
+    def release_conn(self) -> None:
+        self._raw.release_conn()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_raw"], name)
+
+
+def __getattr__(name: str) -> Any:
+    # The adapter's base class is in requests, which is imported by those who use the adapter only.
+    if name == "LlmCostAdapter":
+        return _adapter_class()
+    raise AttributeError(name)
+
+
+@functools.cache
+def _adapter_class() -> type[HTTPAdapter]:
+    from requests.adapters import HTTPAdapter
+
+    class LlmCostAdapter(HTTPAdapter):
+        """An adapter that records the calls going through it: ``session.mount("https://", LlmCostAdapter(tags={...}))``.
+
+        :param tags: a dict, or a function that gives one, asked at each call
+        """
+
+        def __init__(self, *args: Any, tags: Any = None, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._tags = tags
+
+        def send(self, request: Any, stream: bool = False, **kwargs: Any) -> Any:  # type: ignore[override]  # by keyword
+            carried = ask(self._tags, "the tags of an adapter") if callable(self._tags) else self._tags
+            original = functools.partial(super().send, stream=stream)
+            return _send(original, request, kwargs, True, carried, explicit=True)
+
+    return LlmCostAdapter

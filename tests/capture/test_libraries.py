@@ -1,0 +1,241 @@
+"""Client libraries other than the SDKs' own, patched and explicit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import boto3
+import httpx
+import httpx2
+import pytest
+import requests
+from flask import Flask
+from played_app import ledger_of
+
+from flask_llm_cost import tags
+from flask_llm_cost.capture.httpx import AsyncLlmCostTransport, LlmCostTransport
+from flask_llm_cost.capture.requests import LlmCostAdapter  # type: ignore[attr-defined]  # made on demand
+from flask_llm_cost.ledger import Call
+from flask_llm_cost.testing.provider import PlayedProvider
+
+Ledger = Callable[[], list[Call]]
+
+BODY: Any = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello there"}]}
+STREAM: Any = {**BODY, "stream": True}
+ASKED: Any = {**STREAM, "stream_options": {"include_usage": True}}
+
+
+@pytest.fixture
+def url(provider: PlayedProvider) -> str:
+    return f"{provider.openai_url}/chat/completions"
+
+
+def seen(calls: list[Call]) -> list[tuple[bool, str, str]]:
+    return [(call.stream, call.outcome, call.usage_source) for call in calls]
+
+
+def test_requests_calls_and_streams(app: Flask, calls: Ledger, provider: PlayedProvider, url: str) -> None:
+    """requests: plain, streamed in lines and odd pieces, read raw, broken off; the app reads what nobody asked for."""
+    with app.app_context(), requests.Session() as session:
+        assert session.post(url, json=BODY).json()["choices"]
+        with session.post(url, json=STREAM, stream=True) as reply:
+            lines = list(reply.iter_lines())
+        with session.post(url, json=STREAM, stream=True) as reply:
+            pieces = b"".join(reply.iter_content(7))
+        with session.post(url, json=ASKED, stream=True) as reply:
+            raw = reply.raw.read()
+        with session.post(url, json=STREAM, stream=True) as reply:
+            next(reply.iter_content(10))
+    assert lines[-2:] == [b"data: [DONE]", b""]
+    assert b'"usage"' not in pieces
+    assert b'"usage":' in raw
+    assert seen(calls()) == [
+        (False, "ok", "response"),
+        (True, "ok", "stream_final"),
+        (True, "ok", "stream_final"),
+        (True, "ok", "stream_final"),
+        (True, "interrupted", "unknown"),
+    ]
+    assert [request.json().get("stream_options") for request in provider.requests] == [
+        None,
+        {"include_usage": True},
+        {"include_usage": True},
+        {"include_usage": True},
+        {"include_usage": True},
+    ]
+
+
+def test_requests_gives_the_app_its_request_back(app: Flask, provider: PlayedProvider, url: str) -> None:
+    """The prepared request that the app made is as it was after a stream was asked for its usage."""
+    with app.app_context(), requests.Session() as session:
+        prepared = session.prepare_request(requests.Request("POST", url, json=STREAM))
+        before = prepared.body, dict(prepared.headers)
+        session.send(prepared, stream=True).close()
+        assert (prepared.body, dict(prepared.headers)) == before
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_requests_reads_encoded_bodies(app: Flask, calls: Ledger, provider: PlayedProvider, url: str, encoding: Any) -> None:
+    """Encoded streams are counted whether the app lets requests decode them or reads the raw bytes."""
+    events = [{"model": "gpt-4o", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}]
+    provider.reply_with("chat/completions", events=events, encoding=encoding, times=2)
+    with app.app_context(), requests.Session() as session:
+        b"".join(session.post(url, json=ASKED, stream=True).iter_content(9))
+        session.post(url, json=ASKED, stream=True).raw.read()
+    assert [(call.input_tokens, call.output_tokens) for call in calls()] == [(3, 2), (3, 2)]
+
+
+def test_requests_follows_a_redirect_as_one_call(app: Flask, calls: Ledger, provider: PlayedProvider, url: str) -> None:
+    """A redirected call is one row."""
+    provider.reply_with("away/chat/completions", status=307, headers={"Location": url}, body={"moved": True})
+    with app.app_context(), requests.Session() as session:
+        assert session.post(f"{provider.openai_url}/away/chat/completions", json=BODY).json()["choices"]
+    assert len(calls()) == 1
+
+
+def test_a_refused_connection_is_no_call_and_a_lost_one_is(
+    app: Flask, calls: Ledger, provider: PlayedProvider, url: str
+) -> None:
+    """What never left costs nothing; what was sent and not answered may."""
+    provider.reply_with("chat/completions", cut_after=0)
+    with app.app_context(), requests.Session() as session:
+        with pytest.raises(requests.ConnectionError):
+            session.post("http://127.0.0.1:9/v1/chat/completions", json=BODY)
+        with pytest.raises(requests.RequestException):
+            session.post(url, json=BODY)
+    (call,) = calls()
+    assert call.outcome == "error"
+
+
+def test_aiohttp_calls_and_streams(app: Flask, calls: Ledger, provider: PlayedProvider, url: str) -> None:
+    """aiohttp: read whole, by line, in pieces and chunks, and broken off."""
+
+    async def make() -> None:
+        async with aiohttp.ClientSession() as session:
+            async with session.post(url, json=BODY) as reply:
+                assert (await reply.json())["choices"]
+            async with session.post(url, json=ASKED) as reply:
+                assert [line async for line in reply.content][-2] == b"data: [DONE]\n"
+            async with session.post(url, data=json.dumps(ASKED)) as reply:
+                assert b"[DONE]" in b"".join([piece async for piece in reply.content.iter_chunked(11)])
+            async with session.post(url, json=ASKED) as reply:
+                assert b"[DONE]" in b"".join([piece async for piece, _ in reply.content.iter_chunks()])
+            async with session.post(url, json=ASKED) as reply:
+                await reply.content.readany()
+            del reply
+
+    with app.app_context(), tags(via="aiohttp"):
+        asyncio.run(make())
+    found = calls()
+    assert seen(found)[:4] == [(False, "ok", "response")] + [(True, "ok", "stream_final")] * 3
+    assert len(found) == 5
+    assert {tag.value for call in found for tag in call.tags} == {"aiohttp"}
+
+
+def test_explicit_transports_need_no_patching(make_app: Callable[..., Flask], url: str) -> None:
+    """With LLM_COST_INSTRUMENT=[] the adapter and the transports record all the same, with their tags."""
+    app = make_app(instrument=[])
+
+    async def make() -> None:
+        async with httpx.AsyncClient(transport=AsyncLlmCostTransport(tags={"via": "async"})) as client:
+            await client.post(url, json=BODY)
+
+    with app.app_context():
+        with httpx.Client(transport=LlmCostTransport(tags={"via": "httpx"})) as client:
+            client.post(url, json=BODY)
+        own = httpx2.HTTPTransport(retries=1)
+        with httpx2.Client(transport=LlmCostTransport(own, tags=lambda: {"via": "httpx2"})) as client2:
+            client2.post(url, json=BODY)
+        with requests.Session() as session:
+            session.mount("http://", LlmCostAdapter(tags={"via": "requests"}))
+            session.post(url, json=BODY)
+        asyncio.run(make())
+    found = ledger_of(app)
+    assert [{tag.key: tag.value for tag in call.tags} for call in found] == [
+        {"via": "httpx"},
+        {"via": "httpx2"},
+        {"via": "requests"},
+        {"via": "async"},
+    ]
+    assert {call.outcome for call in found} == {"ok"}
+
+
+def test_explicit_and_patched_count_once(app: Flask, calls: Ledger, url: str) -> None:
+    """With both, a call is one row; the block's tags win over the transport's."""
+    with app.app_context(), tags(feature="block"):
+        with httpx.Client(transport=LlmCostTransport(tags={"feature": "transport", "via": "transport"})) as client:
+            client.post(url, json=BODY)
+        with requests.Session() as session:
+            session.mount("http://", LlmCostAdapter(tags={"feature": "adapter", "via": "adapter"}))
+            session.post(url, json=BODY)
+    assert [{tag.key: tag.value for tag in call.tags} for call in calls()] == [
+        {"feature": "block", "via": "transport"},
+        {"feature": "block", "via": "adapter"},
+    ]
+
+
+class HttpxOverAiohttp(httpx.AsyncBaseTransport):
+    """A transport that sends by aiohttp, as litellm's and httpx-aiohttp's do."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(str(request.url), data=request.content, headers={"content-type": "application/json"}) as reply,
+        ):
+            return httpx.Response(reply.status, content=await reply.read())
+
+
+def test_a_library_on_a_library_counts_once(app: Flask, calls: Ledger, url: str) -> None:
+    """httpx that sends by aiohttp is one call."""
+
+    async def make() -> None:
+        async with httpx.AsyncClient(transport=HttpxOverAiohttp()) as client:
+            await client.post(url, json=BODY)
+
+    with app.app_context():
+        asyncio.run(make())
+    assert len(calls()) == 1
+
+
+@pytest.fixture
+def bedrock(provider: PlayedProvider) -> Any:
+    client = boto3.client(
+        "bedrock-runtime",
+        endpoint_url=provider.url,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    yield client
+    client.close()
+
+
+def test_bedrock_by_botocore(make_app: Callable[..., Flask], provider: PlayedProvider, bedrock: Any) -> None:
+    """InvokeModel and Converse are counted, and the app reads its body as ever."""
+    app = make_app(hosts={provider.host: "bedrock"})
+    model = "anthropic.claude-sonnet-4-6-v1:0"
+    reply = {"type": "message", "model": "claude", "usage": {"input_tokens": 5, "output_tokens": 7}, "content": []}
+    provider.reply_with("/invoke", body=reply)
+    provider.reply_with(
+        "/converse",
+        body={
+            "usage": {"inputTokens": 11, "outputTokens": 13, "totalTokens": 24},
+            "output": {"message": {"role": "assistant", "content": [{"text": "hi"}]}},
+            "stopReason": "end_turn",
+            "metrics": {"latencyMs": 3},
+        },
+    )
+    with app.app_context():
+        invoked = bedrock.invoke_model(modelId=model, body=json.dumps({"max_tokens": 5, "messages": []}))
+        assert json.loads(invoked["body"].read()) == reply
+        conversed = bedrock.converse(modelId=model, messages=[{"role": "user", "content": [{"text": "hi"}]}])
+        assert conversed["usage"]["outputTokens"] == 13
+    found = ledger_of(app)
+    assert [(call.provider, call.input_tokens, call.output_tokens) for call in found] == [
+        ("bedrock", 5, 7),
+        ("bedrock", 11, 13),
+    ]

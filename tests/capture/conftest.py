@@ -19,6 +19,13 @@ from flask_llm_cost.ledger import Call
 from flask_llm_cost.testing.provider import PlayedProvider
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _only_young_objects() -> None:
+    """Collecting after each test looks at what the test made, not at every module that was ever imported."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def played() -> Iterator[PlayedProvider]:
     with PlayedProvider() as provider:

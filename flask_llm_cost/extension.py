@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from flask_llm_cost import signals
-from flask_llm_cost.capture import attribution, patching
+from flask_llm_cost.capture import attribution, patching, propagation
 from flask_llm_cost.config import Config, keys_without_effect, unknown_keys
 from flask_llm_cost.errors import ConfigError, SetupError
 from flask_llm_cost.ledger.models import copy_tables
@@ -29,6 +29,7 @@ from flask_llm_cost.usage import HostMap
 from flask_llm_cost.usage.manual import usage_from
 
 if TYPE_CHECKING:
+    from celery import Celery
     from flask_sqlalchemy import SQLAlchemy
 
 logger = logging.getLogger("flask_llm_cost")
@@ -153,6 +154,15 @@ class LlmCostTracker:
             attribution.follow_requests(app)
             attribution.register_app(app)
             patching.install(config.instrument)
+            if config.propagate_tags:
+                patching.install_propagation()
+
+    def init_celery(self, celery: Celery) -> None:
+        """Give the tasks of *celery* the tags of the request that enqueued them, and the tag ``job`` with their name.
+
+        At the end of a task its records are written: a worker's processes end without running any exit handler.
+        """
+        propagation.follow_tasks(celery, self.flush)
 
     def request_tagger(self, function: _F) -> _F:
         """Register what tags every LLM call of a request: a function without arguments that returns a dict.

@@ -55,7 +55,7 @@ class _Block:
 
 
 _NO_BLOCK: Final = _Block(MappingProxyType({}))
-_block: ContextVar[_Block] = ContextVar("llm_cost_tags", default=_NO_BLOCK)
+tags_here: ContextVar[_Block] = ContextVar("llm_cost_tags", default=_NO_BLOCK)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -77,19 +77,19 @@ class tags:  # noqa: N801 - reads as a word in ``with tags(...)``
         self._values = values
 
     def __enter__(self) -> tags:
-        outer = _block.get()
-        _block.set(_Block({**outer.values, **self._values}, outer, self))
+        outer = tags_here.get()
+        tags_here.set(_Block({**outer.values, **self._values}, outer, self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # A generator may be resumed in another context, where this block was never opened: then there is nothing to close.
-        block: _Block | None = _block.get()
+        block: _Block | None = tags_here.get()
         while block is not None and block.opened_by is not self:
             block = block.outer
         if block is not None and block.outer is not None:
-            _block.set(block.outer)
+            tags_here.set(block.outer)
 
     def __call__(self, function: _F) -> _F:
         if inspect.isasyncgenfunction(function):
@@ -161,7 +161,7 @@ class tags:  # noqa: N801 - reads as a word in ``with tags(...)``
 
 def current_tags() -> dict[str, Any]:
     """The tags of the blocks that are open here, innermost winning. Request and default tags come on top at a call."""
-    return dict(_block.get().values)
+    return dict(tags_here.get().values)
 
 
 def carry_tags(function: _F) -> _F:

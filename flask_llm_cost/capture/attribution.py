@@ -28,7 +28,7 @@ _ON_G: Final = "_llm_cost_request"
 _apps: weakref.WeakSet[Flask] = weakref.WeakSet()
 
 #: The request that the code here works for, also where its context is gone: in the body of a stream, in a carried thread.
-_request: ContextVar[RequestTags | None] = ContextVar("llm_cost_request", default=None)
+request_here: ContextVar[RequestTags | None] = ContextVar("llm_cost_request", default=None)
 
 _warned: set[str] = set()
 
@@ -82,13 +82,13 @@ class RequestTags:
             return ask(tagger, "the request tagger")
 
     def open(self) -> None:
-        self._previous = _request.get()
-        _request.set(self)
+        self._previous = request_here.get()
+        request_here.set(self)
 
     def close(self) -> None:
         """Idempotent; may come late, twice, or in a thread where it was never opened."""
-        if _request.get() is self:
-            _request.set(self._previous)
+        if request_here.get() is self:
+            request_here.set(self._previous)
         self._previous = None
 
 
@@ -142,7 +142,7 @@ def _close_request(error: BaseException | None) -> None:
 
 def _current_request() -> RequestTags | None:
     if not has_request_context():
-        return _request.get()
+        return request_here.get()
     tags: RequestTags | None = g.get(_ON_G)
     if tags is None:  # a context that was pushed by hand, or copied into another thread with a `g` of its own
         tags = RequestTags(request_ctx._get_current_object())  # type: ignore[attr-defined]  # a proxy
@@ -163,7 +163,7 @@ def owner() -> AppState | None:
     """
     if has_app_context():
         return _state(current_app._get_current_object())  # type: ignore[attr-defined]  # a proxy
-    if (request := _request.get()) is not None and (app := request.app) is not None:
+    if (request := request_here.get()) is not None and (app := request.app) is not None:
         return _state(app)
     live = [state for state in map(_state, _apps) if state is not None]
     if len(live) == 1:

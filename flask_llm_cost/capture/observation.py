@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -133,7 +133,7 @@ class Observation:
             self._scanner.feed(content)
             self._close(ended=True, error=None)
             return
-        reading = self._read(lambda: wire.read_body(self._route, content))
+        reading = self._first(wire.read_body(self._route, content))
         if reading is None:
             self.discard()
         else:
@@ -214,15 +214,14 @@ class Observation:
         if scanner is not None:
             scanner.finish()
             ended = ended or scanner.done
-            events = scanner.events
-            reading = self._read(lambda: wire.read_stream(self._route, events, ended))
+            reading = self._first(wire.read_stream(self._route, scanner.events, ended))
             scanner.events = []
             if reading is not None and reading.usage.source == "stream_final":
                 ended = True
         elif self._body is not None:
             content = b"".join(self._body)
             self._body = None
-            reading = self._read(lambda: wire.read_body(self._route, content))
+            reading = self._first(wire.read_body(self._route, content))
         else:
             reading = Reading()
         if reading is None:
@@ -230,12 +229,15 @@ class Observation:
             return
         self._finish(reading, "ok" if ended else "interrupted", type(error).__name__ if error else None)
 
-    def _read(self, read: Callable[[], Reading | None]) -> Reading | None:
-        try:
-            return read()
-        except wire.MalformedUsageError as error:
-            self._warn("%s sent a usage block in which %s; the call's usage stays unknown", self._route.provider, error)
-            return Reading(wire.MALFORMED_USAGE)
+    def _first(self, readings: list[Reading]) -> Reading | None:
+        reading = readings[0] if readings else None
+        if reading is not None and reading.malformed:
+            self._warn(
+                "%s sent a usage block in which the field %r is no count; the call's usage stays unknown",
+                self._route.provider,
+                reading.malformed,
+            )
+        return reading
 
     def _stop_reading(self, error: Exception) -> None:
         self._scanner = None

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import wrapt
 
-from flask_llm_cost.capture import aiohttp, botocore, httpx, requests, sdk
+from flask_llm_cost.capture import aiohttp, botocore, httpx, propagation, requests, sdk
 from flask_llm_cost.config import LIBRARIES
 from flask_llm_cost.errors import IntegrationError
 
@@ -72,6 +72,11 @@ def install(instrument: str | Iterable[str]) -> None:
         _hook(module_name, targets)
         if module_name in failures and module_name.partition(".")[0] in explicit:
             raise IntegrationError(module_name, failures[module_name])
+
+
+def install_propagation() -> None:
+    """Let thread pools carry tags, for the apps that ask for it."""
+    _hook("concurrent.futures.thread", propagation.pool_targets)
 
 
 def _is_installed(name: str) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import click
 import openai
 import pytest
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
 from flask import Flask, Response, copy_current_request_context, g, session, stream_with_context
 from flask_login import LoginManager, UserMixin, login_user
 from flask_sqlalchemy import SQLAlchemy
@@ -333,3 +336,49 @@ def test_the_switch_turns_everything_off(
     with app.app_context():
         ask()
     assert ledger_of(app) == []
+
+
+def test_pools_carry_tags_for_the_apps_that_ask(
+    make_app: Callable[..., Flask], ask: Callable[[], None], provider: PlayedProvider
+) -> None:
+    """With LLM_COST_PROPAGATE_TAGS a pool carries the tags of whoever submits, and keeps none of them for later work."""
+    app = make_app(propagate_tags=True)
+    with ThreadPoolExecutor(1) as pool:
+        with app.app_context(), tags(feature="first"):
+            pool.submit(ask).result()
+            list(pool.map(lambda _: ask(), range(1)))
+        with app.app_context(), tags(feature="second"):
+            pool.submit(ask).result()
+        pool.submit(ask).result()
+    assert [tags_of(call).get("feature") for call in ledger_of(app)] == ["first", "first", "second", None]
+
+
+def test_celery_tasks_carry_the_tags_of_the_request(
+    app: Flask, calls: Ledger, ask: Callable[[], None], tmp_path: Any
+) -> None:
+    """A task has the tags of the request that enqueued it and its own name, and its records are written when it ends."""
+    celery = Celery("desk", broker="memory://", backend="cache+memory://")
+    tracker_of(app).init_celery(celery)
+    tracker_of(app).request_tagger(lambda: {"tenant_id": 7})
+
+    @celery.task(name="desk.summarize")
+    def summarize() -> None:
+        with app.app_context():
+            ask()
+
+    @app.route("/enqueue")
+    def enqueue() -> str:
+        with tags(feature="summary"):
+            summarize.delay().forget()
+        return "queued"
+
+    with start_worker(celery, perform_ping_check=False):
+        app.test_client().get("/enqueue")
+        for _ in range(100):
+            if len(calls()) == 1:
+                break
+            time.sleep(0.05)
+    (call,) = calls()
+    expected = {"endpoint": "enqueue", "tenant_id": "7", "feature": "summary", "job": "desk.summarize"}
+    assert tags_of(call) == expected
+    assert current_tags() == {}

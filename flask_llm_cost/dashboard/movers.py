@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Final
 
 from flask_llm_cost.dashboard.breakdown import Breakdown, Row
-from flask_llm_cost.dashboard.formatting import MINUS, count, money
+from flask_llm_cost.dashboard.formatting import count, money
 
 _MOST: Final = 6
 _SMALLEST: Final = Decimal("0.01")
@@ -58,8 +58,3 @@ def _mover(dimension: str, row: Row, currency: str) -> Mover | None:
         price = f"{money(formerly, currency)} → {money(each, currency)} each"
         why = f"{calls}, {price}" if kind == "volume" else f"{price}, {calls}"
     return Mover(dimension=dimension, value=row.value, label=row.label, delta=delta, kind=kind, why=why)
-
-
-def signed(amount: Decimal, text: str) -> str:
-    """*text*, which is the amount's size, with its sign."""
-    return f"{'+' if amount >= 0 else MINUS}{text}"

@@ -6,24 +6,25 @@ import csv
 import io
 import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from html import unescape
 from urllib.parse import parse_qsl, urlsplit
 from zoneinfo import ZoneInfo
 
 import pytest
+from flask import Flask
 from mounted_app import PREFIX, MountedApp
-from sqlalchemy import event
+from sqlalchemy import URL, event
 from sqlalchemy.engine import Engine
 from werkzeug.datastructures import MultiDict
 
-from flask_llm_cost.dashboard import charts, formatting
+from flask_llm_cost.dashboard import dashboard_blueprint
 from flask_llm_cost.dashboard.filters import Selection, parse
-from flask_llm_cost.dashboard.forecast import forecast, odd_days
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.overview import Overview, build
-from flask_llm_cost.dashboard.periods import buckets, period
+from flask_llm_cost.dashboard.periods import period
+from flask_llm_cost.extension import LlmCostTracker
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 
@@ -243,95 +244,6 @@ def test_amounts_in_other_currencies_are_said(make: Callable[..., MountedApp]) -
     assert "€5.00" in app.get(currency="EUR").get_data(as_text=True)
 
 
-def test_the_forecast_is_a_range_and_needs_a_week() -> None:
-    """Six days of data make no forecast; steady weekdays make one that holds the truth; a month that is over has none."""
-    today = date(2026, 11, 23)
-    steady = {today - timedelta(days=n): Decimal(10) for n in range(1, 29)}
-    assert forecast(Decimal(60), dict(list(steady.items())[:6]), today, date(2026, 11, 30)) is None
-    found = forecast(Decimal(220), steady, today, date(2026, 11, 30))
-    assert found is not None
-    assert found.low <= 300 <= found.high
-    assert found.high - found.low < 1
-    assert [item.day.day for item in found.days] == [24, 25, 26, 27, 28, 29, 30]
-    weekends = {day: amount / 5 if day.weekday() > 4 else amount for day, amount in steady.items()}
-    uneven = forecast(Decimal(220), weekends, today, date(2026, 11, 30))
-    assert uneven is not None
-    assert [item.middle for item in uneven.days] == [10, 10, 10, 10, 2, 2, 10]
-    assert forecast(Decimal(1), steady, today, date(2026, 11, 22)) is None
-
-
-def test_an_odd_day_is_named_by_its_rule() -> None:
-    """A day three times the usual one is odd; a start from nothing and small change are not."""
-    days = [date(2026, 11, 1) + timedelta(days=n) for n in range(20)]
-    usual = dict.fromkeys(days, Decimal(10))
-    assert odd_days(days, usual) == []
-    assert odd_days(days, {**usual, days[15]: Decimal(31)}) == [(days[15], Decimal("3.1"))]
-    assert odd_days(days, {**dict.fromkeys(days, Decimal("0.01")), days[15]: Decimal("0.9")}) == []
-    late = {day: (Decimal(10) if n > 9 else Decimal(0)) for n, day in enumerate(days)}
-    assert odd_days(days, late) == []
-
-
-def test_bars_stand_for_their_amounts() -> None:
-    """A bar is as high as its amount on the scale, its parts stack without overlap, and nothing leaves the chart."""
-    columns = [charts.Column(str(n), (Decimal(n), Decimal(2 * n)), f"bar {n}") for n in (0, 1, 4)]
-    chart = charts.stacked_bars(columns, currency="USD", colours=[1, 2], previous=[Decimal(1), None, Decimal(12)])
-    assert [tick.label for tick in chart.grid] == ["$0", "$5", "$10", "$15"]
-    unit = (chart.bottom - chart.top) / 15
-    lower, upper = chart.bars[2].segments
-    assert chart.bottom - lower.y == pytest.approx(4 * unit, abs=0.02)
-    assert chart.bottom - upper.y == pytest.approx(12 * unit, abs=0.02)
-    assert upper.y + upper.height <= lower.y
-    assert chart.bars[0].segments == ()
-    assert all(chart.left <= bar.x and bar.x + bar.width <= chart.right for bar in chart.bars)
-    assert len(chart.previous.split()) == 2
-
-
-@pytest.mark.parametrize("highest", ["0.0000031", "0.04", "0.9", "1", "13.4", "99", "12345", "9999999"])
-def test_the_scale_holds_the_highest(highest: str) -> None:
-    """Whatever the amounts, the scale ends at or above the highest, on two to five round lines."""
-    chart = charts.stacked_bars([charts.Column("x", (Decimal(highest),), "x")], currency="USD", colours=[1])
-    assert chart.bars[0].segments[0].y >= chart.top
-    assert 3 <= len(chart.grid) <= 5
-    assert all("E" not in tick.label for tick in chart.grid)
-
-
-def test_many_days_become_weeks_and_months() -> None:
-    """A chart has 120 bars at most; every day is in exactly one, in order."""
-    for length, unit in ((120, 1), (121, 7), (830, 7), (1100, 31)):
-        days = [date(2024, 1, 3) + timedelta(days=n) for n in range(length)]
-        found = buckets(days)
-        assert len(found) <= 120
-        assert [day for item in found for day in days if item.first <= day <= item.last] == days
-        assert max((item.last - item.first).days + 1 for item in found) == unit
-
-
-@pytest.mark.parametrize(
-    ("amount", "shown"),
-    [
-        ("2998.3", "$2,998.30"),
-        ("0.41", "$0.41"),
-        ("0.0715", "$0.0715"),
-        ("0.0004", "$0.0004"),
-        ("0.000000000001", "<$0.000001"),
-        ("0", "$0"),
-        ("-3.2", "−$3.20"),
-        ("0.09999", "$0.10"),
-        (None, "unknown"),
-    ],
-)
-def test_small_amounts_are_not_rounded_away(amount: str | None, shown: str) -> None:
-    """$0.0004 is not $0.00, and what is not known is not $0."""
-    assert formatting.money(None if amount is None else Decimal(amount)) == shown
-
-
-@pytest.mark.parametrize(
-    ("share", "shown"), [(0, "0%"), (1, "100%"), (0.9999, "99.9%"), (0.00001, "<0.1%"), (0.011, "1.1%"), (None, "unknown")]
-)
-def test_nearly_all_is_not_all(share: float | None, shown: str) -> None:
-    """100% means all and 0% means none."""
-    assert formatting.percent(share) == shown
-
-
 def test_links_carry_the_whole_state(make: Callable[..., MountedApp]) -> None:
     """A link keeps every filter that is set, a relative range stays relative, and a chip takes away only its own."""
     app = make().mount()
@@ -347,3 +259,53 @@ def test_links_carry_the_whole_state(make: Callable[..., MountedApp]) -> None:
     assert {**everything, "by": "model", "model": "gpt-4o"} in asked
     assert '<option value="30d" selected>' in text
     assert '<input type="hidden" name="untagged" value="team">' in text
+
+
+def _pages_answer(app: MountedApp) -> None:
+    app.mount()
+    for n in range(30):
+        tags = {"feature": f"f{n % 9}", "user_id": f"u{n}"} if n % 4 else {}
+        call_id = app.add(None if n % 5 == 0 else f"0.{n + 10}", ago=timedelta(hours=n * 7), tags=tags, model=f"m{n % 3}")
+    query = {"range": "30d", "tag.feature": "f1"}
+    for path in ("/", "/calls", "/calls.csv", f"/calls/{call_id}"):
+        for extra in ({}, {"range": "90d"}, query):
+            assert app.get(PREFIX + path, **extra).status_code == 200
+    for by in ("model", "provider", "operation", "tag:feature", "tag:unused"):
+        assert app.get(by=by, range="90d").status_code == 200
+    for sort in ("newest", "oldest", "dearest", "slowest"):
+        following = app.get(PREFIX + "/calls", range="30d", sort=sort, limit="7", format="json").get_json()["after"]
+        assert app.get(PREFIX + "/calls", range="30d", sort=sort, limit="7", after=following).status_code == 200
+    data = app.get(range="30d", format="json").get_json()
+    assert Decimal(data["total"]["cost"]) == sum(Decimal(f"0.{n + 10}") for n in range(30) if n % 5)
+    for value in ("\x00", "\ud7ff", "'", "\\", "%", "😀"):
+        assert app.get(model=value).status_code in (200, 400)
+
+
+def test_pages_on_every_database(make: Callable[..., MountedApp], database_url: URL) -> None:
+    """Every page answers with the right sum on SQLite, PostgreSQL and MariaDB."""
+    _pages_answer(make(url=database_url))
+
+
+def test_pages_on_a_database_in_memory(make: Callable[..., MountedApp]) -> None:
+    """Every page answers on the in-memory SQLite that tests use."""
+    _pages_answer(make(url="sqlite://"))
+
+
+def test_log_mode_without_a_database() -> None:
+    """Where calls only go to the log, the dashboard says so instead of failing."""
+    app = Flask(__name__)
+    app.config.update(TESTING=True, LLM_COST_WRITE_MODE="log")
+    LlmCostTracker(app)
+    app.register_blueprint(dashboard_blueprint(guard=None), url_prefix=PREFIX)
+    response = app.test_client().get(PREFIX + "/")
+    assert response.status_code == 503
+    assert "calls are in the log" in response.get_data(as_text=True)
+
+
+def test_an_app_without_the_extension() -> None:
+    """A dashboard on an app that was never set up says what is missing."""
+    app = Flask(__name__)
+    app.register_blueprint(dashboard_blueprint(guard=None), url_prefix=PREFIX)
+    response = app.test_client().get(PREFIX + "/")
+    assert response.status_code == 503
+    assert "LlmCostTracker(app)" in response.get_data(as_text=True)

@@ -1,0 +1,101 @@
+"""Charts, forecasts and figures: what is drawn and written stands for the amounts."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from decimal import Decimal
+
+import pytest
+
+from flask_llm_cost.dashboard import charts, formatting
+from flask_llm_cost.dashboard.forecast import forecast, odd_days
+from flask_llm_cost.dashboard.periods import buckets
+
+
+def test_the_forecast_is_a_range_and_needs_a_week() -> None:
+    """Six days of data make no forecast; steady weekdays make one that holds the truth; a month that is over has none."""
+    today = date(2026, 11, 23)
+    steady = {today - timedelta(days=n): Decimal(10) for n in range(1, 29)}
+    assert forecast(Decimal(60), dict(list(steady.items())[:6]), today, date(2026, 11, 30)) is None
+    found = forecast(Decimal(220), steady, today, date(2026, 11, 30))
+    assert found is not None
+    assert found.low <= 300 <= found.high
+    assert found.high - found.low < 1
+    assert [item.day.day for item in found.days] == [24, 25, 26, 27, 28, 29, 30]
+    weekends = {day: amount / 5 if day.weekday() > 4 else amount for day, amount in steady.items()}
+    uneven = forecast(Decimal(220), weekends, today, date(2026, 11, 30))
+    assert uneven is not None
+    assert [item.middle for item in uneven.days] == [10, 10, 10, 10, 2, 2, 10]
+    assert forecast(Decimal(1), steady, today, date(2026, 11, 22)) is None
+
+
+def test_an_odd_day_is_named_by_its_rule() -> None:
+    """A day three times the usual one is odd; a start from nothing and small change are not."""
+    days = [date(2026, 11, 1) + timedelta(days=n) for n in range(20)]
+    usual = dict.fromkeys(days, Decimal(10))
+    assert odd_days(days, usual) == []
+    assert odd_days(days, {**usual, days[15]: Decimal(31)}) == [(days[15], Decimal("3.1"))]
+    assert odd_days(days, {**dict.fromkeys(days, Decimal("0.01")), days[15]: Decimal("0.9")}) == []
+    late = {day: (Decimal(10) if n > 9 else Decimal(0)) for n, day in enumerate(days)}
+    assert odd_days(days, late) == []
+
+
+def test_bars_stand_for_their_amounts() -> None:
+    """A bar is as high as its amount on the scale, its parts stack without overlap, and nothing leaves the chart."""
+    columns = [charts.Column(str(n), (Decimal(n), Decimal(2 * n)), f"bar {n}") for n in (0, 1, 4)]
+    chart = charts.stacked_bars(columns, currency="USD", colours=[1, 2], previous=[Decimal(1), None, Decimal(12)])
+    assert [tick.label for tick in chart.grid] == ["$0", "$5", "$10", "$15"]
+    unit = (chart.bottom - chart.top) / 15
+    lower, upper = chart.bars[2].segments
+    assert chart.bottom - lower.y == pytest.approx(4 * unit, abs=0.02)
+    assert chart.bottom - upper.y == pytest.approx(12 * unit, abs=0.02)
+    assert upper.y + upper.height <= lower.y
+    assert chart.bars[0].segments == ()
+    assert all(chart.left <= bar.x and bar.x + bar.width <= chart.right for bar in chart.bars)
+    assert len(chart.previous.split()) == 2
+
+
+@pytest.mark.parametrize("highest", ["0.0000031", "0.04", "0.9", "1", "13.4", "99", "12345", "9999999"])
+def test_the_scale_holds_the_highest(highest: str) -> None:
+    """Whatever the amounts, the scale ends at or above the highest, on two to five round lines."""
+    chart = charts.stacked_bars([charts.Column("x", (Decimal(highest),), "x")], currency="USD", colours=[1])
+    assert chart.bars[0].segments[0].y >= chart.top
+    assert 3 <= len(chart.grid) <= 5
+    assert all("E" not in tick.label for tick in chart.grid)
+
+
+def test_many_days_become_weeks_and_months() -> None:
+    """A chart has 120 bars at most; every day is in exactly one, in order."""
+    for length, unit in ((120, 1), (121, 7), (830, 7), (1100, 31)):
+        days = [date(2024, 1, 3) + timedelta(days=n) for n in range(length)]
+        found = buckets(days)
+        assert len(found) <= 120
+        assert [day for item in found for day in days if item.first <= day <= item.last] == days
+        assert max((item.last - item.first).days + 1 for item in found) == unit
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        ("2998.3", "$2,998.30"),
+        ("0.41", "$0.41"),
+        ("0.0715", "$0.0715"),
+        ("0.0004", "$0.0004"),
+        ("0.000000000001", "<$0.000001"),
+        ("0", "$0"),
+        ("-3.2", "−$3.20"),
+        ("0.09999", "$0.10"),
+        (None, "unknown"),
+    ],
+)
+def test_small_amounts_are_not_rounded_away(amount: str | None, shown: str) -> None:
+    """$0.0004 is not $0.00, and what is not known is not $0."""
+    assert formatting.money(None if amount is None else Decimal(amount)) == shown
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(0, "0%"), (1, "100%"), (0.9999, "99.9%"), (0.00001, "<0.1%"), (0.011, "1.1%"), (None, "unknown")]
+)
+def test_nearly_all_is_not_all(share: float | None, shown: str) -> None:
+    """100% means all and 0% means none."""
+    assert formatting.percent(share) == shown

@@ -1,6 +1,6 @@
 """What watching costs the app: one OpenAI SDK call, bare and watched, in turns, over an in-process transport.
 
-    python benchmarks/overhead.py [--rounds 40] [--calls 25] [--markdown]
+    python benchmarks/overhead.py [--rounds 40] [--calls 25]
 
 Nothing crosses a network, so what is measured is the SDK, the HTTP client and us. The record is durable in the spool when the
 call returns. Bare and watched rounds alternate, and the medians of the rounds are compared: the ratio is the figure, the

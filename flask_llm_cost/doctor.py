@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flask_llm_cost.capture import patching
 from flask_llm_cost.config import LIBRARIES, keys_without_effect, unknown_keys
-from flask_llm_cost.errors import LlmCostError
+from flask_llm_cost.errors import LlmCostError, SchemaMissingError
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
@@ -46,6 +46,10 @@ def examine(state: AppState) -> list[Check]:
     for group, look in _CHECKS:
         try:
             found.extend(look(state))
+        except SchemaMissingError:
+            # One cause, one error: the group that looks for the tables says what to do.
+            if look is _schema:
+                found.append(Check(group, "tables", "error", f"the tables are missing; {_MIGRATE}"))
         except (LlmCostError, SQLAlchemyError) as error:
             reason = str(error) if isinstance(error, LlmCostError) else type(error).__name__
             found.append(Check(group, look.__name__.strip("_"), "error", f"could not be checked: {reason}"))
@@ -161,6 +165,8 @@ def _ledger(state: AppState) -> Iterator[Check]:
             "Ledger", "writing", "error", f"the last write failed ({health.last_error_class}), {health.waiting} calls wait; "
             "they are written as soon as the database takes them"
         )  # fmt: skip
+    elif health.waiting and not state.ledger.flush(1.0):
+        yield Check("Ledger", "waiting", "warning", f"{health.waiting} calls wait in the spool; run 'flask llm-cost flush'")
     for count, name, what in (
         (health.lost, "lost", "calls were given up because the spool was full; raise LLM_COST_SPOOL_MAX_MB"),
         (

@@ -44,7 +44,7 @@ _lock = threading.Lock()
 #: Class and attribute to what was there, and what is there now.
 _patched: dict[tuple[type, str], tuple[Any, Any]] = {}
 _hooked: set[str] = set()
-#: Module to what went wrong when it was patched; doctor shows it.
+#: Library to what went wrong when it was patched; doctor shows it.
 failures: dict[str, str] = {}
 
 
@@ -68,15 +68,15 @@ def install(instrument: str | Iterable[str]) -> None:
     hooks = {name: hook for name, hook in _LIBRARY_MODULES.items() if name in wanted}
     if wanted:
         hooks |= _SDK_MODULES
-    for module_name, targets in hooks.values():
-        _hook(module_name, targets)
-        if module_name in failures and module_name.partition(".")[0] in explicit:
-            raise IntegrationError(module_name, failures[module_name])
+    for library, (module_name, targets) in hooks.items():
+        _hook(library, module_name, targets)
+        if library in failures and library in explicit:
+            raise IntegrationError(library, failures[library])
 
 
 def install_propagation() -> None:
     """Let thread pools carry tags, for the apps that ask for it."""
-    _hook("concurrent.futures.thread", propagation.pool_targets)
+    _hook("concurrent.futures", "concurrent.futures.thread", propagation.pool_targets)
 
 
 def _is_installed(name: str) -> bool:
@@ -88,23 +88,23 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def _hook(module_name: str, targets: _Targets) -> None:
+def _hook(library: str, module_name: str, targets: _Targets) -> None:
     with _lock:
         if module_name in _hooked:
             if module_name in sys.modules:
-                _patch_module(sys.modules[module_name], targets)
+                _patch_module(library, sys.modules[module_name], targets)
             return
         _hooked.add(module_name)
     # Runs at once for a module that is there, later for one that is not. Never imports.
-    wrapt.register_post_import_hook(lambda module: _patch_safely(module, targets), module_name)
+    wrapt.register_post_import_hook(lambda module: _patch_safely(library, module, targets), module_name)
 
 
-def _patch_safely(module: ModuleType, targets: _Targets) -> None:
+def _patch_safely(library: str, module: ModuleType, targets: _Targets) -> None:
     with _lock:
-        _patch_module(module, targets)
+        _patch_module(library, module, targets)
 
 
-def _patch_module(module: ModuleType, targets: _Targets) -> None:
+def _patch_module(library: str, module: ModuleType, targets: _Targets) -> None:
     try:
         for owner, attribute, wrap in targets(module):
             present = owner.__dict__[attribute]
@@ -113,12 +113,11 @@ def _patch_module(module: ModuleType, targets: _Targets) -> None:
             replacement = wrap(present)
             setattr(owner, attribute, replacement)
             _patched[owner, attribute] = (present, replacement)
+        failures.pop(library, None)
     except Exception as error:
         # The host is in the middle of an import: it must go on.
-        failures[module.__name__] = (
-            f"it has no {error}" if isinstance(error, AttributeError | KeyError) else type(error).__name__
-        )
-        logger.warning("%s cannot be watched (%s): its calls are not recorded", module.__name__, type(error).__name__)
+        failures[library] = f"it has no {error}" if isinstance(error, AttributeError | KeyError) else type(error).__name__
+        logger.warning("%s cannot be watched (%s): its calls are not recorded", library, type(error).__name__)
 
 
 def uninstall() -> None:

@@ -159,12 +159,19 @@ class Reading:
     """What one reply says of itself, in our words.
 
     :param mode: ``pricing_mode`` as served: ``None`` for standard, else ``batch``, ``flex``, ``batch+residency:eu``, …
+    :param settles: the provider's own key for what is billed here (the id of a background response, of a line of a batch):
+        however often and wherever it is read, it counts once. ``None`` where each reply is a bill of its own
+    :param created_at: when the provider says that what is settled was created
+    :param malformed: the field of the usage block that made no sense, so that nothing of it is believed
     """
 
     usage: Usage = UNKNOWN_USAGE
     model: str | None = None
     response_id: str | None = None
     mode: str | None = None
+    settles: str | None = None
+    created_at: datetime | None = None
+    malformed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

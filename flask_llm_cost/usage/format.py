@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from flask_llm_cost.records import Quantity, Reading, Usage
+from flask_llm_cost.records import Quantity, Reading
 
 #: More than any provider bills in one call; a count beyond it is an error of the sender.
 MAX_COUNT: Final = 10**12
@@ -35,6 +36,13 @@ class Format:
 
     name: str = ""
 
+    #: How the paths of its calls end (``/v1/ask``), and their hosts. What :meth:`LlmCostTracker.register_format` needs.
+    paths: Sequence[str] = ()
+    hosts: Sequence[str] = ()
+
+    #: The provider name of its calls; the host's where it is empty.
+    provider: str = ""
+
     #: The key of the usage object: events of a stream without such an object pass unread. Text that contains the same
     #: words is escaped JSON and cannot match.
     mark: bytes = b'"usage"'
@@ -44,6 +52,13 @@ class Format:
 
     #: Reply bodies of this format may be megabytes of numbers with the usage after them, so read their end only.
     usage_comes_last: bool = False
+
+    #: Whether the request says what is billed (characters to speak): then :meth:`quantities_of_request` is asked.
+    reads_request: bool = False
+
+    def quantities_of_request(self, content: bytes) -> Mapping[str, Quantity]:
+        """What the request itself says is billed. Counts only where the reply says nothing."""
+        return {}
 
     def fits(self, body: Mapping[str, Any]) -> bool:
         """Whether *body* (or an event) looks like this format: the evidence where neither host nor SDK is known."""
@@ -74,12 +89,7 @@ def with_source(reading: Reading, source: str) -> Reading:
     usage = reading.usage
     if not usage.known:
         return reading
-    return Reading(
-        Usage(usage.quantities, source, usage.reasoning_tokens, usage.total_tokens, usage.billed, usage.flags, usage.raw),
-        reading.model,
-        reading.response_id,
-        reading.mode,
-    )
+    return replace(reading, usage=replace(usage, source=source))
 
 
 def block(body: Mapping[str, Any], key: str) -> Mapping[str, Any]:

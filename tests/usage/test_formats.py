@@ -26,8 +26,7 @@ MESSAGES = found("api.anthropic.com", "/v1/messages")
 
 
 def read(where: Route, **body: Any) -> Reading:
-    reading = read_body(where, json.dumps(body).encode())
-    assert reading is not None
+    (reading,) = read_body(where, json.dumps(body).encode())
     return reading
 
 
@@ -206,10 +205,8 @@ def test_an_anthropic_stream_is_merged_key_by_key() -> None:
         {"type": "message_delta", "delta": {"stop_reason": None}, "usage": {"output_tokens": 8, "input_tokens": None}},
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 20, "input_tokens": 15}},
     ]
-    whole = read_stream(MESSAGES, [start, *deltas], True)
-    cut = read_stream(MESSAGES, [start, deltas[0]], False)
-    assert whole is not None
-    assert cut is not None
+    (whole,) = read_stream(MESSAGES, [start, *deltas], True)
+    (cut,) = read_stream(MESSAGES, [start, deltas[0]], False)
     assert dict(whole.usage.quantities) == {"input": 15, "cache_read": 4, "output": 20}
     assert (whole.mode, whole.model, whole.usage.source) == ("residency:us", "claude", "stream_final")
     assert (dict(cut.usage.quantities)["output"], cut.usage.source) == (8, "stream_partial")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 from flask import Flask, Response, current_app, g, has_app_context, has_request_context
+from flask.cli import ScriptInfo
 from flask.globals import request_ctx
 
 from flask_llm_cost.tags import current_tags
@@ -206,8 +207,10 @@ def collect_tags(
 
 
 def _command() -> str | None:
-    """The CLI command that runs here, without the program's own name: ``digest``, ``mail send``."""
+    """The Flask command that runs here, without the program's own name: ``digest``, ``mail send``."""
     context = click.get_current_context(silent=True)
+    if context is None or context.find_object(ScriptInfo) is None:
+        return None  # a program of somebody else's that uses click, such as a worker's
     names: list[str] = []
     while context is not None and context.parent is not None:
         names.append(context.info_name or "")

@@ -57,15 +57,16 @@ class Reading:
 
 
 def ledger_of(path: Path) -> str | None:
-    """The identity in a spool file's header; ``None`` where there is no header that this version reads."""
-    with path.open("rb") as file:
-        for line in file:
-            if stripped := line.strip(b"\n"):
-                fields = unpack(stripped)
-                if fields is None or fields.get("kind") != HEADER or fields.get("format") != FORMAT:
-                    return None
-                return str(fields.get("ledger"))
-    return None
+    """The identity in a spool file's header; ``None`` where there is no header that this version can read."""
+    try:
+        with path.open("rb") as file:
+            line = next((line for line in file if line.strip(b"\n")), b"")
+    except OSError:
+        return None
+    fields = unpack(line.strip(b"\n"))
+    if fields is None or fields.get("kind") != HEADER or fields.get("format") != FORMAT:
+        return None
+    return str(fields.get("ledger"))
 
 
 def spool_files(folders: Sequence[Path]) -> list[Path]:
@@ -85,11 +86,7 @@ def orphans(folders: Sequence[Path], identity: str) -> Iterator[Generation]:
         generation = _adopt(path)
         if generation is None:
             continue
-        try:
-            ours = ledger_of(path) == identity
-        except OSError:
-            ours = False
-        if ours:
+        if ledger_of(path) == identity:
             yield generation
         else:
             generation.release()

@@ -120,8 +120,9 @@ class Drain:
         _thread.start_new_thread(self._run, ())
 
     def flush(self, timeout: float) -> bool:
-        """Whether everything recorded so far got into the database within *timeout* seconds."""
+        """Whether everything recorded so far, by dead processes too, got into the database within *timeout* seconds."""
         deadline = time.monotonic() + timeout
+        self._adopted_at = float("-inf")
         with self._asking:
             self._asked = mine = self._asked + 1
         self._awake.set()

@@ -58,7 +58,7 @@ def survey(
     on_disk = mode in ("background", "inline")
     spool_dir = (spool.folder if spool is not None else folders[0]) if on_disk else None
     files = spool_files(folders) if on_disk else []
-    ours = [path for path in files if _ledger_of(path) == identity]
+    ours = [path for path in files if ledger_of(path) == identity]
     waiting = sum(map(count_calls, ours)) + in_memory
     if spool is not None:
         waiting += sum(generation.calls() for generation in spool.chain() if generation.path is None)
@@ -85,9 +85,3 @@ def survey(
 def _time(stamp: float | None) -> datetime | None:
     return None if stamp is None else datetime.fromtimestamp(stamp, UTC)
 
-
-def _ledger_of(path: Path) -> str | None:
-    try:
-        return ledger_of(path)
-    except OSError:
-        return None

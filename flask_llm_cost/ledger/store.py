@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import LedgerError, SchemaMissingError
+from flask_llm_cost.ledger.adoption import ledger_of, spool_files
 from flask_llm_cost.ledger.drain import Drain, Tally, log, price_or_leave
 from flask_llm_cost.ledger.engine import OwnEngine, identity_of
 from flask_llm_cost.ledger.faults import Fault
@@ -276,11 +277,23 @@ class Ledger:
         self._engine.close_idle(IDLE_CONNECTION_SECONDS)
 
     def flush(self, timeout: float = 10.0) -> bool:
-        """Whether every call that this process recorded so far is in the database, waiting at most *timeout* seconds."""
-        if self.mode == "memory":
+        """Whether every call so far is in the database, waiting at most *timeout* seconds.
+
+        That is what this process recorded, and what dead processes left in the same spool.
+        """
+        mode = self.mode
+        if mode == "memory":
             return self._write_memory()
-        process = self._processes.get(os.getpid())
-        return process is None or process.drain.flush(timeout)
+        if mode == "log":
+            return True
+        if os.getpid() not in self._processes and not self._left_behind():
+            return True
+        return self._process().drain.flush(timeout)
+
+    def _left_behind(self) -> bool:
+        """Whether there are spool files of this ledger, of a process that is gone or of one that is at work."""
+        identity = self._identity()
+        return not self._testing and any(ledger_of(path) == identity for path in spool_files(self._folders()))
 
     def close(self, patience: float = EXIT_SECONDS) -> None:
         """Drain for at most *patience* seconds, stop the thread and close connections. What is left stays in its file."""

@@ -382,3 +382,18 @@ def test_celery_tasks_carry_the_tags_of_the_request(
     expected = {"endpoint": "enqueue", "tenant_id": "7", "feature": "summary", "job": "desk.summarize"}
     assert tags_of(call) == expected
     assert current_tags() == {}
+
+
+def test_an_async_view_is_its_request(app: Flask, calls: Ledger, provider: PlayedProvider) -> None:
+    """A call awaited in an async view carries the request's and the block's tags."""
+    tracker_of(app).request_tagger(lambda: {"user_id": "ada"})
+
+    @app.route("/async")
+    async def view() -> str:
+        with tags(feature="async"):
+            async with openai.AsyncOpenAI(base_url=provider.openai_url, api_key="test") as client:
+                await client.chat.completions.create(model="gpt-4o", messages=QUESTION)
+        return "ok"
+
+    assert app.test_client().get("/async").text == "ok"
+    assert tags_of(calls()[0]) == {"endpoint": "view", "user_id": "ada", "feature": "async"}

@@ -5,6 +5,7 @@ All are frozen: a room hands on a new value, it never changes one that it was gi
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -288,6 +289,13 @@ class CallRecord:
         return self.model or self.requested_model
 
 
+def settled_call_id(provider: str, key: str, created_at: datetime | None) -> UUID:
+    """The id of a call that is settled by the provider's own *key*: the same wherever and however often it is read."""
+    milliseconds = 0 if created_at is None else int(created_at.timestamp() * 1000)
+    digest = hashlib.sha256(f"{provider}\0{key}".encode()).digest()
+    return _uuid7(milliseconds, int.from_bytes(digest[:10], "big"))
+
+
 #: A generator of our own: the app may seed the shared one, and workers seeded alike would make the same ids.
 _random: Final = Random()
 os.register_at_fork(after_in_child=_random.seed)
@@ -296,7 +304,11 @@ os.register_at_fork(after_in_child=_random.seed)
 def new_call_id(now_ns: int | None = None) -> UUID:
     """A time-ordered UUID (version 7, RFC 9562): 48 bits of Unix milliseconds, 74 random bits."""
     milliseconds = (time.time_ns() if now_ns is None else now_ns) // 1_000_000
-    value = (milliseconds & 0xFFFFFFFFFFFF) << 80 | _random.getrandbits(80)
+    return _uuid7(milliseconds, _random.getrandbits(80))
+
+
+def _uuid7(milliseconds: int, bits: int) -> UUID:
+    value = (milliseconds & 0xFFFFFFFFFFFF) << 80 | bits
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return UUID(int=value)

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +19,7 @@ from flask_llm_cost.capture.attribution import collect_tags
 from flask_llm_cost.capture.decoding import Decoder, decoder_for
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.sdk import Marker
-from flask_llm_cost.records import UNKNOWN_USAGE, CallRecord, Reading, new_call_id
+from flask_llm_cost.records import UNKNOWN_USAGE, CallRecord, Reading, new_call_id, settled_call_id
 from flask_llm_cost.usage.sse import EventScanner
 from flask_llm_cost.usage.stream_options import UsageEventFilter, ask_for_usage
 
@@ -39,6 +39,7 @@ class Observation:
     """One watched call."""
 
     __slots__ = (
+        "_asked",
         "_body",
         "_decoder",
         "_first_ns",
@@ -81,7 +82,8 @@ class Observation:
         self._route = route
         self._marker = marker
         self._tags = collect_tags(state, carried)
-        self._requested_model = (marker.model if marker else None) or _requested_model(content)
+        self._requested_model = route.model or (marker.model if marker else None) or _requested_model(content)
+        self._asked = route.format.quantities_of_request(content) if route.format.reads_request and content else {}
         self._status: int | None = None
         self._stream = False
         self._first_ns = 0
@@ -116,7 +118,7 @@ class Observation:
             self.discard()
             return
         cancelled = not isinstance(error, Exception)
-        self._finish(Reading(), "interrupted" if cancelled else "error", type(error).__name__)
+        self._finish([Reading()], "interrupted" if cancelled else "error", type(error).__name__)
 
     def discard(self) -> None:
         """This was no billed call: nothing is kept."""
@@ -127,17 +129,13 @@ class Observation:
     def replied(self, status: int, content_type: str, content: bytes) -> None:
         """The whole reply is there, decoded: a JSON body, or a stream that the client has read to its end."""
         self._status = status
-        if _is_event_stream(content_type):
+        scanner = self._scanner = wire.scanner(self._route, content_type)
+        if scanner is not None:
             self._stream = True
-            self._scanner = EventScanner(self._route.format.mark, self._route.format.last_event_counts)
-            self._scanner.feed(content)
+            scanner.feed(content)
             self._close(ended=True, error=None)
-            return
-        reading = self._first(wire.read_body(self._route, content))
-        if reading is None:
-            self.discard()
         else:
-            self._finish(reading, "ok")
+            self._finish(wire.read_body(self._route, content, self._asked), "ok")
 
     @guarded
     def opened(self, status: int, content_type: str, encoding: str) -> bool:
@@ -146,12 +144,10 @@ class Observation:
         if status >= 400:
             self.discard()
             return False
-        self._stream = _is_event_stream(content_type)
-        if not self._stream:
+        self._scanner = wire.scanner(self._route, content_type)
+        self._stream = self._scanner is not None
+        if self._scanner is None:
             self._withheld = None
-        if self._stream:
-            self._scanner = EventScanner(self._route.format.mark, self._route.format.last_event_counts)
-        else:
             self._body = []
         self.encoded(encoding)
         if self._route.certain:
@@ -214,30 +210,16 @@ class Observation:
         if scanner is not None:
             scanner.finish()
             ended = ended or scanner.done
-            reading = self._first(wire.read_stream(self._route, scanner.events, ended))
+            readings = wire.read_stream(self._route, scanner.events, ended, self._asked)
             scanner.events = []
-            if reading is not None and reading.usage.source == "stream_final":
-                ended = True
+            ended = ended or any(reading.usage.source == "stream_final" for reading in readings)
         elif self._body is not None:
             content = b"".join(self._body)
             self._body = None
-            reading = self._first(wire.read_body(self._route, content))
+            readings = wire.read_body(self._route, content, self._asked)
         else:
-            reading = Reading()
-        if reading is None:
-            self.discard()
-            return
-        self._finish(reading, "ok" if ended else "interrupted", type(error).__name__ if error else None)
-
-    def _first(self, readings: list[Reading]) -> Reading | None:
-        reading = readings[0] if readings else None
-        if reading is not None and reading.malformed:
-            self._warn(
-                "%s sent a usage block in which the field %r is no count; the call's usage stays unknown",
-                self._route.provider,
-                reading.malformed,
-            )
-        return reading
+            readings = [Reading()]
+        self._finish(readings, "ok" if ended else "interrupted", type(error).__name__ if error else None)
 
     def _stop_reading(self, error: Exception) -> None:
         self._scanner = None
@@ -245,21 +227,28 @@ class Observation:
         self._body = None
         logger.warning("reading a reply failed with %s: its usage stays unknown", type(error).__name__)
 
-    def _finish(self, reading: Reading, outcome: str, error_class: str | None = None) -> None:
+    def _finish(self, readings: Sequence[Reading], outcome: str, error_class: str | None = None) -> None:
         try:
             self._open.pop()
         except IndexError:
             return
-        if outcome == "ok" and not reading.usage.known and not reading.usage.flags:
-            self._explain_unknown()
-        try:
-            self._state.recorder.record(self._record(reading, outcome, error_class))
-        except self._state.recorder.raises as error:
-            # Inside the client's send the SDKs would swallow it and pay again: it is raised at the marker.
-            if self._marker is None:
-                self._warn("%s", error)
-            else:
-                self._marker.error = error
+        for number, reading in enumerate(readings):
+            if reading.malformed:
+                self._warn(
+                    "%s sent a usage block in which the field %r is no count; the call's usage stays unknown",
+                    self._route.provider,
+                    reading.malformed,
+                )
+            elif outcome == "ok" and not reading.usage.known and reading.usage.source != "pending":
+                self._explain_unknown()
+            try:
+                self._state.recorder.record(self._record(reading, outcome, error_class, number))
+            except self._state.recorder.raises as error:
+                # Inside the client's send the SDKs would swallow it and pay again: it is raised at the marker.
+                if self._marker is None:
+                    self._warn("%s", error)
+                else:
+                    self._marker.error = error
 
     def _explain_unknown(self) -> None:
         if self._stream and not self._route.takes_stream_options:
@@ -278,10 +267,16 @@ class Observation:
         if not self._silent:
             logger.warning(message, *args)
 
-    def _record(self, reading: Reading, outcome: str, error_class: str | None) -> CallRecord:
+    def _record(self, reading: Reading, outcome: str, error_class: str | None, number: int = 0) -> CallRecord:
+        """The record of what one reading bills. A reply may bill several things; each has an id of its own."""
         now_ns = time.perf_counter_ns()
+        if reading.settles is not None:
+            call_id = settled_call_id(self._route.provider, reading.settles, reading.created_at)
+        else:
+            call_id = new_call_id() if number else self._record_id
+        usage = reading.usage
         return CallRecord(
-            id=self._record_id,
+            id=call_id,
             occurred_at=self._occurred_at,
             provider=self._route.provider,
             operation=self._route.operation,
@@ -293,17 +288,13 @@ class Observation:
             outcome=outcome,
             http_status=self._status,
             error_class=error_class,
-            usage=reading.usage if reading.usage.known or reading.usage.flags else UNKNOWN_USAGE,
+            usage=usage if usage.known or usage.flags or usage.source == "pending" else UNKNOWN_USAGE,
             pricing_mode=reading.mode,
             latency_ms=(now_ns - self._start_ns) // 1_000_000,
             first_token_ms=(self._first_ns - self._start_ns) // 1_000_000 if self._stream and self._first_ns else None,
             provider_response_id=reading.response_id,
             tags=self._tags,
         )
-
-
-def _is_event_stream(content_type: str) -> bool:
-    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
 
 def _attempt(headers: Mapping[str, str]) -> int:

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 from uuid import UUID
@@ -168,7 +168,10 @@ class Writer:
             bound = [_bind(row, inserts) for row in rows]
             _begin(connection, self._busy_ms)
             held = self._held([row.record.id for row in rows], connection)
-            removed = self._replace_provisional([row for row in rows if row.record.id in held], held, connection)
+            removed, settled = self._replace_provisional(rows, held, now, connection)
+            if settled:
+                rows = [settled.get(row.record.id, row) for row in rows]
+                bound = [_bind(row, inserts) for row in rows]
             added = tuple(row for row in rows if row.record.id not in held)
             if added:
                 self._insert_prices(added, now, inserts, connection)
@@ -202,27 +205,31 @@ class Writer:
         """Ids that are there already, and whether what is there is provisional."""
         query = sa.select(CALLS.c.id, CALLS.c.outcome, CALLS.c.usage_source).where(CALLS.c.id.in_(ids))
         return {
-            call_id: outcome == "interrupted" and source == "unknown"
+            call_id: source == "pending" or (outcome == "interrupted" and source == "unknown")
             for call_id, outcome, source in connection.execute(query)
         }
 
     @staticmethod
     def _replace_provisional(
-        rows: Sequence[CallRows], held: dict[UUID, bool], connection: sa.Connection
-    ) -> tuple[Removed, ...]:
-        """Make room for real records where a process that looked dead left rows for calls without an end.
+        rows: Sequence[CallRows], held: dict[UUID, bool], now: datetime, connection: sa.Connection
+    ) -> tuple[tuple[Removed, ...], dict[UUID, CallRows]]:
+        """Make room for real records where calls wait for their usage, or were left by a process that looked dead.
 
-        Takes those ids out of *held*.
+        Takes those ids out of *held*. Returns what was removed, and the rows of the calls that were waiting: they keep the
+        time, the words and the tags of whoever made them, not of whoever asked how they went.
         """
         removed = []
+        settled: dict[UUID, CallRows] = {}
         for row in rows:
             record = row.record
-            if not held[record.id] or (record.outcome == "interrupted" and not record.usage.known):
+            if not held.get(record.id) or not _is_final(record):
                 continue
             provisional = (
                 CALLS.c.id == record.id,
-                CALLS.c.outcome == "interrupted",
-                CALLS.c.usage_source == "unknown",
+                sa.or_(
+                    CALLS.c.usage_source == "pending",
+                    sa.and_(CALLS.c.outcome == "interrupted", CALLS.c.usage_source == "unknown"),
+                ),
             )
             tags = connection.execute(sa.select(TAGS.c.key, TAGS.c.value).where(TAGS.c.call_id == record.id)).all()
             found = connection.execute(sa.select(CALLS).where(*provisional).with_for_update()).mappings().first()
@@ -233,7 +240,11 @@ class Writer:
             connection.execute(sa.delete(CALLS).where(CALLS.c.id == record.id))
             del held[record.id]
             removed.append(Removed(dict(found), tuple((key, value) for key, value in tags)))
-        return tuple(removed)
+            if found["usage_source"] == "pending":
+                kept = ("occurred_at", "operation", "requested_model", "host", "stream", "attempt")
+                words = {name: found[name] for name in kept}
+                settled[record.id] = call_rows(replace(record, tags=dict(tags), **words), now)
+        return tuple(removed), settled
 
     @staticmethod
     def _insert_prices(added: Sequence[CallRows], now: datetime, inserts: Inserts, connection: sa.Connection) -> None:
@@ -278,6 +289,11 @@ class _Bound:
     call: Any
     items: list[Any]
     tags: list[Any]
+
+
+def _is_final(record: CallRecord) -> bool:
+    """Whether a record says how its call ended, so that it may take the place of one that did not."""
+    return record.usage.source != "pending" and (record.outcome != "interrupted" or record.usage.known)
 
 
 def _bind(row: CallRows, inserts: Inserts) -> _Bound:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,12 +13,13 @@ import pytest
 import sqlalchemy as sa
 from databases import Server
 from ledger_calls import NOON, PRICE, LedgerMaker, a_call, calls, price, total_of
+from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import LedgerError, SchemaMissingError
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.models import Base, Call, PriceSnapshot
 from flask_llm_cost.ledger.writer import Writer
-from flask_llm_cost.records import CallRecord, Usage, new_call_id
+from flask_llm_cost.records import CallRecord, Usage, new_call_id, settled_call_id
 
 
 def test_a_record_is_kept_with_all_it_says(make_ledger: LedgerMaker) -> None:
@@ -291,6 +293,29 @@ def test_a_real_record_takes_the_place_of_an_interrupted_one(make_ledger: Ledger
     assert len(writer.write([interrupted]).fresh) == 0
     own.dispose()
     assert make_ledger.stored() == (1, 2, 3, Decimal("0.0027"))
+
+
+def test_a_pending_call_is_settled_once_and_stays_its_makers(make_ledger: LedgerMaker) -> None:
+    """A queued call waits without a cost; whoever reads how it ended settles it, once, under its maker's time and tags."""
+    own = OwnEngine(lambda: make_ledger.engine)
+    writer = Writer(own)
+    call_id = settled_call_id("openai", "resp_1", NOON)
+    assert call_id == settled_call_id("openai", "resp_1", NOON)
+    made = a_call(id=call_id, usage=Usage(source="pending"), tags={"feature": "made"})
+    read = price(
+        a_call(id=call_id, occurred_at=NOON + timedelta(hours=1), operation="responses.get", tags={"feature": "read"})
+    )
+    assert len(writer.write([made]).fresh) == 1
+    assert len(writer.write([made]).fresh) == 0
+    assert len(writer.write([read]).fresh) == 1
+    assert len(writer.write([read]).fresh) == 0
+    assert len(writer.write([made]).fresh) == 0
+    own.dispose()
+    assert make_ledger.stored() == (1, 2, 1, Decimal("0.0027"))
+    with Session(make_ledger.engine) as session:
+        call = session.scalars(sa.select(Call)).one()
+        assert (call.occurred_at, call.operation, call.tags[0].value) == (NOON, "chat.completions", "made")
+        assert (call.usage_source, call.total_cost) == ("response", Decimal("0.0027"))
 
 
 def test_inline_is_committed_when_it_returns(make_ledger: LedgerMaker) -> None:

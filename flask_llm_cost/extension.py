@@ -25,7 +25,7 @@ from flask_llm_cost.pricing import PriceBook
 from flask_llm_cost.recorder import Recorder
 from flask_llm_cost.records import CallRecord, Cost
 from flask_llm_cost.tags import TagRules
-from flask_llm_cost.usage import HostMap
+from flask_llm_cost.usage import Format, HostMap
 from flask_llm_cost.usage.manual import usage_from
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class AppState:
         self.config = config
         self.tracker = tracker
         self.libraries = patching.libraries(config.instrument)
-        self.hosts = HostMap(config.hosts, config.stream_usage)
+        self.hosts = HostMap(config.hosts, config.stream_usage, tracker.formats)
         self.tag_rules = TagRules(config.redacted_tags)
         self.recorder = Recorder(config, lambda: self.book, self._send)
         self.ledger = Ledger(
@@ -121,6 +121,9 @@ class LlmCostTracker:
         self.request_tagger_function: Callable[[], Mapping[str, Any]] | None = None
         #: What :meth:`tag_label` registered: tag key to a function from ids to names.
         self.tag_labels: dict[str, Callable[[Sequence[str]], Mapping[str, str]]] = {}
+        #: What :meth:`register_format` registered, the latest first.
+        self.formats: list[Format] = []
+        self._states: weakref.WeakSet[AppState] = weakref.WeakSet()
         if app is not None:
             self.init_app(app)
 
@@ -147,6 +150,7 @@ class LlmCostTracker:
             _add_tables(app, config)
         app.extensions[attribution.EXTENSION] = state = AppState(app, config, self)
         state.recorder.ledger = state.ledger
+        self._states.add(state)
         from flask_llm_cost.cli import cli
 
         app.cli.add_command(cli)
@@ -180,6 +184,15 @@ class LlmCostTracker:
             return function
 
         return register
+
+    def register_format(self, wire: Format) -> None:
+        """Teach a wire shape of your own, for every app of this object. It is asked before those that are built in.
+
+        :raises ValueError: it has no name, or neither paths nor hosts by which its calls are recognised
+        """
+        for hosts in (HostMap({}, False), *(state.hosts for state in self._states)):
+            hosts.register(wire)
+        self.formats.insert(0, wire)
 
     def quote(
         self,

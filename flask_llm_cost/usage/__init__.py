@@ -5,70 +5,207 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 from flask_llm_cost.usage.anthropic import Messages
+from flask_llm_cost.usage.any_shape import AnyShape
+from flask_llm_cost.usage.batches import AnthropicBatch, GeminiBatch, GeminiBatchFile, OpenAIBatch
+from flask_llm_cost.usage.bedrock import Converse, Invoke
+from flask_llm_cost.usage.cohere import Chat, Embed, Rerank
 from flask_llm_cost.usage.format import Format, MalformedUsageError
-from flask_llm_cost.usage.openai import ChatCompletions, Embeddings, Responses
-from flask_llm_cost.usage.reading import MALFORMED_USAGE, read_body, read_json, read_stream, scanner
+from flask_llm_cost.usage.gemini import EmbedContent, GenerateContent, Predict
+from flask_llm_cost.usage.ollama import Generate
+from flask_llm_cost.usage.openai import ChatCompletions, Embeddings
+from flask_llm_cost.usage.openai_media import Images, Speech, Transcriptions
+from flask_llm_cost.usage.openai_responses import Responses, SettledResponses
+from flask_llm_cost.usage.reading import (
+    MALFORMED_USAGE,
+    BodyCollector,
+    read_body,
+    read_json,
+    read_stream,
+    scanner,
+)
 from flask_llm_cost.usage.recognition import HostMap, Route
 
 __all__ = [
     "BILLED_BY_PROVIDER",
     "MALFORMED_USAGE",
+    "BodyCollector",
     "Format",
     "HostMap",
     "MalformedUsageError",
     "Route",
+    "known_provider",
     "provider_format",
     "read_body",
     "read_json",
     "read_stream",
     "route",
     "scanner",
+    "stream_format",
 ]
 
-_CHAT, _RESPONSES, _EMBEDDINGS, _MESSAGES = ChatCompletions(), Responses(), Embeddings(), Messages()
+_CHAT, _RESPONSES, _SETTLED, _EMBEDDINGS = ChatCompletions(), Responses(), SettledResponses(), Embeddings()
+_IMAGES, _TRANSCRIPTIONS, _SPEECH, _MESSAGES = Images(), Transcriptions(), Speech(), Messages()
+_CONTENT, _EMBED_CONTENT, _CONVERSE, _INVOKE = GenerateContent(), EmbedContent(), Converse(), Invoke()
+_COHERE, _COHERE_EMBED, _RERANK, _OLLAMA = Chat(), Embed(), Rerank(), Generate()
 
-#: How a path ends, the operation that it is, and the format that it speaks.
+#: Those that can be told by their shape, those first that say most about themselves.
+_BY_SHAPE: Final[tuple[Format, ...]] = (_RESPONSES, _MESSAGES, _CONTENT, _CONVERSE, _COHERE, _OLLAMA, _CHAT)
+_ANY: Final = AnyShape(_BY_SHAPE)
+
+#: How the path of a POST ends, the operation that it is, and the format that it speaks.
 _PATHS: Final[Mapping[str, tuple[str, Format]]] = {
     "/chat/completions": ("chat.completions", _CHAT),
     "/completions": ("completions", _CHAT),
     "/responses": ("responses", _RESPONSES),
+    "/responses/compact": ("responses.compact", _RESPONSES),
     "/embeddings": ("embeddings", _EMBEDDINGS),
+    "/images/generations": ("images.generations", _IMAGES),
+    "/images/edits": ("images.edits", _IMAGES),
+    "/images/variations": ("images.variations", _IMAGES),
+    "/audio/transcriptions": ("audio.transcriptions", _TRANSCRIPTIONS),
+    "/audio/translations": ("audio.translations", _TRANSCRIPTIONS),
+    "/audio/speech": ("audio.speech", _SPEECH),
     "/messages": ("messages", _MESSAGES),
+    "/v1/chat": ("chat", _COHERE),
+    "/v2/chat": ("chat", _COHERE),
+    "/v1/embed": ("embed", _COHERE_EMBED),
+    "/v2/embed": ("embed", _COHERE_EMBED),
+    "/rerank": ("rerank", _RERANK),
+    "/api/chat": ("chat", _OLLAMA),
+    "/api/generate": ("generate", _OLLAMA),
+    "/api/embed": ("embed", _OLLAMA),
 }
-_PATH: Final = re.compile(r"(?:/chat/completions|/completions|/responses|/embeddings|/messages)/?\Z")
+
+#: What a path with a name in it ends with: the method, the pattern, the operation, the format, the framing of its stream.
+#: ``model`` is the model's name, ``subject`` the provider's id of what is asked for.
+_PATTERNS: Final[tuple[tuple[str, str, str, Format, str | None], ...]] = (
+    ("GET", r"/responses/(?P<subject>[^/]+)", "responses", _SETTLED, None),
+    ("POST", r"/responses/(?P<subject>[^/]+)/cancel", "responses", _SETTLED, None),
+    ("GET", r"/files/(?P<subject>[^/]+)/content", "batch", OpenAIBatch(), "ndjson"),
+    ("GET", r"/messages/batches/(?P<subject>[^/]+)/results", "batch", AnthropicBatch(), "ndjson"),
+    ("GET", r"/v1(?:alpha|beta)\w*/batches/(?P<subject>[^/]+)", "batch", GeminiBatch(), None),
+    ("GET", r"/files/(?P<subject>[^/]+):download", "batch", GeminiBatchFile(), "ndjson"),
+    ("POST", r"/(?:models|tunedModels|endpoints)/(?P<model>[^/:]+):generateContent", "generate_content", _CONTENT, None),
+    (
+        "POST",
+        r"/(?:models|tunedModels|endpoints)/(?P<model>[^/:]+):streamGenerateContent",
+        "generate_content",
+        _CONTENT,
+        "json-array",
+    ),
+    ("POST", r"/models/(?P<model>[^/:]+):(?:embedContent|batchEmbedContents)", "embed_content", _EMBED_CONTENT, None),
+    ("POST", r"/models/(?P<model>[^/:]+):predict", "predict", Predict(), None),
+    ("POST", r"/publishers/anthropic/models/(?P<model>[^/:]+):(?:rawPredict|streamRawPredict)", "messages", _MESSAGES, None),
+    ("POST", r"/models/(?P<model>[^/:]+):(?:rawPredict|streamRawPredict)", "raw_predict", _ANY, None),
+    ("POST", r"/model/(?P<model>.{1,1024})/converse(?:-stream)?", "converse", _CONVERSE, None),
+    ("POST", r"/model/(?P<model>.{1,1024})/invoke(?:-with-response-stream)?", "invoke_model", _INVOKE, None),
+)
+_MATCHERS: Final = tuple(
+    (method, re.compile(pattern + r"/?\Z"), operation, wire, events)
+    for method, pattern, operation, wire, events in _PATTERNS
+)
+
+#: Whether a path is worth a closer look: asked of every request that an app makes, so all in one.
+_PATH: Final = re.compile(
+    "/(?:"
+    + "|".join(
+        (
+            *(re.escape(path[1:]) for path in _PATHS),
+            r"responses/[^/]+(?:/cancel)?|files/[^/]+(?:/content|:download)|messages/batches/[^/]+/results",
+            r"v1(?:alpha|beta)\w*/batches/[^/]+|(?:models|tunedModels|endpoints)/[^/:]+:\w+",
+            r"model/.{1,1024}/(?:invoke|converse)(?:-[a-z-]+)?",
+        )
+    )
+    + r")/?\Z"
+)
+
+#: Azure's URL names the deployment, in the older style.
+_DEPLOYMENT: Final = re.compile(r"/openai/deployments/(?P<model>[^/]+)/")
 
 #: Calls that cost nothing, or nothing yet, on hosts where every other path is taken for a call.
-_FREE: Final = re.compile(r"/(?:moderations|count_tokens|input_tokens|models|files|uploads|batches|vector_stores)(?:/|\Z)")
+_FREE: Final = re.compile(
+    r"/(?:moderations|count_tokens|input_tokens|models|files|uploads|batches|vector_stores|api/(?:tags|show|ps|version))(?:/|\Z)"
+    r"|:(?:countTokens|batchGenerateContent|asyncBatchEmbedContent)\Z|/count-tokens:"
+)
 
 #: A host, or the end of one, and the provider behind it.
 _HOSTS: Final[Mapping[str, str]] = {
     "api.openai.com": "openai",
     ".api.openai.com": "openai",
     ".openai.azure.com": "azure",
+    ".openai.azure.us": "azure",
     ".cognitiveservices.azure.com": "azure",
     ".services.ai.azure.com": "azure",
+    ".api.cognitive.microsoft.com": "azure",
     "api.anthropic.com": "anthropic",
+    "generativelanguage.googleapis.com": "gemini",
+    "generativelanguage.mtls.googleapis.com": "gemini",
+    "aiplatform.googleapis.com": "vertex",
+    "aiplatform.mtls.googleapis.com": "vertex",
     "openrouter.ai": "openrouter",
     "api.deepseek.com": "deepseek",
     "api.groq.com": "groq",
     "api.x.ai": "xai",
     ".api.x.ai": "xai",
     "api.mistral.ai": "mistral",
+    "codestral.mistral.ai": "mistral",
     "api.perplexity.ai": "perplexity",
     "api.together.xyz": "together",
     "api.together.ai": "together",
     "api.fireworks.ai": "fireworks",
     "api.cerebras.ai": "cerebras",
-    "generativelanguage.googleapis.com": "gemini",
+    "api.cohere.com": "cohere",
+    "api.cohere.ai": "cohere",
+    "dashscope.aliyuncs.com": "dashscope",
+    "dashscope-intl.aliyuncs.com": "dashscope",
+    "ollama.com": "ollama",
+    "localhost:11434": "ollama",
+    "127.0.0.1:11434": "ollama",
 }
+
+#: Hosts with a region in their name.
+_REGIONAL: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    (
+        re.compile(r"bedrock(?:-runtime|-mantle)?(?:-fips)?\.[a-z0-9-]{1,32}\.(?:amazonaws\.com(?:\.cn)?|api\.aws)"),
+        "bedrock",
+    ),
+    (
+        re.compile(
+            r"[a-z0-9-]{1,32}-aiplatform(?:\.mtls)?\.googleapis\.com|aiplatform\.[a-z0-9-]{1,32}\.rep\.googleapis\.com"
+        ),
+        "vertex",
+    ),
+    (re.compile(r"aws-external-anthropic\.[a-z0-9-]{1,32}\.api\.aws"), "anthropic"),
+)
 
 #: OpenAI's regional hosts hold the data in a zone, which some models charge for.
 _RESIDENCY: Final[Mapping[str, str]] = {"us.api.openai.com": "residency:us", "eu.api.openai.com": "residency:eu"}
 
-#: What a provider speaks where the path does not say. Any other speaks OpenAI's format.
-_PROVIDER_FORMATS: Final[Mapping[str, Format]] = {"anthropic": _MESSAGES}
+#: What a provider speaks where nothing else says so. Any other speaks OpenAI's format.
+_PROVIDER_FORMATS: Final[Mapping[str, Format]] = {
+    "anthropic": _MESSAGES,
+    "gemini": _CONTENT,
+    "vertex": _CONTENT,
+    "bedrock": _CONVERSE,
+    "cohere": _COHERE,
+    "ollama": _OLLAMA,
+}
+
+#: Names in a usage block that only one format has.
+_TELLING: Final[tuple[tuple[str, Format], ...]] = (
+    ("prompt_tokens", _CHAT),
+    ("promptTokenCount", _CONTENT),
+    ("totalTokenCount", _CONTENT),
+    ("inputTokens", _CONVERSE),
+    ("billed_units", _COHERE),
+    ("eval_count", _OLLAMA),
+    ("prompt_eval_count", _OLLAMA),
+    ("cache_creation_input_tokens", _MESSAGES),
+    ("cache_read_input_tokens", _MESSAGES),
+)
 
 #: Providers whose OpenAI-shaped streams take ``stream_options.include_usage`` (from their public API references).
 _TAKES_STREAM_OPTIONS: Final = frozenset(
@@ -76,11 +213,15 @@ _TAKES_STREAM_OPTIONS: Final = frozenset(
 )
 
 #: Providers whose reply says what they charged, so that their word is the bill.
-BILLED_BY_PROVIDER: Final = frozenset({"openrouter"})
+BILLED_BY_PROVIDER: Final = frozenset({"openrouter", "perplexity", "xai"})
 
 #: Headers by which the SDKs introduce themselves, or that only this provider's API has.
-_FINGERPRINTS: Final = ("x-stainless-lang", "anthropic-version")
-_USER_AGENTS: Final = re.compile(r"(?:Async)?(?:OpenAI|Anthropic|AzureOpenAI)(?:Bedrock|Vertex|Foundry)?/Python", re.ASCII)
+_FINGERPRINTS: Final = ("x-stainless-lang", "anthropic-version", "x-goog-api-client")
+_USER_AGENTS: Final = re.compile(
+    r"(?:Async)?(?:OpenAI|Anthropic|AzureOpenAI)(?:Bedrock|Vertex|Foundry|AWS)?/Python|google-genai-sdk/|ollama-python/|"
+    r"mistral-client-python/",
+    re.ASCII,
+)
 
 
 def route(hosts: HostMap, method: str, host: str, path: str, headers: Mapping[str, str], marked: bool) -> Route | None:
@@ -89,36 +230,71 @@ def route(hosts: HostMap, method: str, host: str, path: str, headers: Mapping[st
     :param host: lower case, with its port where the URL has one
     :param marked: whether an SDK's own request method is on the stack
     """
-    if method != "POST":
+    if method != "POST" and method != "GET":
         return None
-    found = _PATH.search(path)
+    if hosts.formats and (wire := hosts.registered(host, path)) is not None and method == "POST":
+        return _route_of_registered(hosts, host, path, wire)
+    if _PATH.search(path) is None:
+        return _route_on_mapped_host(hosts, host, path) if method == "POST" else None
+    found = _operation(method, path)
     if found is None:
-        return _route_on_mapped_host(hosts, host, path)
-    operation, wire = _PATHS[found.group().rstrip("/")]
+        return None
+    operation, wire, model, events, subject = found
     provider = hosts.configured(host, path) or known_provider(host)
-    certain = marked or provider is not None or _introduced(headers)
     name = provider or host
     return Route(
         provider=name,
         operation=operation,
         format=wire,
-        certain=certain,
+        certain=marked or provider is not None or _introduced(headers),
+        model=model,
         residency=_RESIDENCY.get(host),
         takes_stream_options=wire is _CHAT and hosts.takes_stream_options(host, name in _TAKES_STREAM_OPTIONS),
+        events=events,
         believes_cost=name in BILLED_BY_PROVIDER,
+        subject=subject,
+    )
+
+
+def _operation(method: str, path: str) -> tuple[str, Format, str | None, str | None, str | None] | None:
+    """``(operation, format, model, framing, subject)`` of a path that ends like a call's."""
+    path = path.rstrip("/")
+    if method == "POST":
+        for end, (operation, wire) in _PATHS.items():
+            if path.endswith(end):
+                deployment = _DEPLOYMENT.search(path)
+                return operation, wire, unquote(deployment["model"]) if deployment else None, None, None
+        if "/count-tokens:" in path:
+            return None
+    for asked, pattern, operation, wire, events in _MATCHERS:
+        if asked == method and (found := pattern.search(path)) is not None:
+            names = found.groupdict()
+            model, subject = names.get("model"), names.get("subject")
+            return operation, wire, unquote(model) if model else None, events, subject
+    return None
+
+
+def _route_of_registered(hosts: HostMap, host: str, path: str, wire: Format) -> Route:
+    """A call whose format the app itself taught: a host that the format names is proof enough."""
+    named = hosts.configured(host, path) or wire.provider or known_provider(host)
+    return Route(
+        provider=named or host,
+        operation=path.rstrip("/").rpartition("/")[2][:64],
+        format=wire,
+        certain=bool(wire.hosts or named),
+        believes_cost=True,
     )
 
 
 def _route_on_mapped_host(hosts: HostMap, host: str, path: str) -> Route | None:
-    """On a host that the app named, a path that says nothing speaks the provider's format: the reply must fit it."""
+    """On a host that the app named, a path that says nothing speaks any format: the reply must fit it."""
     provider = hosts.configured(host, path)
     if provider is None or _FREE.search(path):
         return None
-    operation = path.rstrip("/").rpartition("/")[2][:64]
     return Route(
         provider=provider,
-        operation=operation,
-        format=provider_format(provider),
+        operation=path.rstrip("/").rpartition("/")[2][:64],
+        format=stream_format(provider),
         certain=False,
         believes_cost=provider in BILLED_BY_PROVIDER,
     )
@@ -127,18 +303,31 @@ def _route_on_mapped_host(hosts: HostMap, host: str, path: str) -> Route | None:
 def provider_format(provider: str, usage: Mapping[str, Any] | None = None) -> Format:
     """The format that a provider speaks where nothing else says so.
 
-    :param usage: a usage block of it, whose names tell OpenAI's two formats apart
+    :param usage: a usage block of it, whose names tell formats apart
     """
     wire = _PROVIDER_FORMATS.get(provider, _CHAT)
-    return _RESPONSES if wire is _CHAT and usage is not None and "input_tokens" in usage else wire
+    if usage is not None:
+        told = next((wire for name, wire in _TELLING if name in usage), None)
+        if told is not None:
+            return told
+        if "input_tokens" in usage:
+            return _RESPONSES if wire is _CHAT else _MESSAGES
+    return wire
+
+
+def stream_format(provider: str) -> Format:
+    """What reads a reply of a provider whatever its shape; where no shape tells, it is read as the provider's own."""
+    own = _PROVIDER_FORMATS.get(provider, _CHAT)
+    return _ANY if own is _CHAT else AnyShape((*_BY_SHAPE, own))
 
 
 def known_provider(host: str) -> str | None:
     """The provider behind a well-known host."""
-    host = host.partition(":")[0]
-    if (provider := _HOSTS.get(host)) is not None:
+    name = host.partition(":")[0]
+    if (provider := _HOSTS.get(host) or _HOSTS.get(name)) is not None:
         return provider
-    return next((name for end, name in _HOSTS.items() if end[0] == "." and host.endswith(end)), None)
+    provider = next((provider for end, provider in _HOSTS.items() if end[0] == "." and name.endswith(end)), None)
+    return provider or next((provider for pattern, provider in _REGIONAL if pattern.fullmatch(name)), None)
 
 
 def _introduced(headers: Mapping[str, str]) -> bool:

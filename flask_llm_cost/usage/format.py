@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 from flask_llm_cost.records import Quantity, Reading
@@ -17,6 +19,8 @@ _ENUMS: Final = frozenset({"inference_geo", "modality", "object", "service_tier"
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _MAX_ITEMS: Final = 64
 _MAX_DEPTH: Final = 6
+_LONGEST_NAME: Final = 512
+_LAST_SECOND: Final = 4102444800  # the year 2100
 
 
 class MalformedUsageError(ValueError):
@@ -50,11 +54,23 @@ class Format:
     #: Whether the last marked event of a stream says it all, so that earlier ones need not be parsed.
     last_event_counts: bool = True
 
+    #: Further keys, with their quotes, whose events are kept as well.
+    also_kept: Sequence[bytes] = ()
+
+    #: Whether each marked event, or line, is a bill of its own, as in the results of a batch.
+    each_event_counts: bool = False
+
+    #: Whether only the shape of the reply proves a call, even on a known host: it may as well be something else.
+    shape_only: bool = False
+
     #: Reply bodies of this format may be megabytes of numbers with the usage after them, so read their end only.
     usage_comes_last: bool = False
 
     #: Whether the request says what is billed (characters to speak): then :meth:`quantities_of_request` is asked.
     reads_request: bool = False
+
+    #: The reply's headers, lower case, that count a component where the body counts nothing.
+    header_counts: Mapping[str, str] = {}
 
     def quantities_of_request(self, content: bytes) -> Mapping[str, Quantity]:
         """What the request itself says is billed. Counts only where the reply says nothing."""
@@ -71,25 +87,47 @@ class Format:
         """
         raise NotImplementedError
 
+    def read_all(self, body: Mapping[str, Any]) -> list[Reading]:
+        """Read a reply's JSON body in which several things may be billed: other models at work, or the lines of a batch.
+
+        :raises MalformedUsageError: when a usage block says something impossible
+        """
+        return [self.read(body)]
+
     def read_stream(self, events: Sequence[Mapping[str, Any]], ended: bool) -> Reading:
-        """Read the events of a stream that matched :attr:`mark`, after its first event.
+        """Read the events of a stream: the first one, and those that matched :attr:`mark`.
 
         :param ended: whether the stream was read to its end
+        :raises MalformedUsageError: when a usage block says something impossible
         """
-        with_usage = [event for event in events if self.fits(event)]
-        first = events[0] if events else {}
-        if not with_usage:
-            return Reading(model=text(first, "model"), response_id=text(first, "id"))
-        reading = self.read({**first, **with_usage[-1]})
-        return with_source(reading, "stream_final" if ended else "stream_partial")
+        body = self.last_body(events)
+        return self.name_of(events[0] if events else {}) if body is None else in_stream(self.read(body), ended)
+
+    def read_stream_all(self, events: Sequence[Mapping[str, Any]], ended: bool) -> list[Reading]:
+        """Read the events of a stream in which several things may be billed.
+
+        :raises MalformedUsageError: when a usage block says something impossible
+        """
+        return [self.read_stream(events, ended)]
+
+    def last_body(self, events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        """The last event that fits, with the names that only the first one has; ``None`` when none fits."""
+        last = next((event for event in reversed(events) if self.fits(event)), None)
+        return None if last is None else {**events[0], **last}
+
+    def name_of(self, body: Mapping[str, Any]) -> Reading:
+        """Model and id of a body or an event, and nothing else: what can be said where the usage makes no sense."""
+        return Reading(model=text(body, "model"), response_id=text(body, "id"))
 
 
 def with_source(reading: Reading, source: str) -> Reading:
     """The same reading, with another ``usage_source`` where it knows any usage."""
-    usage = reading.usage
-    if not usage.known:
-        return reading
-    return replace(reading, usage=replace(usage, source=source))
+    return replace(reading, usage=replace(reading.usage, source=source)) if reading.usage.known else reading
+
+
+def in_stream(reading: Reading, ended: bool) -> Reading:
+    """The same reading, as what a stream said at its end, or before it was cut off."""
+    return with_source(reading, "stream_final" if ended else "stream_partial")
 
 
 def block(body: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -121,9 +159,41 @@ def count(body: Mapping[str, Any], key: str) -> int:
 
 
 def text(body: Mapping[str, Any], key: str) -> str | None:
-    """The text at *key*, ``None`` when it is missing, empty or no text."""
+    """The name at *key*, ``None`` when it is missing, empty or no name."""
     value = body.get(key)
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME and value.isprintable() else None
+
+
+def items(body: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """The objects in the list at *key*; none when it is missing or something else."""
+    value = body.get(key)
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def moment(body: Mapping[str, Any], key: str) -> datetime | None:
+    """The Unix time in seconds at *key*, where it is one."""
+    value = body.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LAST_SECOND:
+        return None
+    return datetime.fromtimestamp(value, UTC)
+
+
+def amount(body: Mapping[str, Any], key: str, longest: int = MAX_COUNT) -> Decimal | None:
+    """The exact number at *key*, such as an amount of dollars or seconds; ``None`` when it is missing or null.
+
+    :raises MalformedUsageError: when it is no number, negative, not finite, or absurdly large
+    """
+    value = body.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= longest:
+        raise MalformedUsageError(key)
+    return Decimal(str(value))
+
+
+def counted_or_zero(**counted: Quantity) -> dict[str, Quantity]:
+    """The components that were counted; a provider that counted nothing at all said zero, which is known."""
+    return quantities(**counted) or {"input": 0, "output": 0}
 
 
 def quantities(**counted: Quantity) -> dict[str, Quantity]:

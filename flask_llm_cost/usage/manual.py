@@ -28,7 +28,8 @@ def usage_from(provider: str, given: Any, source: str = "manual") -> Usage:
         quantities = {_ALIASES.get(name, name): _quantity(name, value) for name, value in block.items()}
         return Usage(quantities=quantities, source=source)
     try:
-        usage = provider_format(provider, block).read({"usage": block}).usage
+        wire = provider_format(provider, block)
+        usage = wire.read({**block, "usage": block, "usageMetadata": block}).usage
     except MalformedUsageError as error:
         raise UsageError(f"the usage block makes no sense: {error}", name=error.field) from None
     if not usage.known or not _speaks(block):
@@ -39,13 +40,13 @@ def usage_from(provider: str, given: Any, source: str = "manual") -> Usage:
 
 def _speaks(block: Mapping[str, Any]) -> bool:
     """Whether this is a provider's block at all: they all count their tokens under some such name."""
-    return any(name.endswith(("_tokens", "Tokens", "TokenCount")) for name in block)
+    return any(name.endswith(("_tokens", "Tokens", "TokenCount", "_units", "eval_count")) for name in block)
 
 
 def _as_mapping(given: Any) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
-        dump = getattr(given, "model_dump", None)  # the SDKs' objects are pydantic models
-        given = dump(exclude_none=True) if callable(dump) else given
+        dump = getattr(given, "model_dump", None)  # the SDKs' objects are pydantic models, Google's with aliases
+        given = dump(exclude_none=True, by_alias=True) if callable(dump) else given
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise UsageError(
             f"usage must be a dict of components or the provider's usage block, not {type(given).__name__}",

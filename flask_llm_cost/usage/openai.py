@@ -1,7 +1,8 @@
-"""OpenAI's wire formats, and those of everybody who copied them.
+"""OpenAI's text formats, and those of everybody who copied them.
 
 Field names and what they include are from OpenAI's API reference and the types of its SDK (``CompletionUsage``,
-``ResponseUsage``, ``CreateEmbeddingResponse``). Cached, written, audio and image tokens are counted *inside* the prompt.
+``CreateEmbeddingResponse``), and from the API references of those who added to them. Cached, written, audio and image tokens
+are counted *inside* the prompt.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ from flask_llm_cost.records import Quantity, Reading, Usage
 from flask_llm_cost.usage.format import (
     MAX_COUNT,
     Format,
-    MalformedUsageError,
+    amount,
     block,
     count,
+    counted_or_zero,
+    items,
     numbers_only,
-    quantities,
     text,
-    with_source,
 )
 
 #: Service tiers that are billed at standard rates. Any other that is not a mode of the price book stays unpriced.
 _STANDARD_TIERS: Final = frozenset({"auto", "default", "standard", "on_demand"})
 
-_FINAL_EVENTS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+#: xAI: a dollar is 10^10 ticks.
+_TICK: Final = Decimal("1e-10")
 
 
 def mode(body: Mapping[str, Any]) -> str | None:
@@ -40,12 +42,17 @@ class ChatCompletions(Format):
 
     name = "openai.chat"
 
+    def fits(self, body: Mapping[str, Any]) -> bool:
+        return isinstance(_usage_block(body), Mapping)
+
     def read(self, body: Mapping[str, Any]) -> Reading:
-        names = Reading(model=text(body, "model"), response_id=text(body, "id"), mode=mode(body))
-        usage = block(body, "usage")
-        if not usage:
-            return names
-        return Reading(_chat_usage(usage), names.model, names.response_id, names.mode)
+        usage = block({"usage": _usage_block(body)}, "usage")
+        return Reading(
+            usage=chat_usage(usage) if usage else Usage(),
+            model=text(body, "model"),
+            response_id=text(body, "id"),
+            mode=mode(body),
+        )
 
     def read_stream(self, events: Sequence[Mapping[str, Any]], ended: bool) -> Reading:
         # The usage event of `include_usage` has no choices and is the last: what came after it does not matter.
@@ -53,7 +60,15 @@ class ChatCompletions(Format):
         return super().read_stream(events, ended or (self.fits(last) and not last.get("choices")))
 
 
-def _chat_usage(usage: Mapping[str, Any]) -> Usage:
+def _usage_block(body: Mapping[str, Any]) -> Any:
+    """Groq says in ``x_groq`` what others say beside it, and sometimes in both places: one bill."""
+    usage = body.get("usage")
+    groq = body.get("x_groq")
+    return groq.get("usage") if usage is None and isinstance(groq, Mapping) else usage
+
+
+def chat_usage(usage: Mapping[str, Any]) -> Usage:
+    """A usage block that counts ``prompt_tokens`` and ``completion_tokens``."""
     prompt, completion, total = (
         count(usage, "prompt_tokens"),
         count(usage, "completion_tokens"),
@@ -61,139 +76,77 @@ def _chat_usage(usage: Mapping[str, Any]) -> Usage:
     )
     prompt_details, completion_details = block(usage, "prompt_tokens_details"), block(usage, "completion_tokens_details")
     # DeepSeek counts cache hits at the top level, Anthropic's and Databricks' OpenAI-style endpoints too.
-    cache_read = (
+    cached = (
         count(prompt_details, "cached_tokens")
         or count(usage, "prompt_cache_hit_tokens")
         or count(usage, "cached_tokens")
         or count(usage, "cache_read_input_tokens")
     )
+    cached_details = block(prompt_details, "cached_tokens_details")
+    cached_audio, cached_image = count(cached_details, "audio_tokens"), count(cached_details, "image_tokens")
     cache_write = count(prompt_details, "cache_write_tokens")
     audio_input, audio_output = count(prompt_details, "audio_tokens"), count(completion_details, "audio_tokens")
-    image_input = count(prompt_details, "image_tokens")
+    image_input, image_output = count(prompt_details, "image_tokens"), count(completion_details, "image_tokens")
+    audio_input, image_input = max(0, audio_input - cached_audio), max(0, image_input - cached_image)
     reasoning = count(completion_details, "reasoning_tokens")
+    audio_seconds = amount(usage, "prompt_audio_seconds") or 0
 
     # xAI, and Gemini behind its OpenAI-style host, count reasoning beside the completion: only the total includes it.
-    beside = max(0, total - prompt - completion)
-    plain = prompt - cache_read - cache_write - audio_input - image_input
-    text_output = completion + beside - audio_output
-    consistent = plain >= 0 and text_output >= 0 and (not total or total >= prompt + completion) and beside in (0, reasoning)
+    # Mistral's total includes audio, which it bills by the second.
+    beside = 0 if audio_seconds else max(0, total - prompt - completion)
+    plain = prompt - cached - cache_write - audio_input - image_input
+    text_output = completion + beside - audio_output - image_output
+    consistent = (
+        plain >= 0
+        and text_output >= 0
+        and cached >= cached_audio + cached_image
+        and (not total or total >= prompt + completion)
+        and beside in (0, reasoning)
+    )
+
+    # Perplexity counts what it thought, quoted and searched beside all of these.
+    thought = count(usage, "reasoning_tokens") if not reasoning else 0
     return Usage(
-        quantities=_zero_if_empty(
+        quantities=counted_or_zero(
             input=max(0, plain),
-            cache_read=cache_read,
+            cache_read=max(0, cached - cached_audio - cached_image),
             cache_write=cache_write,
             audio_input=audio_input,
+            audio_cache_read=cached_audio,
             image_input=image_input,
-            output=max(0, text_output),
+            image_cache_read=cached_image,
+            output=max(0, text_output) + (0 if beside else thought),
             audio_output=audio_output,
+            image_output=image_output,
+            citation=count(usage, "citation_tokens"),
+            web_search=count(usage, "num_search_queries"),
+            audio_seconds=audio_seconds,
         ),
         source="response",
-        reasoning_tokens=reasoning or None,
+        reasoning_tokens=reasoning or thought or None,
         total_tokens=total or None,
-        billed=_billed(usage),
+        billed=billed(usage),
         flags=() if consistent else ("usage_inconsistent",),
         raw=numbers_only(usage),
     )
 
 
-def _billed(usage: Mapping[str, Any]) -> Decimal | None:
-    """What OpenRouter says it charged, in dollars; on own-key calls plus what the provider behind it charged.
+def billed(usage: Mapping[str, Any]) -> Decimal | None:
+    """What the provider says it charged, in US dollars; on an own key only if it also says what the one behind it charged.
 
-    Source: OpenRouter's usage accounting, ``usage.cost`` and ``usage.cost_details.upstream_inference_cost``.
+    Sources: OpenRouter's usage accounting (``cost``, ``cost_details.upstream_inference_cost``), xAI's cost tracking
+    (``cost_in_usd_ticks``), Perplexity's ``cost.total_cost``.
     """
-    if "cost" not in usage:
-        return None
-    cost = _amount(usage, "cost")
+    ticks = amount(usage, "cost_in_usd_ticks", MAX_COUNT * 10**10)
+    if ticks is not None:
+        return ticks * _TICK
+    if isinstance(usage.get("cost"), Mapping):
+        return amount(block(usage, "cost"), "total_cost")
+    cost = amount(usage, "cost")
     if cost is not None and usage.get("is_byok") is True:
-        upstream = _amount(block(usage, "cost_details"), "upstream_inference_cost")
+        upstream = amount(block(usage, "cost_details"), "upstream_inference_cost")
         return None if upstream is None else cost + upstream
     return cost
-
-
-def _amount(body: Mapping[str, Any], key: str) -> Decimal | None:
-    value = body.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if not 0 <= value <= MAX_COUNT:
-        raise MalformedUsageError(key)
-    return Decimal(str(value))
-
-
-class Responses(Format):
-    """``/responses``. Its stream ends with an event that holds the whole response."""
-
-    name = "openai.responses"
-
-    def fits(self, body: Mapping[str, Any]) -> bool:
-        return body.get("object") == "response" or isinstance(body.get("response"), Mapping)
-
-    def read(self, body: Mapping[str, Any]) -> Reading:
-        usage = block(body, "usage")
-        return Reading(
-            usage=_responses_usage(usage, body) if usage else Usage(),
-            model=text(body, "model"),
-            response_id=text(body, "id"),
-            mode=mode(body),
-        )
-
-    def read_stream(self, events: Sequence[Mapping[str, Any]], ended: bool) -> Reading:
-        last = next((event for event in reversed(events) if isinstance(event.get("response"), Mapping)), None)
-        if last is None:
-            return Reading()
-        final = last.get("type") in _FINAL_EVENTS
-        return with_source(self.read(last["response"]), "stream_final" if final else "stream_partial")
-
-
-def _responses_usage(usage: Mapping[str, Any], body: Mapping[str, Any]) -> Usage:
-    input_tokens, output, total = count(usage, "input_tokens"), count(usage, "output_tokens"), count(usage, "total_tokens")
-    details, lifetimes = block(usage, "input_tokens_details"), block(usage, "cache_write_tokens_details")
-    lifetimes = lifetimes or block(details, "cache_write_tokens_details")
-    cache_read, written = count(details, "cached_tokens"), count(details, "cache_write_tokens")
-    written_12h = min(written, count(lifetimes, "ttl_12h_tokens"))
-    plain = input_tokens - cache_read - written
-    reasoning = count(block(usage, "output_tokens_details"), "reasoning_tokens")
-    consistent = plain >= 0 and (not total or total == input_tokens + output)
-    return Usage(
-        quantities=_zero_if_empty(
-            input=max(0, plain),
-            cache_read=cache_read,
-            cache_write=written - written_12h,
-            cache_write_12h=written_12h,
-            output=output,
-            **_hosted_tools(body),
-        ),
-        source="response",
-        reasoning_tokens=reasoning or None,
-        total_tokens=total or None,
-        flags=() if consistent else ("usage_inconsistent",),
-        raw=numbers_only(usage),
-    )
-
-
-def _hosted_tools(body: Mapping[str, Any]) -> dict[str, Quantity]:
-    """Calls of OpenAI's hosted tools, which are billed beside the tokens.
-
-    Only searches are billed, not opening or searching inside a page; a container once, however often it is used.
-    """
-    output = body.get("output")
-    items = [item for item in output if isinstance(item, Mapping)] if isinstance(output, list) else []
-    searches = count(block(block(body, "tool_usage"), "web_search"), "num_requests") or sum(
-        1
-        for item in items
-        if item.get("type") == "web_search_call" and block(item, "action").get("type", "search") == "search"
-    )
-    tools = body.get("tools")
-    preview = any(
-        isinstance(tool, Mapping) and str(tool.get("type", "")).startswith("web_search_preview")
-        for tool in (tools if isinstance(tools, list) else ())
-    )
-    containers = {item.get("container_id") for item in items if item.get("type") == "code_interpreter_call"}
-    return {
-        "web_search_preview" if preview else "web_search": searches,
-        "file_search": sum(1 for item in items if item.get("type") == "file_search_call"),
-        "container_session": len(containers),
-        "image_generation": sum(1 for item in items if item.get("type") == "image_generation_call"),
-    }
 
 
 class Embeddings(Format):
@@ -204,23 +157,71 @@ class Embeddings(Format):
 
     def read(self, body: Mapping[str, Any]) -> Reading:
         usage = block(body, "usage")
-        names = Reading(model=text(body, "model"), response_id=text(body, "id"))
-        if not usage:
-            return names
-        prompt, total = count(usage, "prompt_tokens"), count(usage, "total_tokens")
         return Reading(
-            Usage(
-                quantities={"input": prompt or total},
-                source="response",
-                total_tokens=total or None,
-                flags=() if not total or total == prompt else ("usage_inconsistent",),
-                raw=numbers_only(usage),
-            ),
-            names.model,
-            names.response_id,
+            usage=_embedding_usage(usage) if usage else Usage(), model=text(body, "model"), response_id=text(body, "id")
         )
 
 
-def _zero_if_empty(**counted: Quantity) -> Mapping[str, Quantity]:
-    """The components that were counted; a provider that counted nothing at all said zero, which is known."""
-    return quantities(**counted) or {"input": 0, "output": 0}
+def _embedding_usage(usage: Mapping[str, Any]) -> Usage:
+    prompt, total = count(usage, "prompt_tokens"), count(usage, "total_tokens")
+    return Usage(
+        quantities={"input": prompt or total},
+        source="response",
+        total_tokens=total or None,
+        billed=billed(usage),
+        flags=() if not total or not prompt or total == prompt else ("usage_inconsistent",),
+        raw=numbers_only(usage),
+    )
+
+
+def image_quantities(body: Mapping[str, Any], usage: Mapping[str, Any]) -> tuple[dict[str, Quantity], bool]:
+    """Components of a usage block of OpenAI's image models, and whether they add up."""
+    details, output_details = block(usage, "input_tokens_details"), block(usage, "output_tokens_details")
+    cached = block(usage, "cached_tokens_details") or block(details, "cached_tokens_details")
+    total_input, output = count(usage, "input_tokens"), count(usage, "output_tokens")
+    cached_image = count(cached, "cached_image_tokens") or count(cached, "image_tokens")
+    cached_text = count(cached, "cached_text_tokens") or count(cached, "text_tokens")
+    cached_text = cached_text or max(0, count(usage, "cached_tokens") + count(details, "cached_tokens") - cached_image)
+    image_input = count(details, "image_tokens")
+    plain = total_input - image_input - cached_text
+    words = count(output_details, "text_tokens")
+    pictures = count(output_details, "image_tokens") or max(0, output - words)
+    total = count(usage, "total_tokens")
+    consistent = (
+        plain >= 0
+        and image_input >= cached_image
+        and pictures + words == output
+        and (not total or total == total_input + output)
+    )
+    return counted_or_zero(
+        input=max(0, plain),
+        cache_read=cached_text,
+        image_input=max(0, image_input - cached_image),
+        image_cache_read=cached_image,
+        output=words,
+        image_output=pictures,
+    ), consistent
+
+
+def svg_usage(owner: Mapping[str, Any]) -> Reading | None:
+    """What drawing an SVG took of a language model, beside the picture: a bill of its own, on a model of its own."""
+    usage = block(owner, "svg_usage")
+    if not usage:
+        return None
+    spent, output, total = count(usage, "input_tokens"), count(usage, "output_tokens"), count(usage, "total_tokens")
+    return Reading(
+        Usage(
+            quantities=counted_or_zero(input=spent, output=output),
+            source="response",
+            reasoning_tokens=count(usage, "reasoning_tokens") or None,
+            total_tokens=total or None,
+            flags=() if not total or total == spent + output else ("usage_inconsistent",),
+            raw=numbers_only(usage),
+        ),
+        text(usage, "model"),
+    )
+
+
+def listed(body: Mapping[str, Any], key: str, kind: str) -> list[Mapping[str, Any]]:
+    """The objects of one ``type`` in the list at *key*."""
+    return [item for item in items(body, key) if item.get("type") == kind]

@@ -9,51 +9,133 @@ from dataclasses import replace
 from typing import Any, Final
 
 from flask_llm_cost.records import Quantity, Reading, Usage
-from flask_llm_cost.usage.format import MalformedUsageError
+from flask_llm_cost.usage.aws import FrameScanner
+from flask_llm_cost.usage.excerpt import Excerpt, salvaged
+from flask_llm_cost.usage.format import Format, MalformedUsageError, quantities
+from flask_llm_cost.usage.json_array import ArrayScanner
+from flask_llm_cost.usage.lines import LineScanner
 from flask_llm_cost.usage.recognition import Route
+from flask_llm_cost.usage.scanner import Scanner
 from flask_llm_cost.usage.sse import EventScanner
 
 #: Usage of which nothing is known, with the mark that says that a block was there and made no sense.
 MALFORMED_USAGE: Final = Usage(flags=("usage_malformed",))
 
 _NOTHING: Final[Mapping[str, Quantity]] = {}
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+
+#: What a content type says of a stream's framing.
+_FRAMINGS: Final[Mapping[str, str]] = {
+    "text/event-stream": "sse",
+    "application/x-ndjson": "ndjson",
+    "application/jsonl": "ndjson",
+    "application/x-jsonl": "ndjson",
+    "application/stream+json": "ndjson",
+    "application/vnd.amazon.eventstream": "aws",
+}
+_SCANNERS: Final[Mapping[str, type[Scanner]]] = {
+    "sse": EventScanner,
+    "ndjson": LineScanner,
+    "json-array": ArrayScanner,
+    "aws": FrameScanner,
+}
 
 _LARGE: Final = 64 * 1024
 _END_READ: Final = 8 * 1024
+_MANY: Final = 1024
 
 
-def scanner(found: Route, content_type: str) -> EventScanner | None:
+def scanner(found: Route, content_type: str) -> Scanner | None:
     """What collects the events of this reply; ``None`` where it is no stream but one body.
 
     :param content_type: the reply's header, as it came
     """
-    if content_type.partition(";")[0].strip().lower() == "text/event-stream":
-        return EventScanner(found.format.mark, found.format.last_event_counts)
-    return None
+    kind = content_type.partition(";")[0].strip().lower()
+    framing = _SCANNERS.get(_FRAMINGS.get(kind) or found.events or "")
+    wire = found.format
+    return None if framing is None else framing(wire.mark, wire.last_event_counts, wire.each_event_counts, wire.also_kept)
 
 
-def read_body(found: Route, content: bytes, asked: Mapping[str, Quantity] = _NOTHING) -> list[Reading]:
+class BodyCollector:
+    """Collects a body that comes in pieces, however long it is, in bounded memory: long strings lose their insides."""
+
+    __slots__ = ("_pieces", "_size", "_text")
+
+    def __init__(self, found: Route) -> None:
+        self._text = Excerpt(found.format.mark)
+        self._pieces: list[bytes] | None = []
+        self._size = 0
+
+    def feed(self, piece: bytes) -> None:
+        if self._pieces is None:
+            self._text.feed(piece)
+            return
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > _LARGE or len(self._pieces) > _MANY:
+            whole, self._pieces = b"".join(self._pieces), None if self._size > _LARGE else []
+            if self._pieces is None:
+                self._text.feed(whole)
+            else:
+                self._pieces.append(whole)
+
+    def finish(self) -> bytes:
+        """The body, or what :func:`read_body` needs of it."""
+        return self._text.finish() if self._pieces is None else b"".join(self._pieces)
+
+
+def read_body(
+    found: Route,
+    content: bytes,
+    asked: Mapping[str, Quantity] = _NOTHING,
+    headers: Mapping[str, str] = _NO_HEADERS,
+) -> list[Reading]:
     """Read a reply's body: one reading for each thing that is billed. Empty when this is not the reply of a call.
 
     :param asked: what the request itself says is billed, by ``Format.quantities_of_request``
+    :param headers: the reply's, by lower-case name; some of Bedrock's models count nowhere else
     """
-    if found.format.usage_comes_last and len(content) > _LARGE and (body := _end_of_body(content)) is not None:
-        return read_json(found, body, asked)
+    wire = found.format
+    if found.events is not None and (lines := scanner(found, "")) is not None:
+        lines.feed(content)
+        lines.finish()
+        return read_stream(found, lines.events, True, asked)
+    if wire.usage_comes_last and len(content) > _LARGE and (end := _end_of_body(content)) is not None:
+        return read_json(found, end, asked)
+    body = _parsed(content, wire.mark)
+    if body is None:
+        # A call all the same, if its host says so: one whose usage only the request may tell.
+        return [_as_served(found, Reading(), asked)] if found.certain and not wire.shape_only else []
+    readings = read_json(found, body, asked)
+    if headers and len(readings) == 1 and not readings[0].usage.known and not readings[0].malformed:
+        return _readings(found, lambda: [replace(readings[0], usage=_usage_of_headers(wire, headers))], [], asked)
+    return readings
+
+
+def _parsed(content: bytes, mark: bytes) -> Mapping[str, Any] | None:
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
-        body = None
-    if not isinstance(body, Mapping):
-        # A call all the same, if its host says so: one whose usage only the request may tell.
-        return [_as_served(found, Reading(), asked)] if found.certain else []
-    return read_json(found, body, asked)
+        # Too deep, a number too long, or cut off: names and usage may be there all the same.
+        return salvaged(content, mark) if content[:64].lstrip()[:1] == b"{" else None
+    return body if isinstance(body, Mapping) else None
+
+
+def _usage_of_headers(wire: Format, headers: Mapping[str, str]) -> Usage:
+    counted = {
+        component: int(headers[name])
+        for name, component in wire.header_counts.items()
+        if headers.get(name, "").isascii() and headers.get(name, "").isdigit() and len(headers[name]) <= 12
+    }
+    return Usage(quantities(**counted) or {"input": 0, "output": 0}, "response", raw=dict(counted)) if counted else Usage()
 
 
 def read_json(found: Route, body: Mapping[str, Any], asked: Mapping[str, Quantity] = _NOTHING) -> list[Reading]:
     """Read a reply's parsed body, as :func:`read_body` does."""
-    if not found.certain and not found.format.fits(body):
+    wire = found.format
+    if (not found.certain or wire.shape_only) and not wire.fits(body):
         return []
-    return _readings(found, lambda: [found.format.read(body)], asked)
+    return _readings(found, lambda: wire.read_all(body), [body], asked)
 
 
 def read_stream(
@@ -61,22 +143,41 @@ def read_stream(
 ) -> list[Reading]:
     """Read the events of a stream: one reading for each thing that is billed. Empty when it is not the stream of a call.
 
+    Where the format's ``each_event_counts``, events may be read as they come, some at a time.
+
     :param ended: whether the stream was read to its end
     """
-    if not found.certain and not any(found.format.fits(event) for event in events):
+    wire = found.format
+    if (not found.certain or wire.shape_only) and not any(wire.fits(event) for event in events):
         return []
-    return _readings(found, lambda: [found.format.read_stream(events, ended)], asked)
+    return _readings(found, lambda: wire.read_stream_all(events, ended), events, asked)
 
 
-def _readings(found: Route, read: Callable[[], list[Reading]], asked: Mapping[str, Quantity]) -> list[Reading]:
+def _readings(
+    found: Route, read: Callable[[], list[Reading]], events: Sequence[Mapping[str, Any]], asked: Mapping[str, Quantity]
+) -> list[Reading]:
     try:
         readings = read()
     except MalformedUsageError as error:
-        readings = [Reading(MALFORMED_USAGE, malformed=error.field)]
+        readings = [replace(_names(found.format, events), usage=MALFORMED_USAGE, malformed=error.field)]
     return [_as_served(found, reading, asked) for reading in readings]
 
 
+def _names(wire: Format, events: Sequence[Mapping[str, Any]]) -> Reading:
+    """Model and id where they are sane, of a reply whose usage is not."""
+    model = response_id = None
+    for event in events:
+        try:
+            named = wire.name_of(event)
+        except MalformedUsageError:
+            continue
+        model, response_id = model or named.model, response_id or named.response_id
+    return Reading(model=model, response_id=response_id)
+
+
 def _as_served(found: Route, reading: Reading, asked: Mapping[str, Quantity]) -> Reading:
+    if reading.settles is not None and found.operation == "batch" and found.subject:
+        reading = replace(reading, settles=f"{found.subject}/{reading.settles}")
     if found.residency:
         reading = replace(reading, mode="+".join(filter(None, (reading.mode, found.residency))))
     usage = reading.usage

@@ -168,9 +168,9 @@ def test_every_route_is_on_the_dashboards_page() -> None:
     assert set(re.findall(r"^``(/[^`?]*)(?:\?[^`]*)?``", page("dashboard"), re.MULTILINE)) == routes
 
 
-def test_every_known_host_and_path_is_on_the_capture_page() -> None:
-    """capture.rst names each host whose provider is known, and each path that is taken for a call."""
-    text = page("capture")
+def test_every_known_host_and_path_is_on_the_formats_page() -> None:
+    """formats.rst names each host whose provider is known, and each path that is taken for a call."""
+    text = page("formats")
     regional = {host for host in _HOSTS if host[0] == "." and host[1:] in _HOSTS}
     named = {f"``*{host}``" if host[0] == "." else f"``{host}``" for host in _HOSTS.keys() - regional}
     assert [host for host in named if host not in text] == []

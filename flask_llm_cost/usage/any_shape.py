@@ -1,0 +1,45 @@
+"""Replies whose path says nothing: their shape does. For gateways that the app named, which may speak several formats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flask_llm_cost.records import Reading
+from flask_llm_cost.usage.format import Format
+
+
+class AnyShape(Format):
+    """Whichever of several formats fits.
+
+    :param formats: those that say most about themselves first; the last is what a reply is read as that fits none
+    """
+
+    name = "any"
+    mark = b'"usage'
+    last_event_counts = False
+
+    def __init__(self, formats: Sequence[Format]) -> None:
+        self._formats = tuple(formats)
+        self.also_kept = tuple(dict.fromkeys(key for wire in formats for key in wire.also_kept))
+
+    def fits(self, body: Mapping[str, Any]) -> bool:
+        return any(wire.fits(body) for wire in self._formats)
+
+    def read(self, body: Mapping[str, Any]) -> Reading:
+        return self.read_all(body)[0]
+
+    def read_all(self, body: Mapping[str, Any]) -> list[Reading]:
+        return self._fitting([body]).read_all(body)
+
+    def read_stream(self, events: Sequence[Mapping[str, Any]], ended: bool) -> Reading:
+        return self.read_stream_all(events, ended)[0]
+
+    def read_stream_all(self, events: Sequence[Mapping[str, Any]], ended: bool) -> list[Reading]:
+        return self._fitting(events).read_stream_all(events, ended)
+
+    def _fitting(self, events: Sequence[Mapping[str, Any]]) -> Format:
+        for wire in self._formats:
+            if any(wire.fits(event) for event in events):
+                return wire
+        return self._formats[-1]

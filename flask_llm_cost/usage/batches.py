@@ -1,0 +1,190 @@
+"""The results of batches: each line is a bill of its own, counted once however often the results are read.
+
+Shapes are from the providers' API references: OpenAI's batch output file (and Azure's, Groq's, Mistral's, which copy it),
+Anthropic's batch results, Gemini's batch with inlined responses. The batch object's own totals are the same money: not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from flask_llm_cost.records import Reading, Usage
+from flask_llm_cost.usage.anthropic import Messages
+from flask_llm_cost.usage.format import Format, MalformedUsageError, block, items, moment, text
+from flask_llm_cost.usage.gemini import EmbedContent, GenerateContent
+from flask_llm_cost.usage.openai import ChatCompletions, Embeddings
+from flask_llm_cost.usage.openai_media import Images
+from flask_llm_cost.usage.openai_responses import Responses
+
+_CHAT, _EMBEDDINGS, _IMAGES, _RESPONSES = ChatCompletions(), Embeddings(), Images(), Responses()
+_MESSAGES, _CONTENT, _EMBED = Messages(), GenerateContent(), EmbedContent()
+_BATCH: Final = "batch"
+
+
+class BatchLines(Format):
+    """Results with one line for each request."""
+
+    each_event_counts = True
+    shape_only = True
+
+    def read(self, body: Mapping[str, Any]) -> Reading:
+        return self.read_all(body)[0]
+
+    def read_all(self, body: Mapping[str, Any]) -> list[Reading]:
+        return self.read_line(body) if self.fits(body) else [Reading()]
+
+    def read_line(self, line: Mapping[str, Any]) -> list[Reading]:
+        """What one line bills. ``settles`` is what the provider calls the line.
+
+        :raises MalformedUsageError: when its usage block says something impossible
+        """
+        raise NotImplementedError
+
+    def read_stream(self, events: Sequence[Mapping[str, Any]], ended: bool) -> Reading:
+        return self.read_stream_all(events, ended)[0]
+
+    def read_stream_all(self, events: Sequence[Mapping[str, Any]], ended: bool) -> list[Reading]:
+        return [reading for line in events if self.fits(line) for reading in _guarded(self.read_line, self.name_of, line)]
+
+
+def _guarded(
+    read: Callable[[Mapping[str, Any]], list[Reading]],
+    name_of: Callable[[Mapping[str, Any]], Reading],
+    line: Mapping[str, Any],
+) -> list[Reading]:
+    """One line that makes no sense leaves the others as they are."""
+    try:
+        return read(line)
+    except MalformedUsageError as error:
+        return [replace(name_of(line), usage=Usage(flags=("usage_malformed",)), mode=_BATCH, malformed=error.field)]
+
+
+def _settled(readings: list[Reading], key: str | None, created: Any = None) -> list[Reading]:
+    return [
+        replace(
+            reading,
+            usage=replace(reading.usage, source="batch") if reading.usage.known else reading.usage,
+            mode=_as_batch(reading.mode),
+            settles=f"{key}/{number}" if number and key else key,
+            created_at=created,
+        )
+        for number, reading in enumerate(readings)
+    ]
+
+
+def _as_batch(mode: str | None) -> str:
+    """The mode of a line, which is a batch whatever tier its reply names."""
+    zone = "+".join(part for part in (mode or "").split("+") if part.startswith("residency:"))
+    return f"{_BATCH}+{zone}" if zone else _BATCH
+
+
+class OpenAIBatch(BatchLines):
+    """``GET /files/{id}/content`` of a batch's output. Any other file is not a call."""
+
+    name = "openai.batch"
+
+    def fits(self, body: Mapping[str, Any]) -> bool:
+        response = body.get("response")
+        if "custom_id" not in body or not isinstance(response, Mapping):
+            return False
+        status = response.get("status_code")
+        return isinstance(response.get("body"), Mapping) and (not isinstance(status, int) or status < 400)
+
+    def read_line(self, line: Mapping[str, Any]) -> list[Reading]:
+        body = block(block(line, "response"), "body")
+        created = moment(body, "created_at") or moment(body, "created")
+        return _settled(_format_of(body).read_all(body), _line_key(line), created)
+
+    def name_of(self, body: Mapping[str, Any]) -> Reading:
+        named = super().name_of(block(block(body, "response"), "body"))
+        return replace(named, settles=_line_key(body))
+
+
+def _line_key(line: Mapping[str, Any]) -> str | None:
+    # Azure's lines have no id of their own.
+    return text(line, "id") or text(line, "custom_id")
+
+
+def _format_of(body: Mapping[str, Any]) -> Format:
+    if body.get("object") == "response":
+        return _RESPONSES
+    if body.get("object") == "list":
+        return _EMBEDDINGS
+    return _IMAGES if _IMAGES.fits(body) else _CHAT
+
+
+class AnthropicBatch(BatchLines):
+    """``GET /v1/messages/batches/{id}/results``. Only what succeeded is billed."""
+
+    name = "anthropic.batch"
+
+    def fits(self, body: Mapping[str, Any]) -> bool:
+        result = body.get("result")
+        return "custom_id" in body and isinstance(result, Mapping) and result.get("type") == "succeeded"
+
+    def read_line(self, line: Mapping[str, Any]) -> list[Reading]:
+        return _settled(_MESSAGES.read_all(block(block(line, "result"), "message")), text(line, "custom_id"))
+
+    def name_of(self, body: Mapping[str, Any]) -> Reading:
+        return replace(super().name_of(block(block(body, "result"), "message")), settles=text(body, "custom_id"))
+
+
+class GeminiBatchFile(BatchLines):
+    """``GET /download/v1beta/files/{id}:download``: a batch's results where they were asked for as a file."""
+
+    name = "gemini.batch_file"
+    mark = b'"usageMetadata"'
+
+    def fits(self, body: Mapping[str, Any]) -> bool:
+        response = body.get("response")
+        return "key" in body and isinstance(response, Mapping) and (_CONTENT.fits(response) or _EMBED.fits(response))
+
+    def read_line(self, line: Mapping[str, Any]) -> list[Reading]:
+        response = block(line, "response")
+        return _settled([_gemini(response)], text(line, "key") or text(response, "responseId"))
+
+    def name_of(self, body: Mapping[str, Any]) -> Reading:
+        return replace(_CONTENT.name_of(block(body, "response")), settles=text(body, "key"))
+
+
+_LINES: Final = GeminiBatchFile()
+
+
+class GeminiBatch(Format):
+    """``GET /v1beta/batches/{id}``: an operation that, once done, has the responses in it."""
+
+    name = "gemini.batch"
+    mark = b'"usageMetadata"'
+    shape_only = True
+
+    def fits(self, body: Mapping[str, Any]) -> bool:
+        return next(_inlined(body), None) is not None
+
+    def read(self, body: Mapping[str, Any]) -> Reading:
+        return (self.read_all(body) or [Reading()])[0]
+
+    def read_all(self, body: Mapping[str, Any]) -> list[Reading]:
+        readings: list[Reading] = []
+        for number, item in enumerate(_inlined(body)):
+            line = {"key": str(number), "response": item.get("response")}
+            if _LINES.fits(line):
+                readings += _guarded(_LINES.read_line, _LINES.name_of, line)
+        return readings
+
+
+def _inlined(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The items of a finished batch: in the operation's ``response``, or in the ``output`` of its metadata."""
+    metadata = body.get("metadata")
+    for owner in (body.get("response"), metadata.get("output") if isinstance(metadata, Mapping) else None):
+        if isinstance(owner, Mapping):
+            for key in ("inlinedResponses", "inlinedEmbedContentResponses"):
+                found = items(owner[key], "inlinedResponses") if isinstance(owner.get(key), Mapping) else []
+                if found:
+                    yield from found
+                    return
+
+
+def _gemini(response: Mapping[str, Any]) -> Reading:
+    return (_CONTENT if _CONTENT.fits(response) else _EMBED).read(response)

@@ -1,0 +1,182 @@
+"""What is kept of an event or a body that is too long to keep: its structure, without the insides of its long strings.
+
+Pictures, audio and text are strings; usage, names and counts are not, or short. So ten megabytes of an event come down to
+what matters, in one pass, whatever the pieces that it arrives in. Should even that be too long, its beginning and its end
+remain, and the last usage object that stood in between.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from typing import Any, Final
+
+#: What is outside of strings, and strings that are short. No group, so that it runs without a step of Python's.
+_SHORT: Final = re.compile(rb'(?:[^"]++|"[^"\\]{0,512}+(?:\\.[^"\\]{0,512}+){0,15}+")*+', re.DOTALL)
+_INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_QUOTE: Final = 0x22
+_CARRIED: Final = 1024
+
+_MAX_KEPT: Final = 128 * 1024
+_HEAD: Final = 16 * 1024
+_TAIL: Final = 48 * 1024
+_OBJECT_KEPT: Final = 4 * 1024
+
+#: Stands where something was cut out, so that what is left is never taken for whole JSON.
+_CUT: Final = b"\x00"
+
+
+class StringEraser:
+    """Empties long strings of JSON text that comes in pieces. Every byte is looked at once."""
+
+    __slots__ = ("_carried", "_inside")
+
+    def __init__(self) -> None:
+        self._carried = b""
+        self._inside = False
+
+    def feed(self, piece: bytes) -> bytes:
+        """What is known so far; the beginning of a string that has not ended waits."""
+        text = self._carried + piece if self._carried else piece
+        self._carried = b""
+        passed: list[bytes] = []
+        position = 0
+        if self._inside:
+            position = self._leave_string(text, 0)
+            if position < 0:
+                return b""
+            passed.append(b'""')
+        while position < len(text):
+            short = _SHORT.match(text, position)
+            end = short.end() if short else position
+            passed.append(text[position:end])
+            if end == len(text):
+                break
+            position = self._leave_string(text, end + 1)
+            if position < 0:
+                if len(text) - end <= _CARRIED:
+                    self._inside, self._carried = False, text[end:]
+                break
+            passed.append(b'""')
+        return b"".join(passed)
+
+    def _leave_string(self, text: bytes, position: int) -> int:
+        """Where a string ends whose inside begins at *position*; -1 when its end is still to come."""
+        inside = _INSIDE.match(text, position)
+        end = inside.end() if inside else position
+        self._inside = end == len(text) or text[end] != _QUOTE
+        if self._inside:
+            self._carried = text[end:]  # a backslash: what it escapes is still to come
+            return -1
+        return end + 1
+
+    def finish(self) -> bytes:
+        """What still waited: the beginning of a string that never ended."""
+        rest, self._carried = self._carried, b""
+        return b"" if self._inside else rest
+
+
+class Excerpt:
+    """Collects JSON text of any length in bounded memory.
+
+    :param mark: the key of the usage object
+    """
+
+    __slots__ = ("_found", "_head", "_kept", "_mark", "_strings", "_tail")
+
+    def __init__(self, mark: bytes) -> None:
+        self._mark = mark
+        self._strings: StringEraser | None = StringEraser()
+        self._kept = bytearray()
+        self._head = b""
+        self._found = b""
+
+    def feed(self, piece: bytes) -> None:
+        if self._strings is not None:
+            self.keep(self._strings.feed(piece))
+
+    def keep(self, text: bytes) -> None:
+        """Take text whose long strings are empty already."""
+        self._kept += text
+        if len(self._kept) > _MAX_KEPT:
+            self._cut()
+
+    def _cut(self) -> None:
+        if not self._head:
+            self._head = bytes(self._kept[:_HEAD])
+            del self._kept[:_HEAD]
+        dropped = len(self._kept) - _TAIL
+        place = last_mark(self._kept, self._mark, 0, dropped)
+        if place >= 0:
+            self._found = bytes(self._kept[place : place + _OBJECT_KEPT])
+        del self._kept[:dropped]
+
+    def finish(self) -> bytes:
+        """The text, or what is left of it."""
+        if self._strings is not None:
+            self._kept += self._strings.finish()
+            self._strings = None
+        if not self._head:
+            return bytes(self._kept)
+        return b"".join((self._head, _CUT, self._found, _CUT, self._kept))
+
+
+def shortened(text: bytes) -> bytes:
+    """JSON text without the insides of its long strings."""
+    strings = StringEraser()
+    return strings.feed(text) + strings.finish()
+
+
+@functools.lru_cache(maxsize=64)
+def _object_at(mark: bytes) -> re.Pattern[bytes]:
+    return re.compile(re.escape(mark) + rb'[A-Za-z]{0,32}"?\s{0,64}:\s{0,64}\{')
+
+
+def all_marks(text: bytes | bytearray, mark: bytes, floor: int = 0, ceiling: int | None = None) -> list[int]:
+    """Where objects begin whose key is *mark*, or starts with it."""
+    ceiling = len(text) if ceiling is None else ceiling
+    if text.find(mark, floor, ceiling) < 0:  # many times quicker than a pattern
+        return []
+    return [found.start() for found in _object_at(mark).finditer(text, floor) if found.start() < ceiling]
+
+
+def last_mark(text: bytes | bytearray, mark: bytes, floor: int = 0, ceiling: int | None = None) -> int:
+    """The last of :func:`all_marks`, -1 when there is none."""
+    marks = all_marks(text, mark, floor, ceiling)
+    return marks[-1] if marks else -1
+
+
+_NAMES: Final = re.compile(
+    rb'"(type|object|id|model|modelVersion|responseId|service_tier|background|status)"\s{0,64}:\s{0,64}'
+    rb'("[^"\\]{1,256}"|true|false)'
+)
+_NAMED: Final = 64 * 1024
+
+
+def salvaged(text: bytes, mark: bytes) -> dict[str, Any] | None:
+    """Names and usage of an event or a body that is no JSON any more, because it is too long, too deep or cut off.
+
+    The first name of each kind and the last usage object count. ``None`` where there is neither.
+    """
+    body: dict[str, Any] = {}
+    for part in (text[:_NAMED], text[-_NAMED:]) if len(text) > _NAMED else (text,):
+        for name, value in _NAMES.findall(part):
+            body.setdefault(name.decode(), _parsed(value))
+    place = last_mark(text, mark)
+    if place >= 0:
+        key, start = text[place + 1 : place + 65].partition(b'"')[0].decode("ascii", "replace"), text.find(b"{", place)
+        try:
+            body[key], _ = json.JSONDecoder().raw_decode(text[start : start + _NAMED].decode("utf-8", "replace"))
+        except json.JSONDecodeError:
+            pass  # cut off in the middle
+        except (ValueError, RecursionError):
+            body[key] = "unreadable"  # it was there, and is no object of counts
+    return body or None
+
+
+def _parsed(value: bytes) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None

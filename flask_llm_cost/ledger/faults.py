@@ -11,6 +11,8 @@ _RETRY_STATES = frozenset({"40001", "40P01", "55P03"})
 _RETRY_CODES = frozenset({1205, 1213, 1020})
 _MISSING_STATES = frozenset({"42P01", "42S02", "3F000"})
 _MISSING_CODE = 1146
+#: Values that MariaDB and MySQL refuse, whatever class the driver gives them: out of range, too long, no such character.
+_DATA_CODES = frozenset({1048, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 1690, 3140, 4025})
 
 
 class Fault(enum.Enum):
@@ -38,7 +40,8 @@ def fault_of(error: BaseException) -> Fault:
         return Fault.RETRY
     if state in _MISSING_STATES or code == _MISSING_CODE or _no_sqlite_table(original):
         return Fault.SCHEMA
-    if isinstance(error, exc.DataError):
+    # SQLSTATE class 22 is "data exception"; drivers wrap some of it in operational errors.
+    if isinstance(error, exc.DataError) or code in _DATA_CODES or (state or "").startswith("22"):
         return Fault.DATA
     if isinstance(error, exc.IntegrityError):
         return Fault.DOUBT

@@ -107,8 +107,8 @@ def read_body(
         # A call all the same, if its host says so: one whose usage only the request may tell.
         return [_as_served(found, Reading(), asked)] if found.certain and not wire.shape_only else []
     readings = read_json(found, body, asked)
-    if headers and len(readings) == 1 and not readings[0].usage.known and not readings[0].malformed:
-        return _readings(found, lambda: [replace(readings[0], usage=_usage_of_headers(wire, headers))], [], asked)
+    if wire.header_counts and len(readings) == 1 and not readings[0].usage.known and not readings[0].malformed:
+        return [replace(readings[0], usage=_usage_of_headers(wire, headers))]
     return readings
 
 

@@ -48,27 +48,36 @@ class UsageEventFilter:
     Bytes wait only until their event is complete; what is left at the end is passed on as it is.
     """
 
-    __slots__ = ("_waiting",)
+    __slots__ = ("_overlap", "_pieces")
 
     def __init__(self) -> None:
-        self._waiting = b""
+        self._pieces: list[bytes] = []
+        #: The end of what waits: an event's end may begin in it.
+        self._overlap = b""
 
     def feed(self, piece: bytes) -> bytes:
         """The bytes that may pass now."""
-        if self._waiting:
-            piece, self._waiting = self._waiting + piece, b""
-        if piece.endswith(b"\n\n"):
+        if not self._pieces and piece.endswith(b"\n\n"):
             if b'"usage"' not in piece:
                 return piece
             piece = _without_null_usage(piece)
             return piece if b'"usage"' not in piece else self._filter(piece)
-        end = last_event_end(piece)
-        self._waiting = piece[end:]
-        return self._filter(piece[:end])
+        # Only the new piece is searched: an event of megabytes comes in thousands of them.
+        searched = self._overlap + piece
+        end = last_event_end(searched)
+        self._pieces.append(piece)
+        self._overlap = searched[-3:]
+        if not end:
+            return b""
+        whole = b"".join(self._pieces)
+        end += len(whole) - len(searched)
+        self._pieces = [whole[end:]] if end < len(whole) else []
+        self._overlap = whole[end:][-3:]
+        return self._filter(whole[:end])
 
     def finish(self) -> bytes:
         """The bytes of an event that never ended."""
-        rest, self._waiting = self._waiting, b""
+        rest, self._pieces, self._overlap = b"".join(self._pieces), [], b""
         return rest
 
     def _filter(self, events: bytes) -> bytes:

@@ -16,7 +16,7 @@ from flask_llm_cost.errors import SchemaMissingError
 from flask_llm_cost.ledger.adoption import Entry, Reading, orphans, spool_files, sweep_stalled
 from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.lines import encode
-from flask_llm_cost.ledger.spool import ROTATE_BYTES, Generation, Spool
+from flask_llm_cost.ledger.spool import ROTATE_BYTES, Generation, Spool, UnreadableError
 from flask_llm_cost.ledger.writer import BATCH, WriteError, Writer, Written
 from flask_llm_cost.records import UNPRICED, CallRecord, Usage
 
@@ -195,7 +195,11 @@ class Drain:
             if not generation.quiet(1.0):
                 self._blocked = True  # a writer is stuck in the middle: later
                 break
-            self._deliver_own(generation)
+            try:
+                self._deliver_own(generation)
+            except UnreadableError as error:
+                self.tally.lost += max(1, generation.calls())
+                self._say("unreadable", "llm_cost: a spool file cannot be read (%s); what it held is lost", error)
             self._spool.drained(generation)
             moved = True
         return moved
@@ -240,8 +244,11 @@ class Drain:
             for generation in orphans(self._spool.folders, self._spool.identity):
                 reading = Reading()
                 adopted.append((generation, reading))
-                for batch in self._batches(reading.entries(generation.read()), open_calls, ended):
-                    self._deliver(batch, tell=False)
+                try:
+                    for batch in self._batches(reading.entries(generation.read()), open_calls, ended):
+                        self._deliver(batch, tell=False)
+                except UnreadableError:
+                    reading.corrupt = True
                 if len(adopted) >= _PASS_ORPHANS:
                     began = float("-inf")
                     break

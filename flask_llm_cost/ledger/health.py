@@ -61,7 +61,7 @@ def survey(
     ours = [path for path in files if ledger_of(path) == identity]
     waiting = sum(map(count_calls, ours)) + in_memory
     if spool is not None:
-        waiting += sum(generation.calls() for generation in spool.chain() if generation.path is None)
+        waiting += sum(generation.calls() for generation in spool.chain() if generation.path is None or generation.gone)
     return Health(
         mode=mode,
         spool_dir=spool_dir,
@@ -84,4 +84,3 @@ def survey(
 
 def _time(stamp: float | None) -> datetime | None:
     return None if stamp is None else datetime.fromtimestamp(stamp, UTC)
-

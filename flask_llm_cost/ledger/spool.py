@@ -11,6 +11,7 @@ adopt it (:mod:`flask_llm_cost.ledger.adoption`).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -35,9 +36,13 @@ QUARANTINE_SUFFIX: Final = ".quarantine"
 ROTATE_BYTES: Final = 4 * 1024 * 1024
 
 _NEXT: Final = 0
-
+_CHUNK: Final = 1024 * 1024
 
 _NO_CALL: Final = (b'"kind":"started"', b'"kind":"header"')
+
+
+class UnreadableError(Exception):
+    """What a spool file holds cannot be had back from the operating system."""
 
 
 def _is_call(line: bytes) -> bool:
@@ -97,7 +102,7 @@ class Generation:
         private_folder(folder)
         stem = f"{os.getpid()}-{time.time_ns()}"
         fresh = folder / (stem + NEW_SUFFIX)
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             # flock, not lockf: lockf's locks belong to the process, which could then adopt its own live file.
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,19 +158,48 @@ class Generation:
             time.sleep(0.001)
         return True
 
+    @property
+    def gone(self) -> bool:
+        """Whether somebody has deleted the file. What is in it can be read as long as we hold it, and no longer."""
+        try:
+            return self.fd >= 0 and not os.fstat(self.fd).st_nlink
+        except OSError:  # closed just now
+            return False
+
     def read(self) -> Iterator[bytes]:
-        """Every line that was written, whole or torn, without its newline."""
+        """Every line that was written, whole or torn, without its newline. Through the descriptor: the path may be gone.
+
+        :raises UnreadableError: it cannot be read
+        """
         if self.lines is not None:
             yield from (line.strip(b"\n") for line in list(self.lines))
-        elif self.path is not None:
-            with self.path.open("rb") as file:
-                yield from (stripped for line in file if (stripped := line.rstrip(b"\n")))
+            return
+        offset, rest = 0, b""
+        while self.fd >= 0:
+            try:
+                chunk = os.pread(self.fd, _CHUNK, offset)
+            except OSError as error:
+                raise UnreadableError(errno.errorcode.get(error.errno or 0, type(error).__name__)) from None
+            if not chunk:
+                break
+            offset += len(chunk)
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from filter(None, lines)
+        if rest:
+            yield rest
 
     def calls(self) -> int:
-        """How many finished calls wait here."""
+        """How many finished calls wait here; 0 for what cannot be read."""
         if self.counted is not None:
             return self.counted
-        count = sum(_is_call(line) for line in self.read())
+        # By its path where there is one: while somebody else asks, the drain may close the descriptor.
+        if self.path is not None and self.path.exists():
+            count = count_calls(self.path)
+        else:
+            try:
+                count = sum(_is_call(line) for line in self.read())
+            except UnreadableError:
+                return 0
         if self.successor and not self.inflight:
             self.counted = count
         return count
@@ -179,7 +213,8 @@ class Generation:
     def remove(self) -> None:
         """The database has it. Unlinked before the lock is given up, so that nobody adopts it."""
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # left there, it is adopted, and found to be in the database
+                self.path.unlink(missing_ok=True)
         self.release()
 
 
@@ -261,9 +296,9 @@ class Spool:
         return path.parent if path is not None else None
 
     def seal(self) -> None:
-        """Start a new generation if anybody has recorded in this one, the best place first."""
+        """Start a new generation if anybody has recorded in this one, or deleted its file, the best place first."""
         old = self.tail
-        if old.fresh:
+        if old.fresh and not old.gone:
             return
         new = self._open(0)
         if self._hang(old, new):

@@ -20,7 +20,9 @@ class _DriverError(Exception):
 
 
 @pytest.mark.parametrize("wrapper", [sa.exc.DataError, sa.exc.OperationalError, sa.exc.InternalError, sa.exc.DBAPIError])
-@pytest.mark.parametrize(("sqlstate", "number"), [("22P02", None), ("22008", None), (None, 1292), (None, 1366), (None, 1264)])
+@pytest.mark.parametrize(
+    ("sqlstate", "number"), [("22P02", None), ("22008", None), (None, 1292), (None, 1366), (None, 1264)]
+)
 def test_refused_values_are_data_whatever_their_class(
     wrapper: type[sa.exc.DBAPIError], sqlstate: str | None, number: int | None
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from flask_llm_cost.ledger.lines import FORMAT, HEADER, STARTED, record_of, unpack
-from flask_llm_cost.ledger.spool import NEW_SUFFIX, SUFFIX, Generation
+from flask_llm_cost.ledger.spool import NEW_SUFFIX, SUFFIX, Generation, places
 from flask_llm_cost.records import CallRecord
 
 #: A file that never got its name, older than this, was left by a process that died while making it.
@@ -72,7 +72,7 @@ def ledger_of(path: Path) -> str | None:
 def spool_files(folders: Sequence[Path]) -> list[Path]:
     """Every spool file in *folders*, oldest name first."""
     found = []
-    for folder in folders:
+    for folder in places(folders):
         try:
             found += [path for path in folder.iterdir() if path.suffix == SUFFIX]
         except OSError:
@@ -110,7 +110,7 @@ def _adopt(path: Path) -> Generation | None:
 
 def sweep_stalled(folders: Sequence[Path]) -> None:
     """Remove files that a process began to make and died: nothing was ever recorded in one."""
-    for folder in folders:
+    for folder in places(folders):
         try:
             stalled = [path for path in folder.iterdir() if path.suffix == NEW_SUFFIX]
         except OSError:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flask_llm_cost.ledger.adoption import ledger_of, spool_files
 from flask_llm_cost.ledger.drain import Tally
-from flask_llm_cost.ledger.spool import QUARANTINE_SUFFIX, Spool, count_calls
+from flask_llm_cost.ledger.spool import QUARANTINE_SUFFIX, Spool, count_calls, place_in, places
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def survey(
     :param in_memory: records that wait for an in-memory database
     """
     on_disk = mode in ("background", "inline")
-    spool_dir = (spool.folder if spool is not None else folders[0]) if on_disk else None
+    spool_dir = (spool.folder if spool is not None else _first(folders)) if on_disk else None
     files = spool_files(folders) if on_disk else []
     ours = [path for path in files if ledger_of(path) == identity]
     waiting = sum(map(count_calls, ours)) + in_memory
@@ -68,8 +68,8 @@ def survey(
         durable=mode == "inline" or (mode == "background" and spool_dir is not None),
         waiting=waiting,
         foreign=len(files) - len(ours),
-        quarantined=sum(count_calls(folder / f"{identity}{QUARANTINE_SUFFIX}") for folder in folders),
-        corrupt=sum(len(list(folder.glob("*.corrupt"))) for folder in folders if folder.is_dir()),
+        quarantined=sum(count_calls(folder / f"{identity}{QUARANTINE_SUFFIX}") for folder in places(folders)),
+        corrupt=sum(len(list(folder.glob("*.corrupt"))) for folder in places(folders) if folder.is_dir()),
         lost=tally.lost,
         spooled=tally.spooled,
         written=tally.written,
@@ -80,6 +80,13 @@ def survey(
         last_error_class=tally.last_error,
         schema_missing=tally.schema_missing,
     )
+
+
+def _first(folders: Sequence[Path]) -> Path:
+    try:
+        return place_in(folders[0])
+    except OSError:
+        return folders[0]
 
 
 def _time(stamp: float | None) -> datetime | None:

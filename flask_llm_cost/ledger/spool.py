@@ -31,6 +31,8 @@ from flask_llm_cost.records import CallRecord
 SUFFIX: Final = ".spool"
 NEW_SUFFIX: Final = ".new"
 QUARANTINE_SUFFIX: Final = ".quarantine"
+#: Holds the files where the folder that was named is one that others read.
+SUBFOLDER: Final = "llm_cost_spool"
 
 #: A file that has grown to this is sealed even while the database is away.
 ROTATE_BYTES: Final = 4 * 1024 * 1024
@@ -59,18 +61,42 @@ def count_calls(path: Path) -> int:
         return 0
 
 
-def private_folder(path: Path) -> Path:
-    """*path* as a folder that only this user reads, made if needed.
+def places(folders: Sequence[Path]) -> list[Path]:
+    """Where spool files may be: in each of *folders*, or in the private folder inside it."""
+    return [place for folder in folders for place in (folder, folder / SUBFOLDER)]
 
-    :raises OSError: it cannot be made, is no folder, or belongs to somebody else
+
+def place_in(folder: Path) -> Path:
+    """*folder* where it is private to this user or does not exist yet, the private folder inside it where others read it.
+
+    :raises OSError: it cannot be looked at, is no folder (a symbolic link is none), or belongs to another user than root
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = os.lstat(path)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+    try:
+        found = os.lstat(folder)
+    except FileNotFoundError:
+        return folder
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.geteuid(), 0):
         raise PermissionError(errno.EPERM, "not a folder of this user")
-    if stat.S_IMODE(found.st_mode) != 0o700:
-        path.chmod(0o700)
-    return path
+    return folder if _is_private(found) else folder / SUBFOLDER
+
+
+def private_folder(folder: Path) -> Path:
+    """:func:`place_in` *folder*, made if needed. Permissions of a folder that was there before are never changed.
+
+    :raises OSError: it cannot be made, is no folder, or others can read it
+    """
+    place = place_in(folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        place.mkdir(mode=0o700)
+    except FileExistsError:
+        if not _is_private(os.lstat(place)):
+            raise PermissionError(errno.EPERM, "not a private folder of this user") from None
+    return place
+
+
+def _is_private(found: os.stat_result) -> bool:
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def temporary_folder() -> Path:
@@ -99,7 +125,7 @@ class Generation:
     @classmethod
     def in_file(cls, folder: Path, place: int, header: bytes) -> Generation:
         """:raises OSError: the folder cannot hold a spool file"""
-        private_folder(folder)
+        folder = private_folder(folder)
         stem = f"{os.getpid()}-{time.time_ns()}"
         fresh = folder / (stem + NEW_SUFFIX)
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -349,9 +375,8 @@ class Spool:
         """
         failure: OSError = OSError(errno.EROFS, "no folder for what is set aside")
         for folder in self.folders:
-            path = folder / f"{self.identity}{QUARANTINE_SUFFIX}"
             try:
-                private_folder(folder)
+                path = private_folder(folder) / f"{self.identity}{QUARANTINE_SUFFIX}"
                 fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
                 try:
                     if os.write(fd, line) == len(line):

@@ -167,8 +167,7 @@ def _interrupted(maker: LedgerMaker) -> set[object]:
 
 
 def test_files_are_private(sqlite_ledger: LedgerMaker) -> None:
-    """The folder is 0700 and its files 0600, whatever the umask and whatever the folder was before."""
-    (sqlite_ledger.folder / "llm_cost_spool").mkdir(mode=0o755)
+    """The folder is 0700 and its files 0600, whatever the umask."""
     before = os.umask(0)
     try:
         ledger = sqlite_ledger()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from flask_llm_cost.errors import SchemaMissingError
-from flask_llm_cost.ledger.adoption import Entry, Reading, orphans, spool_files, sweep_stalled
+from flask_llm_cost.ledger.adoption import Entry, Reading, ledger_of, orphans, spool_files, sweep_stalled
 from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.lines import encode
 from flask_llm_cost.ledger.spool import ROTATE_BYTES, Generation, Spool, UnreadableError
@@ -179,7 +179,8 @@ class Drain:
                 moved |= self._adopt_orphans()
         except WriteError as error:
             self._fail(error.fault, error.name)
-            self._make_room()
+            if error.fault is not Fault.RETRY:  # a busy database is back in a moment
+                self._make_room()
             return moved
         if self._failures:
             log.warning("llm_cost: the ledger is being written again")
@@ -337,22 +338,35 @@ class Drain:
             self._say("told", "llm_cost: telling of a failed write failed (%s)", type(error).__name__)
 
     def _make_room(self) -> None:
-        """While the database is away: files stay small, and the oldest go when all are too much."""
-        if self._spool.tail.lines is not None or self._spool.tail.size >= ROTATE_BYTES:
-            self._spool.seal()
-        total = sum(generation.size for generation in self._spool.chain() if generation.lines is not None)
-        total += sum(map(_size, spool_files(self._spool.folders)))
-        while total > self._max_bytes:
-            generation = self._spool.sealed()
-            if generation is None:
-                self._spool.seal()
-                generation = self._spool.sealed()
-            if generation is None or not generation.quiet(0.1):
-                return
-            total -= max(1, generation.size)
-            self.tally.lost += generation.calls()
-            self._spool.drained(generation)
-            self._say("lost", "llm_cost: the spool is full and the ledger away; %d calls are lost so far", self.tally.lost)
+        """While the database is away: files stay small, and the oldest calls of this ledger go when all are too many."""
+        spool = self._spool
+        if spool.tail.lines is not None or spool.tail.size >= min(ROTATE_BYTES, self._max_bytes // 8):
+            spool.seal()
+        mine = {generation.path: generation for generation in spool.chain()}
+        others = [path for path in spool_files(spool.folders) if path not in mine and ledger_of(path) == spool.identity]
+        excess = sum(generation.size for generation in mine.values()) + sum(map(_size, others)) - self._max_bytes
+        if excess > 0 and self._adopt and others:
+            excess -= self._drop_orphans(excess)
+        while excess > 0 and (generation := spool.sealed()) is not None and generation.quiet(0.1):
+            excess -= max(1, generation.size)
+            self._lose(generation.calls())
+            spool.drained(generation)
+
+    def _drop_orphans(self, excess: int) -> int:
+        """Give up what dead processes left, oldest first, until *excess* bytes are free. How many bytes that made."""
+        freed = 0
+        for generation in orphans(self._spool.folders, self._spool.identity):
+            if freed >= excess:
+                generation.release()
+                break
+            freed += generation.size
+            self._lose(generation.calls())
+            generation.remove()
+        return freed
+
+    def _lose(self, calls: int) -> None:
+        self.tally.lost += calls
+        self._say("lost", "llm_cost: the spool is full and the ledger away; %d calls are lost so far", self.tally.lost)
 
     def _tell_troubles(self) -> None:
         while self._spool.troubles:

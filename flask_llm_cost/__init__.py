@@ -1,6 +1,7 @@
 """Who is burning $X a month on LLM calls, and on what: a cost ledger inside your Flask app."""
 
 from flask_llm_cost.capture.manual import track, track_stream
+from flask_llm_cost.capture.propagation import carry_tags
 from flask_llm_cost.dashboard import dashboard_blueprint
 from flask_llm_cost.errors import (
     BudgetExceededError,
@@ -17,7 +18,7 @@ from flask_llm_cost.errors import (
 )
 from flask_llm_cost.extension import LlmCostTracker
 from flask_llm_cost.signals import budget_exceeded, call_recorded, unknown_price, write_failed
-from flask_llm_cost.tags import carry_tags, current_tags, tags
+from flask_llm_cost.tags import current_tags, tags
 from flask_llm_cost.version import __version__
 
 __all__ = [

@@ -10,7 +10,6 @@ from importlib import metadata
 from typing import Final, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
 from flask_llm_cost.capture import patching
 from flask_llm_cost.config import LIBRARIES, keys_without_effect, unknown_keys
@@ -50,7 +49,7 @@ def examine(state: AppState) -> list[Check]:
             # One cause, one error: the group that looks for the tables says what to do.
             if look is _schema:
                 found.append(Check(group, "tables", "error", f"the tables are missing; {_MIGRATE}"))
-        except (LlmCostError, SQLAlchemyError) as error:
+        except Exception as error:
             reason = str(error) if isinstance(error, LlmCostError) else type(error).__name__
             found.append(Check(group, look.__name__.strip("_"), "error", f"could not be checked: {reason}"))
     return found

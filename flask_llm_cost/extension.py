@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import weakref
@@ -18,7 +19,7 @@ from sqlalchemy.orm import Session
 from flask_llm_cost import signals
 from flask_llm_cost.capture import attribution, patching, propagation
 from flask_llm_cost.config import Config, keys_without_effect, unknown_keys
-from flask_llm_cost.errors import ConfigError, SetupError
+from flask_llm_cost.errors import ConfigError, LedgerError, SetupError
 from flask_llm_cost.ledger.models import copy_tables
 from flask_llm_cost.ledger.store import Ledger
 from flask_llm_cost.pricing import PriceBook
@@ -84,7 +85,9 @@ class AppState:
     def _engine(self, bind_key: str | None) -> Engine:
         app = self.app
         with app.app_context():
-            database: SQLAlchemy = app.extensions["sqlalchemy"]
+            database: SQLAlchemy | None = app.extensions.get("sqlalchemy")
+            if database is None:
+                raise LedgerError("this app has no Flask-SQLAlchemy, so there is no ledger; call db.init_app(app) first")
             return database.engines[bind_key]
 
     def _committed(self, records: Sequence[CallRecord]) -> None:
@@ -141,7 +144,7 @@ class LlmCostTracker:
             )
         config = Config.from_mapping(app.config)
         for key, value in Config.defaults().items():
-            app.config.setdefault(key, value)
+            app.config.setdefault(key, copy.copy(value))
         for key, meant in unknown_keys(app.config):
             logger.warning("%s is no key of flask-llm-cost%s", key, f"; did you mean {meant}?" if meant else "")
         for key in keys_without_effect(config):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from flask import Flask
+from sqlalchemy import inspect
 
 from flask_llm_cost.extension import state_of
 from flask_llm_cost.ledger.models import Base
@@ -36,6 +37,11 @@ def _create(app: Flask) -> Iterator[str]:
     yield f"The {len(tables)} tables of the ledger are there."
 
 
+def _missing(app: Flask) -> set[str]:
+    engine = app.extensions["sqlalchemy"].engines[state_of(app).config.bind_key]
+    return set(Base.metadata.tables) - set(inspect(engine).get_table_names())
+
+
 def _migrate(app: Flask) -> Iterator[str]:
     import flask_migrate
 
@@ -44,6 +50,9 @@ def _migrate(app: Flask) -> Iterator[str]:
         flask_migrate.init(directory=directory, multidb=bool(app.config.get("SQLALCHEMY_BINDS")))
         yield f"Made the migrations folder {directory}."
     flask_migrate.upgrade(directory=directory)
+    if not _missing(app):
+        yield "The ledger's tables are in the database already."
+        return
     flask_migrate.migrate(directory=directory, message="LLM cost ledger")
     flask_migrate.upgrade(directory=directory)
     yield "The ledger's tables are in the database, and their revision is in the migrations folder: commit it."

@@ -1,7 +1,7 @@
 """Tags: who and what a call was for.
 
 A tag block lives in a :class:`~contextvars.ContextVar`, so it follows the code that opened it through ``await``,
-``asyncio.to_thread`` and async views, and :func:`carry_tags` takes it into a thread pool.
+``asyncio.to_thread`` and async views; ``carry_tags`` takes it into a thread pool.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType, TracebackType
@@ -164,21 +164,6 @@ def current_tags() -> dict[str, Any]:
     return dict(tags_here.get().values)
 
 
-def carry_tags(function: _F) -> _F:
-    """Take the tags (and the request they belong to) of here into another thread: ``executor.submit(carry_tags(work))``.
-
-    May be called many times and from several threads at once.
-    """
-    context = copy_context()
-
-    @functools.wraps(function)
-    def carried(*args: Any, **kwargs: Any) -> Any:
-        # A context can be entered once at a time; each run gets a copy of its own.
-        return context.copy().run(function, *args, **kwargs)
-
-    return carried  # type: ignore[return-value]  # wraps() keeps the signature, not the type
-
-
 class TagRules:
     """What may be kept as a tag: the rules of one app, applied when a call starts.
 
@@ -204,7 +189,8 @@ class TagRules:
                 cleaned[key] = REDACTED
             else:
                 try:
-                    text = _clean_text(value if isinstance(value, str) else _to_text(value))
+                    # Cut before the cache, which would keep what it is asked.
+                    text = _clean_text((value if isinstance(value, str) else _to_text(value))[:_SEARCHED])
                 except Exception:
                     self._drop(key, "its value cannot be turned into text")
                     continue
@@ -232,7 +218,6 @@ def _to_text(value: Any) -> str:
 @lru_cache(maxsize=4096)
 def _clean_text(text: str) -> str:
     # Redact before the cut to size: half a secret is still a secret, and no longer looks like one.
-    text = text[:_SEARCHED]
     if _SECRET.search(text) or any(_check_digit_is_right(card.group()) for card in _CARD.finditer(text)):
         return REDACTED
     if not text.isascii():

@@ -64,6 +64,8 @@ def _content(kwargs: Mapping[str, Any]) -> bytes | None:
 
 def _may_have_been_sent(error: Exception) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__}
+    if "ClientResponseError" in names and getattr(error, "status", 0) >= 400:
+        return False  # a refusal, raised because the app asked for that
     return bool(names & {"ClientError", "TimeoutError"}) and not names & _NEVER_SENT
 
 
@@ -75,7 +77,8 @@ def _decompresses(session: Any, kwargs: Mapping[str, Any]) -> bool:
 @guarded
 def _attach(module: ModuleType, observation: Observation, response: Any, decompresses: bool) -> None:
     encoding = "" if decompresses else response.headers.get("Content-Encoding", "")
-    if observation.opened(response.status, response.headers.get("Content-Type", ""), encoding):
+    if observation.opened(response.status, response.headers.get("Content-Type", "")):
+        observation.encoded(encoding)
         response.content = _ObservedReader(module, response.content, observation)
 
 

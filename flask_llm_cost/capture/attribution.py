@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -12,6 +13,7 @@ import click
 from flask import Flask, Response, current_app, g, has_app_context, has_request_context
 from flask.cli import ScriptInfo
 from flask.globals import request_ctx
+from sqlalchemy import inspect
 
 from flask_llm_cost.tags import current_tags
 
@@ -29,7 +31,10 @@ _ON_G: Final = "_llm_cost_request"
 _apps: weakref.WeakSet[Flask] = weakref.WeakSet()
 
 #: The request that the code here works for, also where its context is gone: in the body of a stream, in a carried thread.
-request_here: ContextVar[RequestTags | None] = ContextVar("llm_cost_request", default=None)
+request_here: ContextVar[RequestTags | CarriedApp | None] = ContextVar("llm_cost_request", default=None)
+
+#: Seconds that a call waits for another thread to ask the request tagger.
+_PATIENCE: Final = 1.0
 
 _warned: set[str] = set()
 
@@ -37,14 +42,16 @@ _warned: set[str] = set()
 class RequestTags:
     """The tags of one request: its endpoint, its user, and what the app's request tagger says, asked at most once."""
 
-    __slots__ = ("__weakref__", "_app", "_context", "_g", "_previous", "_tags", "streams")
+    __slots__ = ("__weakref__", "_app", "_asking", "_context", "_g", "_lock", "_tags", "endpoint", "streams")
 
     def __init__(self, context: RequestContext) -> None:
         self._app = weakref.ref(context.app)
-        self._context = context
-        self._g = g._get_current_object()  # g is a proxy
-        self._previous: RequestTags | None = None
+        self._context: RequestContext | None = context
+        self._g: Any = g._get_current_object()  # g is a proxy
+        self._lock = threading.RLock()
+        self._asking = False
         self._tags: Mapping[str, Any] | None = None
+        self.endpoint = context.request.endpoint
         #: Whether the response has a body that is still to be made when the request's context is gone.
         self.streams = False
 
@@ -53,44 +60,87 @@ class RequestTags:
         return self._app()
 
     def tags(self, state: AppState) -> Mapping[str, Any]:
-        if self._tags is None:
-            self._tags = {}  # a tagger that calls a model must not ask itself
-            self._tags = {**self._defaults(), **self._ask(state.tracker.request_tagger_function)}
-        return self._tags
-
-    def _defaults(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"endpoint": self._context.request.endpoint}
-        user = self._g.get("_login_user")
+        """The tags, asked for by whoever comes first; others wait for the answer, but not for long."""
+        if self._tags is not None:
+            return self._tags
+        if not self._lock.acquire(timeout=_PATIENCE):
+            return {"endpoint": self.endpoint}
         try:
-            if user is not None:
-                found["user_id"] = user.get_id()
-            elif isinstance(session := _session_of(self._context), dict):
-                # Flask-Login's key, read below the session's own methods: reading through them would mark the session as
-                # accessed and change the response's headers; the user loader may query and flush.
-                found["user_id"] = dict.get(session, "_user_id")
+            if self._asking:  # a tagger that calls a model must not be asked for the tags of that call
+                return {"endpoint": self.endpoint}
+            if self._tags is None:
+                self._asking = True
+                tagger = state.tracker.request_tagger_function
+                self._tags = {"endpoint": self.endpoint, **self._user(), **self._ask(tagger)}
+            return self._tags
+        finally:
+            self._asking = False
+            self._lock.release()
+
+    def _user(self) -> Mapping[str, Any]:
+        """Who is signed in by Flask-Login. Nothing here may load a user or touch the app's database session."""
+        if self._context is None:
+            return {}
+        try:
+            # Read below the session's own methods: reading through them would mark the session as accessed, and change the
+            # response's headers.
+            session = _session_of(self._context)
+            if isinstance(session, dict) and (user_id := dict.get(session, "_user_id")) is not None:
+                return {"user_id": user_id}
+            return {"user_id": _id_of(self._g.get("_login_user"))}
         except Exception as error:
             _warn_once("user", "no user_id tag: reading it raised %s", type(error).__name__)
-        return found
+            return {}
 
     def _ask(self, tagger: Callable[[], Mapping[str, Any]] | None) -> Mapping[str, Any]:
-        if tagger is None:
+        if tagger is None or self._context is None:
             return {}
         if has_request_context():
             return ask(tagger, "the request tagger")
-        context = self._context.copy()
-        with context:
+        with self._context.copy():
             g.__dict__.update(self._g.__dict__)
             return ask(tagger, "the request tagger")
 
     def open(self) -> None:
-        self._previous = request_here.get()
         request_here.set(self)
 
     def close(self) -> None:
         """Idempotent; may come late, twice, or in a thread where it was never opened."""
+        if self._asking:
+            return  # the end of the context in which the tagger is asked, not of the request
         if request_here.get() is self:
-            request_here.set(self._previous)
-        self._previous = None
+            request_here.set(None)
+        # Flask breaks its own cycles at the end of a request; ours would keep all of it until the collector runs.
+        self._context = self._g = None
+
+
+class CarriedApp:
+    """What is carried where there is no request: the app, and the command that runs there."""
+
+    __slots__ = ("_app", "_tags")
+
+    def __init__(self, app: Flask) -> None:
+        self._app = weakref.ref(app)
+        command = _command()
+        self._tags = {} if command is None else {"command": command}
+
+    @property
+    def app(self) -> Flask | None:
+        return self._app()
+
+    def tags(self, state: AppState) -> Mapping[str, Any]:
+        return self._tags
+
+
+def _id_of(user: Any) -> Any:
+    """The id of a loaded user, unless reading it would query: a committed object is expired, and reads itself again."""
+    if user is None:
+        return None
+    state: Any = inspect(user, raiseerr=False)
+    if state is None or not getattr(state, "expired_attributes", ()):
+        return user.get_id()
+    identity = getattr(state, "identity", None)
+    return identity[0] if identity and len(identity) == 1 else None
 
 
 def _session_of(context: RequestContext) -> Any:
@@ -116,7 +166,8 @@ def ask(source: Callable[[], Mapping[str, Any]], what: str) -> Mapping[str, Any]
 def follow_requests(app: Flask) -> None:
     """Open a tag context before each request of *app*, and close it when its response is sent."""
     app.before_request(_open_request)
-    app.after_request(_keep_for_stream)
+    # They run from the last to the first: ours must see the response that is sent, not one that another replaces.
+    app.after_request_funcs.setdefault(None, []).insert(0, _keep_for_stream)
     app.teardown_request(_close_request)
 
 
@@ -129,7 +180,7 @@ def _open_request() -> None:
 def _keep_for_stream(response: Response) -> Response:
     # A body that is a generator runs after the context is gone, so its end is the end of the request.
     tags: RequestTags | None = g.get(_ON_G)
-    if tags is not None and response.is_streamed:
+    if tags is not None and response.is_streamed and not response.direct_passthrough:
         tags.streams = True
         response.call_on_close(tags.close)
     return response
@@ -141,7 +192,8 @@ def _close_request(error: BaseException | None) -> None:
         tags.close()
 
 
-def _current_request() -> RequestTags | None:
+def current_request() -> RequestTags | CarriedApp | None:
+    """The request, or the app carried here, that the code works for."""
     if not has_request_context():
         return request_here.get()
     tags: RequestTags | None = g.get(_ON_G)
@@ -194,7 +246,7 @@ def collect_tags(
     """
     default = state.config.default_tags
     values: dict[str, Any] = dict(ask(default, "LLM_COST_DEFAULT_TAGS") if callable(default) else default)
-    if (request := _current_request()) is not None and request.app is state.app:
+    if (request := current_request()) is not None and request.app is state.app:
         values.update(request.tags(state))
     elif (command := _command()) is not None:
         values["command"] = command

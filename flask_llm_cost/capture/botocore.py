@@ -88,10 +88,10 @@ def _after(http_response: Any, parsed: dict[str, Any], model: Any, context: dict
         kept = {key: parsed[key] for key in ("usage", "serviceTier", "performanceConfig", "stopReason") if key in parsed}
         observation.replied(status, "application/json", json.dumps(kept, default=str).encode())
     elif model.name == "InvokeModel":
-        if observation.opened(status, parsed.get("contentType", "application/json"), ""):
+        if observation.opened(status, parsed.get("contentType", "application/json")):
             body = parsed["body"]
             body._raw_stream = _ObservedRaw(body._raw_stream, observation)
-    elif observation.opened(status, "text/event-stream", ""):
+    elif observation.opened(status, "text/event-stream"):
         key = "stream" if model.name == "ConverseStream" else "body"
         parsed[key] = _ObservedEvents(parsed[key], observation)
 

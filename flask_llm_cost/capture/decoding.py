@@ -18,21 +18,22 @@ _MAX_PIECE: Final = 4 * 1024 * 1024
 
 
 class _Inflate:
-    """``gzip`` and ``deflate`` with a header, and the headerless ``deflate`` that some servers send."""
+    """``gzip``, and ``deflate`` with its header or without, as some servers send it."""
 
     def __init__(self, window: int) -> None:
-        self._inflate = zlib.decompressobj(window)
-        self._raw_is_possible = window == zlib.MAX_WBITS
+        self._inflate = zlib.decompressobj(window) if window > zlib.MAX_WBITS else None
+        self._beginning = b""
 
     def decode(self, piece: bytes) -> bytes:
-        try:
-            decoded = self._inflate.decompress(piece, _MAX_PIECE)
-        except zlib.error:
-            if not self._raw_is_possible:
-                raise
-            self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-            decoded = self._inflate.decompress(piece, _MAX_PIECE)
-        self._raw_is_possible = False
+        if self._inflate is None:
+            # Two bytes tell whether there is a header (RFC 1950: method 8, and a multiple of 31).
+            self._beginning += piece
+            if len(self._beginning) < 2:
+                return b""
+            piece, first = self._beginning, int.from_bytes(self._beginning[:2], "big")
+            has_header = first >> 8 & 0x0F == 8 and first % 31 == 0
+            self._inflate = zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
+        decoded = self._inflate.decompress(piece, _MAX_PIECE)
         if self._inflate.unconsumed_tail:
             raise ValueError("a piece becomes too large")
         return decoded

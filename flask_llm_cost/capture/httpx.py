@@ -95,7 +95,8 @@ def _content(module: ModuleType, request: Any) -> bytes | None:
 
 def _may_have_been_sent(module: ModuleType) -> Callable[[Exception], bool]:
     """Whether a request that failed with an error of *module* may have reached the provider."""
-    return lambda error: isinstance(error, module.TransportError) and type(error).__name__ not in _NEVER_SENT
+    kinds = (module.TransportError, module.DecodingError)
+    return lambda error: isinstance(error, kinds) and type(error).__name__ not in _NEVER_SENT
 
 
 @contextmanager
@@ -147,11 +148,20 @@ def _attach(observation: Observation, response: Any, stream_class: type) -> None
         return
     headers = response.headers
     encoding = headers.get("content-encoding", "")
-    if observation.opened(response.status_code, headers.get("content-type", ""), encoding):
-        if observation.withholds and encoding:
-            # What the app gets is decoded already.
-            del headers["content-encoding"]
-        response.stream = stream_class(response.stream, observation)
+    if observation.opened(response.status_code, headers.get("content-type", "")):
+        decoder = None
+        if encoding and observation.withholds:
+            # An event can be taken out of what is decoded only: by the library itself, with its own errors, but here.
+            decoder = response._get_content_decoder()
+            del response._decoder, headers["content-encoding"]
+        else:
+            observation.encoded(encoding)
+        response.stream = stream_class(response.stream, observation, decoder)
+
+
+def _bytes_of(decoded: bytes | Iterator[bytes]) -> bytes:
+    """What a decoder gives: bytes in ``httpx``, pieces of them in ``httpx2``."""
+    return decoded if isinstance(decoded, bytes) else b"".join(decoded)
 
 
 @functools.lru_cache(maxsize=4)
@@ -161,18 +171,21 @@ def _stream_classes(module: ModuleType) -> tuple[type, type]:
     class ObservedStream(module.SyncByteStream):  # type: ignore[name-defined, misc]  # one of two modules
         """A reply's body on its way to the app. May be iterated more than once; :meth:`close` ends it."""
 
-        def __init__(self, stream: Any, observation: Observation) -> None:
+        def __init__(self, stream: Any, observation: Observation, decoder: Any) -> None:
             self._stream = stream
             self._observation = observation
+            self._decoder = decoder
             self._ended = False
 
         def __iter__(self) -> Iterator[bytes]:
-            feed, withholds = self._observation.feed, self._observation.withholds
+            feed, withholds, decoder = self._observation.feed, self._observation.withholds, self._decoder
             try:
                 for piece in self._stream:
-                    seen = feed(piece)
+                    seen = feed(piece if decoder is None else _bytes_of(decoder.decode(piece)))
                     if seen or not withholds:
                         yield seen
+                if decoder is not None and (seen := feed(_bytes_of(decoder.flush()))):
+                    yield seen
                 self._ended = True
                 if rest := self._observation.rest():
                     yield rest
@@ -194,19 +207,22 @@ def _stream_classes(module: ModuleType) -> tuple[type, type]:
     class ObservedAsyncStream(module.AsyncByteStream):  # type: ignore[name-defined, misc]  # one of two modules
         """The same for an async client; :meth:`aclose` ends it."""
 
-        def __init__(self, stream: Any, observation: Observation) -> None:
+        def __init__(self, stream: Any, observation: Observation, decoder: Any) -> None:
             self._stream = stream
             self._observation = observation
+            self._decoder = decoder
             self._ended = False
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            feed, withholds = self._observation.feed, self._observation.withholds
+            feed, withholds, decoder = self._observation.feed, self._observation.withholds, self._decoder
             pieces = self._stream.__aiter__()
             try:
                 async for piece in pieces:
-                    seen = feed(piece)
+                    seen = feed(piece if decoder is None else _bytes_of(decoder.decode(piece)))
                     if seen or not withholds:
                         yield seen
+                if decoder is not None and (seen := feed(_bytes_of(decoder.flush()))):
+                    yield seen
                 self._ended = True
                 if rest := self._observation.rest():
                     yield rest

@@ -49,6 +49,7 @@ def track(
     :returns: the record, priced
     :raises UsageError: an unknown component, or a quantity that is no count; the message lists what is known
     """
+    _check_words(provider=provider, model=model, mode=mode, response_id=response_id, operation=operation)
     if usage is None and billed is None:
         raise UsageError("say what was used: usage={...}, billed=..., or both")
     counted = Usage(source="manual") if usage is None else usage_from(provider, usage)
@@ -61,7 +62,7 @@ def track(
         operation=operation,
         reading=Reading(counted, model, response_id, mode),
         occurred_at=occurred_at,
-        latency_ms=latency_ms,
+        latency_ms=_milliseconds(latency_ms),
         stream=stream,
         tags=tags,
     )
@@ -84,6 +85,7 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         response_id: str | None = None,
         operation: str = "manual",
     ) -> None:
+        _check_words(provider=provider, model=model, mode=mode, response_id=response_id, operation=operation)
         self._provider = provider
         self._model = model
         self._tags = tags
@@ -242,6 +244,21 @@ def _record(
     )
     record = state.recorder.price(record)
     return state.recorder.record(record) if state.config.enabled else record
+
+
+def _check_words(**words: object) -> None:
+    for name, word in words.items():
+        needed = name in ("provider", "operation")
+        if (not isinstance(word, str) and (needed or word is not None)) or (needed and not word):
+            raise UsageError(f"{name}={word!r} must be a string", name=name)
+
+
+def _milliseconds(value: int | None) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**31:
+        raise UsageError(f"latency_ms={value!r} must be milliseconds, from 0 up to 24 days", name="latency_ms")
+    return int(value)
 
 
 def _dollars(value: Decimal | str | int) -> Decimal:

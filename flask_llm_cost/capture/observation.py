@@ -20,7 +20,7 @@ from flask_llm_cost.capture.decoding import Decoder, decoder_for
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.sdk import Marker
 from flask_llm_cost.records import UNKNOWN_USAGE, CallRecord, Reading, new_call_id, settled_call_id
-from flask_llm_cost.usage.sse import EventScanner
+from flask_llm_cost.usage.scanner import Scanner
 from flask_llm_cost.usage.stream_options import UsageEventFilter, ask_for_usage
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Observation:
         self._status: int | None = None
         self._stream = False
         self._first_ns = 0
-        self._scanner: EventScanner | None = None
+        self._scanner: Scanner | None = None
         self._decoder: Decoder | None = None
         self._body: list[bytes] | None = None
         self._size = 0
@@ -138,7 +138,7 @@ class Observation:
             self._finish(wire.read_body(self._route, content, self._asked), "ok")
 
     @guarded
-    def opened(self, status: int, content_type: str, encoding: str) -> bool:
+    def opened(self, status: int, content_type: str) -> bool:
         """The headers of a streamed reply are there. Whether its body is to be fed in."""
         self._status = status
         if status >= 400:
@@ -149,13 +149,14 @@ class Observation:
         if self._scanner is None:
             self._withheld = None
             self._body = []
-        self.encoded(encoding)
         if self._route.certain:
             self._state.recorder.started(self._record(Reading(), "interrupted", None))
         return True
 
     def encoded(self, encoding: str) -> None:
-        """Say how the pieces are encoded that will be fed."""
+        """Say how the pieces are encoded that will be fed. What is encoded passes whole: nothing can be taken out of it."""
+        if encoding:
+            self._withheld = None
         try:
             self._decoder = decoder_for(encoding)
         except LookupError as error:
@@ -175,7 +176,14 @@ class Observation:
         except Exception as error:
             self._stop_reading(error)
             text = piece
-        return piece if self._withheld is None else self._withheld.feed(text)
+        if self._withheld is None:
+            return piece
+        try:
+            return self._withheld.feed(text)
+        except Exception as error:
+            logger.warning("taking our event out of a stream failed with %s: it passes as it is", type(error).__name__)
+            waiting, self._withheld = self._withheld.finish(), None
+            return waiting + text
 
     def rest(self) -> bytes:
         """What the app has still to see when the body has ended."""

@@ -6,6 +6,8 @@ library has wrapped it since, ours stays in the chain, and passes everything thr
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
 import logging
 import sys
@@ -89,6 +91,7 @@ def _is_installed(name: str) -> bool:
 
 
 def _hook(library: str, module_name: str, targets: _Targets) -> None:
+    _finish_import(module_name)
     with _lock:
         if module_name in _hooked:
             if module_name in sys.modules:
@@ -97,6 +100,14 @@ def _hook(library: str, module_name: str, targets: _Targets) -> None:
         _hooked.add(module_name)
     # Runs at once for a module that is there, later for one that is not. Never imports.
     wrapt.register_post_import_hook(lambda module: _patch_safely(library, module, targets), module_name)
+
+
+def _finish_import(module_name: str) -> None:
+    """Wait for another thread that is importing a module right now; what is half there cannot be patched."""
+    module = sys.modules.get(module_name)
+    if module is not None and getattr(module.__spec__, "_initializing", False):
+        with contextlib.suppress(Exception):  # the host's import, and its error
+            importlib.import_module(module_name)
 
 
 def _patch_safely(library: str, module: ModuleType, targets: _Targets) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from flask_llm_cost.capture.attribution import collect_tags, owner, request_here
+from flask_llm_cost.capture.attribution import CarriedApp, RequestTags, collect_tags, current_request, owner, request_here
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.tags import tags, tags_here
 
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 _HEADER: Final = "llm_cost_tags"
 _ON_REQUEST: Final = "_llm_cost_block"
-_FLUSH_SECONDS: Final = 5.0
+#: At the end of a task, briefly: the records are safe in the spool already. At the end of a worker, for longer.
+_TASK_SECONDS: Final = 0.2
+_WORKER_SECONDS: Final = 5.0
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def pool_targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], ...]:
@@ -35,12 +39,19 @@ def _carry_submitted(original: Callable[..., Any]) -> Callable[..., Any]:
 
 @guarded
 def _with_tags_of_here(function: Callable[..., Any]) -> Callable[..., Any] | None:
-    """*function* with our own context variables and no others, which are not ours to carry."""
     state = owner()
-    if state is None or not state.config.propagate_tags:
-        return None
-    block, request = tags_here.get(), request_here.get()
+    return carry_tags(function) if state is not None and state.config.propagate_tags else None
 
+
+def carry_tags(function: _F) -> _F:
+    """Take the tags (and the request they belong to) of here into another thread: ``executor.submit(carry_tags(work))``.
+
+    Only our own context variables are carried: an app context, and with it the app's database session, stays where it is.
+    May be called many times and from several threads at once.
+    """
+    block, request = tags_here.get(), _asked_request()
+
+    @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         before = tags_here.get(), request_here.get()
         tags_here.set(block)
@@ -51,7 +62,18 @@ def _with_tags_of_here(function: Callable[..., Any]) -> Callable[..., Any] | Non
             tags_here.set(before[0])
             request_here.set(before[1])
 
-    return run
+    return run  # type: ignore[return-value]  # wraps() keeps the signature, not the type
+
+
+@guarded
+def _asked_request() -> RequestTags | CarriedApp | None:
+    """The request of here, its tagger asked: in another thread it may be over, or its context another one."""
+    request, state = current_request(), owner()
+    if request is None:
+        return CarriedApp(state.app) if state is not None else None
+    if state is not None and request.app is state.app:
+        request.tags(state)
+    return request
 
 
 def follow_tasks(celery: Celery, flush: Callable[[float], bool]) -> None:
@@ -83,11 +105,11 @@ def follow_tasks(celery: Celery, flush: Callable[[float], bool]) -> None:
         block = getattr(task.request, _ON_REQUEST, None)
         if block is not None:
             block.__exit__(None, None, None)
-        flush(_FLUSH_SECONDS)
+        flush(_TASK_SECONDS)
 
     @guarded
     def stopping(**_: Any) -> None:
-        flush(_FLUSH_SECONDS)
+        flush(_WORKER_SECONDS)
 
     for signal, receiver in (
         (signals.before_task_publish, published),

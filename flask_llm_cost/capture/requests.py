@@ -109,7 +109,7 @@ def _attach(observation: Observation, response: Any) -> None:
     content_type = response.headers.get("Content-Type", "")
     if response._content_consumed and response.status_code < 400:
         observation.replied(response.status_code, content_type, response.content)
-    elif observation.opened(response.status_code, content_type, ""):
+    elif observation.opened(response.status_code, content_type):
         response.raw = _ObservedBody(response.raw, observation, response.headers.get("Content-Encoding", ""))
 
 
@@ -158,7 +158,9 @@ class _ObservedBody:
         self._encoding = ""
 
     def __iter__(self) -> Iterator[bytes]:
-        return self.stream()
+        # By lines, as urllib3 does it, through our own stream().
+        lines: Iterator[bytes] = type(self._raw).__iter__(self)
+        return lines
 
     def close(self) -> None:
         try:

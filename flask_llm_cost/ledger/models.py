@@ -100,7 +100,7 @@ class Call(Base):
     #: Comma-separated: ``usage_inconsistent``, …
     flags: Mapped[str | None] = mapped_column(sa.String(128))
     #: The usage block as received, numbers and enum words only, so that prices can be redone.
-    raw_usage: Mapped[dict[str, Any] | None]
+    raw_usage: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON)
 
     line_items: Mapped[list[LineItem]] = relationship(back_populates="call", order_by="LineItem.position", viewonly=True)
     tags: Mapped[list[CallTag]] = relationship(back_populates="call", order_by="CallTag.key", viewonly=True)
@@ -171,7 +171,7 @@ class PriceSnapshot(Base):
     match_kind: Mapped[str] = mapped_column(sa.String(32))
     currency: Mapped[str] = mapped_column(sa.String(3))
     #: Component to ``[rate, per]``, decimals as strings.
-    rates: Mapped[dict[str, Any]]
+    rates: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
     pricing_mode: Mapped[str | None] = mapped_column(sa.String(64))
     tier: Mapped[str | None] = mapped_column(sa.String(64))
     multiplier: Mapped[Decimal] = mapped_column(Money)

@@ -11,12 +11,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Final, NamedTuple
-from uuid import UUID
 
 from flask_llm_cost.pricing.entries import SERVICES, Block, Entry, Modes, Tier, ToolRate
 from flask_llm_cost.pricing.matching import Match
 from flask_llm_cost.pricing.rates import EXACT, ONE, RATED, default_per, plain
-from flask_llm_cost.records import COMPONENTS, Price, Rate
+from flask_llm_cost.records import COMPONENTS, Price, Rate, content_id
 
 INPUT_TOKENS: Final = frozenset(name for name, c in COMPONENTS.items() if c.unit == "token" and c.side == "input")
 
@@ -301,7 +300,7 @@ def _frozen(
     ]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).digest()
     return Price(
-        UUID(bytes=digest[:16]),
+        content_id(digest),
         source,
         source_version,
         key,

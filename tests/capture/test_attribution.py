@@ -7,6 +7,7 @@ import gc
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,10 +17,21 @@ import openai
 import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
-from flask import Flask, Response, copy_current_request_context, g, session, stream_with_context
+from flask import (
+    Flask,
+    Response,
+    copy_current_request_context,
+    g,
+    has_app_context,
+    request,
+    send_file,
+    session,
+    stream_with_context,
+)
 from flask_login import LoginManager, UserMixin, login_user
 from flask_sqlalchemy import SQLAlchemy
 from played_app import ledger_of
+from werkzeug.test import create_environ
 
 from flask_llm_cost import LlmCostTracker, carry_tags, current_tags, tags, track
 from flask_llm_cost.capture import attribution
@@ -372,7 +384,8 @@ def test_celery_tasks_carry_the_tags_of_the_request(
             summarize.delay().forget()
         return "queued"
 
-    with start_worker(celery, perform_ping_check=False):
+    # Celery sets the level of the root logger, for good.
+    with start_worker(celery, perform_ping_check=False, loglevel="WARNING"):
         app.test_client().get("/enqueue")
         for _ in range(100):
             if len(calls()) == 1:
@@ -397,3 +410,128 @@ def test_an_async_view_is_its_request(app: Flask, calls: Ledger, provider: Playe
 
     assert app.test_client().get("/async").text == "ok"
     assert tags_of(calls()[0]) == {"endpoint": "view", "user_id": "ada", "feature": "async"}
+
+
+def hit(app: Flask, path: str) -> None:
+    """A request as a server makes it: the body is read and closed."""
+    body = app.wsgi_app(create_environ(path), lambda status, headers, info=None: lambda data: None)
+    list(body)
+    body.close()
+
+
+def test_files_and_replaced_responses_leave_no_request_behind(
+    app: Flask, calls: Ledger, ask: Callable[[], None], tmp_path: Any
+) -> None:
+    """After a file is sent, or an after_request has replaced or broken the response, the next work is nobody's request."""
+
+    @app.route("/file")
+    def file() -> Any:
+        (tmp_path / "a.txt").write_text("hi")
+        return send_file(tmp_path / "a.txt")
+
+    @app.route("/stream")
+    def stream() -> Response:
+        return Response(iter(["a", "b"]))
+
+    @app.after_request
+    def replace(response: Response) -> Response:
+        return response if request.path == "/file" else Response("replaced")
+
+    for path in ("/file", "/stream"):
+        hit(app, path)
+        assert attribution.request_here.get() is None
+    with app.app_context():
+        ask()
+    assert tags_of(calls()[0]) == {}
+
+
+def test_a_request_is_gone_when_it_is_over(app: Flask, ask: Callable[[], None]) -> None:
+    """What a request had is freed at its end, without the garbage collector, whether it made a call or not."""
+    contexts = []
+
+    @app.route("/")
+    def view() -> str:
+        contexts.append(weakref.ref(attribution.request_ctx._get_current_object()))
+        return "ok"
+
+    @app.route("/ask")
+    def asking() -> str:
+        ask()
+        return view()
+
+    gc.collect()
+    gc.disable()
+    try:
+        hit(app, "/")
+        hit(app, "/ask")
+        alive = [context for context in contexts if context() is not None]
+    finally:
+        gc.enable()
+    assert (len(contexts), alive) == (2, [])
+
+
+def test_a_fan_out_asks_the_tagger_once_for_all(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
+    """Workers that start while the tagger is still thinking get its answer; they get no database session of the request."""
+    asked = []
+
+    @tracker_of(app).request_tagger
+    def who() -> dict[str, Any]:
+        asked.append(1)
+        time.sleep(0.05)
+        return {"tenant_id": 7}
+
+    @app.route("/fan")
+    def fan() -> str:
+        def work(_: int) -> bool:
+            ask()
+            return has_app_context()
+
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(carry_tags(work), range(4))) == [False] * 4
+        return "ok"
+
+    app.test_client().get("/fan").close()
+    assert asked == [1]
+    assert [tags_of(call) for call in calls()] == [{"endpoint": "fan", "tenant_id": "7"}] * 4
+
+
+def test_a_second_call_of_a_carried_job_is_the_same_request(make_app: Callable[..., Flask], ask: Callable[[], None]) -> None:
+    """All calls of a carried job have the request's tags, with several apps in the process too."""
+    app = make_app(propagate_tags=True)
+    make_app()
+    tracker_of(app).request_tagger(lambda: {"tenant_id": 7})
+
+    @app.route("/job")
+    def job() -> str:
+        def work() -> None:
+            ask()
+            ask()
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(work).result()
+        return "ok"
+
+    app.test_client().get("/job").close()
+    assert [tags_of(call) for call in ledger_of(app)] == [{"endpoint": "job", "tenant_id": "7"}] * 2
+
+
+def test_an_expired_user_is_not_read_from_the_database(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
+    """Taking the user's id opens no transaction of the app's: a committed user is expired, and would read itself again."""
+    database = app.extensions["sqlalchemy"]
+
+    class Person(UserMixin, database.Model):  # type: ignore[misc, name-defined]  # a model of the test's own
+        id = database.Column(database.Integer, primary_key=True)
+
+    @app.route("/token")
+    def token() -> str:
+        person = Person(id=42)
+        database.session.add(person)
+        database.session.commit()
+        g._login_user = person
+        ask()
+        return str(database.session().in_transaction())
+
+    with app.app_context():
+        database.create_all()
+    assert app.test_client().get("/token").text == "False"
+    assert tags_of(calls()[0]) == {"endpoint": "token", "user_id": "42"}

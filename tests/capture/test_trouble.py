@@ -159,7 +159,7 @@ STEPS = [
     "flask_llm_cost.capture.observation.new_call_id",
     "flask_llm_cost.capture.observation._requested_model",
     "flask_llm_cost.capture.observation.ask_for_usage",
-    "flask_llm_cost.capture.observation.EventScanner",
+    "flask_llm_cost.capture.observation.wire.scanner",
     "flask_llm_cost.capture.observation.UsageEventFilter",
     "flask_llm_cost.capture.observation.wire.read_body",
     "flask_llm_cost.capture.observation.wire.read_stream",

@@ -68,7 +68,10 @@ def _usage_block(body: Mapping[str, Any]) -> Any:
 
 
 def chat_usage(usage: Mapping[str, Any]) -> Usage:
-    """A usage block that counts ``prompt_tokens`` and ``completion_tokens``."""
+    """A usage block that counts ``prompt_tokens`` and ``completion_tokens``. Unknown where it counts neither."""
+    named = [usage.get(name) is not None for name in ("prompt_tokens", "completion_tokens")]
+    if not any(named):
+        return Usage(raw=numbers_only(usage))  # a total alone does not say at which rate it is billed
     prompt, completion, total = (
         count(usage, "prompt_tokens"),
         count(usage, "completion_tokens"),
@@ -93,11 +96,12 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage:
 
     # xAI, and Gemini behind its OpenAI-style host, count reasoning beside the completion: only the total includes it.
     # Mistral's total includes audio, which it bills by the second.
-    beside = 0 if audio_seconds else max(0, total - prompt - completion)
+    beside = 0 if audio_seconds or not all(named) else max(0, total - prompt - completion)
     plain = prompt - cached - cache_write - audio_input - image_input
     text_output = completion + beside - audio_output - image_output
     consistent = (
-        plain >= 0
+        all(named)
+        and plain >= 0
         and text_output >= 0
         and cached >= cached_audio + cached_image
         and (not total or total >= prompt + completion)

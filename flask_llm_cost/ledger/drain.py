@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import dataclasses
-import logging
 import random
 import threading
 import time
@@ -17,10 +16,9 @@ from flask_llm_cost.ledger.adoption import Entry, Reading, ledger_of, orphans, s
 from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.lines import encode
 from flask_llm_cost.ledger.spool import ROTATE_BYTES, Generation, Spool, UnreadableError
+from flask_llm_cost.ledger.tally import Tally, log, price_or_leave
 from flask_llm_cost.ledger.writer import BATCH, WriteError, Writer, Written
-from flask_llm_cost.records import UNPRICED, CallRecord, Usage
-
-log: Final = logging.getLogger("flask_llm_cost")
+from flask_llm_cost.records import CallRecord, Usage
 
 ADOPT_SECONDS: Final = 30.0
 BEAT_SECONDS: Final = 30.0
@@ -29,37 +27,6 @@ IDLE_SECONDS: Final = 1.0
 _BACKOFF_SECONDS: Final = (0.2, 30.0)
 _MINUTE: Final = 60.0
 _PASS_ORPHANS: Final = 64
-
-
-@dataclasses.dataclass(slots=True)
-class Tally:
-    """What this process has seen, for :class:`~flask_llm_cost.ledger.store.Health`."""
-
-    written: int = 0
-    duplicates: int = 0
-    quarantined: int = 0
-    lost: int = 0
-    torn: int = 0
-    unpriced_by_fault: int = 0
-    #: Inline writes that had to wait in the spool.
-    spooled: int = 0
-    last_write_at: float | None = None
-    last_error_at: float | None = None
-    last_error: str | None = None
-    schema_missing: bool = False
-
-
-def price_or_leave(price: Callable[[CallRecord], CallRecord], record: CallRecord, tally: Tally) -> CallRecord:
-    """*record* with its cost. Where pricing fails it stays unpriced: a record is never lost to a price."""
-    if record.cost is not None:
-        return record
-    try:
-        return price(record)
-    except Exception as error:
-        if not tally.unpriced_by_fault:
-            log.warning("llm_cost: pricing failed (%s); such calls are kept unpriced", type(error).__name__)
-        tally.unpriced_by_fault += 1
-        return dataclasses.replace(record, cost=UNPRICED)
 
 
 class Drain:

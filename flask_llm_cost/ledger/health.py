@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flask_llm_cost.ledger.adoption import ledger_of, spool_files
-from flask_llm_cost.ledger.drain import Tally
 from flask_llm_cost.ledger.spool import QUARANTINE_SUFFIX, Spool, count_calls, place_in, places
+from flask_llm_cost.ledger.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
-import shutil
-import tempfile
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,18 +15,19 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import LedgerError, SchemaMissingError
+from flask_llm_cost.ledger import lifecycle
 from flask_llm_cost.ledger.adoption import ledger_of, spool_files
-from flask_llm_cost.ledger.drain import Drain, Tally, log, price_or_leave
+from flask_llm_cost.ledger.drain import Drain
 from flask_llm_cost.ledger.engine import OwnEngine, identity_of
 from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.health import Health, survey
 from flask_llm_cost.ledger.lines import encode
 from flask_llm_cost.ledger.reading import reading
 from flask_llm_cost.ledger.spool import Spool, temporary_folder
+from flask_llm_cost.ledger.tally import Tally, log, log_call, price_or_leave
 from flask_llm_cost.ledger.writer import WriteError, Writer
 from flask_llm_cost.records import CallRecord
 
-EXIT_SECONDS: Final = 2.0
 INLINE_SECONDS: Final = 0.2
 IDLE_CONNECTION_SECONDS: Final = 30.0
 
@@ -100,7 +97,7 @@ class Ledger:
         self._failed_at = float("-inf")
         self._mode: str | None = None
         self._fork_held: Drain | None = None
-        _ledgers.add(self)
+        lifecycle.ledgers.add(self)
 
     # Recording.
 
@@ -125,16 +122,19 @@ class Ledger:
         if self.mode in ("background", "inline"):
             self._process().spool.started(record)
 
-    def append(self, record: CallRecord) -> None:
+    def append(self, record: CallRecord, *, quick: bool = False) -> None:
         """Keep *record*. When this returns, it survives a killed process (see :attr:`Health.durable`).
 
+        :param quick: called by a finaliser, which may run in the middle of anything: take no lock and log nothing
         :raises LedgerError: writes are inline, set to raise, and failed; the record is in the spool all the same
         """
         mode = self.mode
-        if mode == "background":
+        if mode == "background" or (quick and mode == "inline"):
             spool = self._process().spool
             spool.append(encode(record))
             spool.ended(record.id)
+        elif quick:
+            self._memory.append(record)  # until somebody comes who may take a lock
         elif mode == "inline":
             self._append_inline(record)
         elif mode == "memory":
@@ -142,7 +142,8 @@ class Ledger:
             if self._config.write_mode == "inline":
                 self._write_memory()
         else:
-            self._log(price_or_leave(self._price, record, self._tally))
+            self._memory.append(record)
+            self._log_memory()
 
     def _append_inline(self, record: CallRecord) -> None:
         priced = price_or_leave(self._price, record, self._tally)
@@ -191,27 +192,13 @@ class Ledger:
             except Exception as error:
                 log.warning("llm_cost: telling of recorded calls failed (%s)", type(error).__name__)
 
-    @staticmethod
-    def _log(record: CallRecord) -> None:
-        usage, cost = record.usage, record.cost
-        log.info(
-            "llm call provider=%s model=%s outcome=%s input_tokens=%s output_tokens=%s cost=%s currency=%s tags=%s",
-            record.provider,
-            record.price_model,
-            record.outcome,
-            usage.input_tokens,
-            usage.output_tokens,
-            cost.total if cost else None,
-            cost.currency if cost else None,
-            ",".join(sorted(record.tags)),
-        )
+    def _log_memory(self) -> None:
+        for record in _taken(self._memory):
+            log_call(price_or_leave(self._price, record, self._tally))
 
     def _write_memory(self) -> bool:
         """Write what waits for an in-memory database, unless the app has a transaction open on its one connection."""
-        batch = []
-        with contextlib.suppress(IndexError):
-            while True:
-                batch.append(self._memory.popleft())
+        batch = _taken(self._memory)
         if not batch:
             return True
         priced = [price_or_leave(self._price, record, self._tally) for record in batch]
@@ -270,7 +257,7 @@ class Ledger:
 
     def _folders(self) -> tuple[Path, ...]:
         if self._testing:
-            return (_testing_folder(),)
+            return (lifecycle.testing_folder(),)
         return (self._config.spool_dir or self._instance_path / "llm_cost_spool", temporary_folder())
 
     def _close_idle(self) -> None:
@@ -285,6 +272,7 @@ class Ledger:
         if mode == "memory":
             return self._write_memory()
         if mode == "log":
+            self._log_memory()
             return True
         if os.getpid() not in self._processes and not self._left_behind():
             return True
@@ -295,7 +283,11 @@ class Ledger:
         identity = self._identity()
         return not self._testing and any(ledger_of(path) == identity for path in spool_files(self._folders()))
 
-    def close(self, patience: float = EXIT_SECONDS) -> None:
+    def close_at_exit(self, patience: float) -> None:
+        """:meth:`close`; what a test leaves is not waited for."""
+        self.close(0.0 if self._testing else patience)
+
+    def close(self, patience: float = lifecycle.EXIT_SECONDS) -> None:
         """Drain for at most *patience* seconds, stop the thread and close connections. What is left stays in its file."""
         process = self._processes.get(os.getpid())
         if process is not None:
@@ -307,17 +299,17 @@ class Ledger:
 
     # Forks: called by the hooks below.
 
-    def _before_fork(self, patience: float) -> None:
+    def before_fork(self, patience: float) -> None:
         process = self._processes.get(os.getpid())
         if process is not None and process.drain.database.acquire(timeout=max(0.0, patience)):
             self._fork_held = process.drain
 
-    def _after_fork_in_parent(self) -> None:
+    def after_fork_in_parent(self) -> None:
         held, self._fork_held = self._fork_held, None
         if held is not None:
             held.database.release()
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         processes, self._processes = self._processes, {}
         for process in processes.values():
             process.spool.abandon()
@@ -358,43 +350,9 @@ def _failed(error: WriteError) -> str:
     return f"the ledger could not be written ({error.name}); recorded calls wait in the spool"
 
 
-_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
-_testing_folders: dict[int, Path] = {}
-
-
-def _testing_folder() -> Path:
-    """One a process, gone at its end."""
-    pid = os.getpid()
-    if pid not in _testing_folders:
-        _testing_folders[pid] = Path(tempfile.mkdtemp(prefix="flask-llm-cost-test-"))
-    return _testing_folders[pid]
-
-
-def _before_fork() -> None:
-    deadline = time.monotonic() + 1.0
-    for ledger in list(_ledgers):
-        ledger._before_fork(deadline - time.monotonic())
-
-
-def _after_fork_in_parent() -> None:
-    for ledger in list(_ledgers):
-        ledger._after_fork_in_parent()
-
-
-def _after_fork_in_child() -> None:
-    for ledger in list(_ledgers):
-        ledger._after_fork_in_child()
-
-
-def _at_exit() -> None:
-    deadline = time.monotonic() + EXIT_SECONDS
-    for ledger in list(_ledgers):
-        ledger.close(0.0 if ledger._testing else deadline - time.monotonic())
-    folder = _testing_folders.pop(os.getpid(), None)
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
-atexit.register(_at_exit)
+def _taken(records: deque[CallRecord]) -> list[CallRecord]:
+    taken = []
+    with contextlib.suppress(IndexError):
+        while True:
+            taken.append(records.popleft())
+    return taken

@@ -1,0 +1,66 @@
+"""Forks and the end of the process: what every ledger in it must know of."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from pathlib import Path
+from typing import Final, Protocol
+
+EXIT_SECONDS: Final = 2.0
+FORK_SECONDS: Final = 1.0
+
+
+class Living(Protocol):
+    """What is told."""
+
+    def before_fork(self, patience: float) -> None: ...
+    def after_fork_in_parent(self) -> None: ...
+    def after_fork_in_child(self) -> None: ...
+    def close_at_exit(self, patience: float) -> None: ...
+
+
+ledgers: weakref.WeakSet[Living] = weakref.WeakSet()
+_testing_folders: dict[int, Path] = {}
+
+
+def testing_folder() -> Path:
+    """Where an app that is being tested spools: one folder a process, gone at its end."""
+    pid = os.getpid()
+    if pid not in _testing_folders:
+        _testing_folders[pid] = Path(tempfile.mkdtemp(prefix="flask-llm-cost-test-"))
+    return _testing_folders[pid]
+
+
+def _before_fork() -> None:
+    deadline = time.monotonic() + FORK_SECONDS
+    for ledger in list(ledgers):
+        ledger.before_fork(deadline - time.monotonic())
+
+
+def _after_fork_in_parent() -> None:
+    for ledger in list(ledgers):
+        ledger.after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    for ledger in list(ledgers):
+        ledger.after_fork_in_child()
+
+
+def _at_exit() -> None:
+    deadline = time.monotonic() + EXIT_SECONDS
+    for ledger in list(ledgers):
+        ledger.close_at_exit(deadline - time.monotonic())
+    folder = _testing_folders.pop(os.getpid(), None)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

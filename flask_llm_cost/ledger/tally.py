@@ -1,0 +1,59 @@
+"""What one process has seen of its ledger."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from flask_llm_cost.records import UNPRICED, CallRecord
+
+log: Final = logging.getLogger("flask_llm_cost")
+
+
+@dataclasses.dataclass(slots=True)
+class Tally:
+    """What this process has seen, for :class:`~flask_llm_cost.ledger.store.Health`."""
+
+    written: int = 0
+    duplicates: int = 0
+    quarantined: int = 0
+    lost: int = 0
+    torn: int = 0
+    unpriced_by_fault: int = 0
+    #: Inline writes that had to wait in the spool.
+    spooled: int = 0
+    last_write_at: float | None = None
+    last_error_at: float | None = None
+    last_error: str | None = None
+    schema_missing: bool = False
+
+
+def price_or_leave(price: Callable[[CallRecord], CallRecord], record: CallRecord, tally: Tally) -> CallRecord:
+    """*record* with its cost. Where pricing fails it stays unpriced: a record is never lost to a price."""
+    if record.cost is not None:
+        return record
+    try:
+        return price(record)
+    except Exception as error:
+        if not tally.unpriced_by_fault:
+            log.warning("llm_cost: pricing failed (%s); such calls are kept unpriced", type(error).__name__)
+        tally.unpriced_by_fault += 1
+        return dataclasses.replace(record, cost=UNPRICED)
+
+
+def log_call(record: CallRecord) -> None:
+    """One line a call, with the keys of its tags and none of their values."""
+    usage, cost = record.usage, record.cost
+    log.info(
+        "llm call provider=%s model=%s outcome=%s input_tokens=%s output_tokens=%s cost=%s currency=%s tags=%s",
+        record.provider,
+        record.price_model,
+        record.outcome,
+        usage.input_tokens,
+        usage.output_tokens,
+        cost.total if cost else None,
+        cost.currency if cost else None,
+        ",".join(sorted(record.tags)),
+    )

@@ -7,9 +7,12 @@ import dataclasses
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
+
+import sqlalchemy as sa
 
 from flask_llm_cost.errors import SchemaMissingError
 from flask_llm_cost.ledger.adoption import Entry, Reading, ledger_of, orphans, spool_files, sweep_stalled
@@ -69,6 +72,8 @@ class Drain:
         self._idle = idle
         self._awake = threading.Event()
         self._asking = threading.Lock()
+        #: What the thread keeps alive: us while something waits, otherwise nothing, so that an app can go.
+        self._held: list[Drain] = []
         self._asked = 0
         self._served = 0
         self._blocked = False
@@ -84,7 +89,12 @@ class Drain:
 
     def start(self) -> None:
         """Start the thread. Without ``threading.Thread``, whose locks a finaliser could already be holding."""
-        _thread.start_new_thread(self._run, ())
+        self.hold()
+        _thread.start_new_thread(_run, (weakref.ref(self), self._held, self._awake, self._spool))
+
+    def hold(self) -> None:
+        """Something waits: the thread keeps us, and so the ledger and its engine, until it is in the database."""
+        self._held[:] = [self]
 
     def flush(self, timeout: float) -> bool:
         """Whether everything recorded so far, by dead processes too, got into the database within *timeout* seconds."""
@@ -107,29 +117,27 @@ class Drain:
         while not self._stopped and time.monotonic() < deadline:
             time.sleep(0.002)
 
-    def _run(self) -> None:
-        threading.current_thread().name = "llm-cost-drain"
-        pause = 0.0
-        while True:
-            # The event is only for people who wait; a record never touches it, and is found by looking.
-            self._awake.wait(pause)
-            self._awake.clear()
-            stopping, asked = self._stopping, self._asked
-            try:
-                moved = self._pass(stopping)
-            except Exception as error:  # a thread that dies here would leave all records waiting
-                self._fail(Fault.AWAY, type(error).__name__)
-                moved = False
-            if not self._failures and not self._blocked:
-                self._served = max(self._served, asked)
-            if stopping:
-                break
-            if self._failures:
-                low, high = _BACKOFF_SECONDS
-                pause = random.uniform(0.5, 1.0) * min(high, low * 2 ** min(self._failures, 10))
-            else:
-                pause = BUSY_SECONDS if moved else min(IDLE_SECONDS, max(BUSY_SECONDS, pause * 1.5))
-        self._stopped = True
+    def _turn(self, pause: float) -> float:
+        """One pass. Returns how many seconds to wait for the next."""
+        stopping, asked = self._stopping, self._asked
+        try:
+            moved = self._pass(stopping)
+        except Exception as error:  # a thread that dies here would leave all records waiting
+            self._fail(Fault.AWAY, type(error).__name__)
+            moved = False
+        if not self._failures and not self._blocked:
+            self._served = max(self._served, asked)
+        self._held.clear()
+        # Files outlive the app that cannot write them; memory does not.
+        if not self._spool.empty and (not self._failures or self._spool.folder is None):
+            self.hold()
+        if stopping:
+            self._held.clear()
+            self._stopped = True
+        if self._failures:
+            low, high = _BACKOFF_SECONDS
+            return random.uniform(0.5, 1.0) * min(high, low * float(2 ** min(self._failures, 10)))
+        return BUSY_SECONDS if moved else min(IDLE_SECONDS, max(BUSY_SECONDS, pause * 1.5))
 
     # Work.
 
@@ -350,6 +358,27 @@ class Drain:
         if now - self._told.get(topic, float("-inf")) >= _MINUTE:
             self._told[topic] = now
             log.warning(message, *arguments)
+
+
+def _run(drain_of: weakref.ref[Drain], held: list[Drain], awake: threading.Event, spool: Spool) -> None:
+    """The thread. Between passes it keeps alive what is in *held* only: an app that is gone takes all of it along."""
+    threading.current_thread().name = "llm-cost-drain"
+    pause = 0.0
+    engine: sa.Engine | None = None
+    while True:
+        # The event is only for people who wait; a record never touches it, and is found by looking.
+        awake.wait(pause)
+        awake.clear()
+        drain = drain_of()
+        if drain is None:
+            break
+        pause, stopped, engine = drain._turn(pause), drain._stopped, drain._writer.engine
+        del drain
+        if stopped:
+            return
+    spool.forsake()
+    if engine is not None:
+        engine.dispose()
 
 
 def _size(path: Path) -> int:

@@ -76,6 +76,11 @@ class OwnEngine:
         return self._url
 
     @property
+    def made(self) -> sa.Engine | None:
+        """The engine, if there is one now and it is not borrowed."""
+        return self._engine if self._shared is None else None
+
+    @property
     def in_memory(self) -> bool:
         return is_memory(self.url)
 

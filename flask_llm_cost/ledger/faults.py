@@ -7,6 +7,8 @@ from typing import Any
 
 from sqlalchemy import exc
 
+from flask_llm_cost.errors import LlmCostError
+
 _RETRY_STATES = frozenset({"40001", "40P01", "55P03"})
 _RETRY_CODES = frozenset({1205, 1213, 1020})
 _MISSING_STATES = frozenset({"42P01", "42S02", "3F000"})
@@ -32,6 +34,8 @@ class Fault(enum.Enum):
 
 def fault_of(error: BaseException) -> Fault:
     """The kind of *error*, from its class and SQLSTATE, never from its text where that may hold data."""
+    if isinstance(error, LlmCostError):
+        return Fault.AWAY  # the app is gone, or was never set up for a database
     if not isinstance(error, exc.SQLAlchemyError):
         return Fault.DATA if isinstance(error, ArithmeticError | TypeError | ValueError) else Fault.AWAY
     original = getattr(error, "orig", None)

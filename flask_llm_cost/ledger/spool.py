@@ -363,6 +363,18 @@ class Spool:
         if self._hang(old, Generation.closed()) and old.quiet(0.1) and old.fresh:
             self.drained(old)
 
+    @property
+    def empty(self) -> bool:
+        """Whether everything that was recorded is in the database."""
+        return self.sealed() is None and self.tail.fresh
+
+    def forsake(self) -> None:
+        """The ledger is gone, and nobody records here any more. What waits stays in its file, for whoever adopts it."""
+        self.close()
+        if self.tail.fresh and not self._starts:
+            self.tail.remove()
+        self.abandon()
+
     def abandon(self) -> None:
         """In a forked child: the parent owns all of it. Closed without unlocking, which would unlock the parent's file."""
         for generation in self.chain():

@@ -130,9 +130,10 @@ class Ledger:
         """
         mode = self.mode
         if mode == "background" or (quick and mode == "inline"):
-            spool = self._process().spool
-            spool.append(encode(record))
-            spool.ended(record.id)
+            process = self._process()
+            process.spool.append(encode(record))
+            process.spool.ended(record.id)
+            process.drain.hold()
         elif quick:
             self._memory.append(record)  # until somebody comes who may take a lock
         elif mode == "inline":
@@ -150,9 +151,11 @@ class Ledger:
         try:
             written = self._writer.write([priced], patience=INLINE_SECONDS)
         except WriteError as error:
-            spool = self._process().spool
+            process = self._process()
+            spool = process.spool
             spool.append(encode(priced))
             spool.ended(record.id)
+            process.drain.hold()
             self._tally.spooled += 1
             self._report_failure(error, spool.waiting())
             if self._config.write_errors == "raise":
@@ -164,8 +167,8 @@ class Ledger:
                 raise LedgerError(f"the database refuses a record ({written.poison[0][1]}); it is set aside")
             return
         self._count(len(written.fresh), written.duplicates)
-        if process := self._processes.get(os.getpid()):
-            process.spool.ended(record.id)
+        if there := self._processes.get(os.getpid()):
+            there.spool.ended(record.id)
         self._tell(written.fresh)
 
     def _report_failure(self, error: WriteError, waiting: int) -> None:

@@ -89,6 +89,11 @@ class Writer:
         self._busy_ms = busy_ms
         self._inserts: Inserts | None = None
 
+    @property
+    def engine(self) -> sa.Engine | None:
+        """Where to, if anything was written since connections were last closed."""
+        return self._engine.made
+
     def write(self, records: Iterable[CallRecord], *, patience: float | None = None) -> Written:
         """Write *records* in transactions of at most :data:`BATCH`.
 

@@ -49,9 +49,10 @@ class Recorder:
         if self.ledger is not None and not _captures:
             self.ledger.started(record)
 
-    def record(self, record: CallRecord) -> CallRecord:
+    def record(self, record: CallRecord, *, quick: bool = False) -> CallRecord:
         """Keep a finished call.
 
+        :param quick: whether this runs in a finaliser, where nothing may take a lock
         :raises UnknownPriceError: it has no price, and the app asked for that to be raised; it is kept all the same
         :raises LedgerError: it could not be written at once, and the app asked for that to be raised
         """
@@ -61,7 +62,7 @@ class Recorder:
             for calls in _captures:
                 calls.append(record)
         elif self.ledger is not None:
-            self.ledger.append(record)
+            self.ledger.append(record, quick=quick)
         if self._config.unknown_price == "raise" and _lacks_price(record):
             raise UnknownPriceError(record.provider, record.price_model)
         return record

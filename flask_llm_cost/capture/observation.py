@@ -250,7 +250,7 @@ class Observation:
             elif outcome == "ok" and not reading.usage.known and reading.usage.source != "pending":
                 self._explain_unknown()
             try:
-                self._state.recorder.record(self._record(reading, outcome, error_class, number))
+                self._state.recorder.record(self._record(reading, outcome, error_class, number), quick=self._silent)
             except self._state.recorder.raises as error:
                 # Inside the client's send the SDKs would swallow it and pay again: it is raised at the marker.
                 if self._marker is None:

@@ -68,6 +68,8 @@ class OwnEngine:
         self._shared: SharedConnection | None = None
         self._lock = threading.Lock()
         self._used_at = 0.0
+        #: How many threads wait for a connection at this moment.
+        self.connecting = 0
 
     @property
     def url(self) -> sa.URL:
@@ -97,6 +99,18 @@ class OwnEngine:
                 else:
                     self._engine = sa.create_engine(host.url, pool=host.pool.recreate(), hide_parameters=True)
             return self._engine
+
+    @contextmanager
+    def connect(self) -> Iterator[sa.Connection]:
+        """A connection, for one transaction."""
+        engine = self.get()
+        self.connecting += 1
+        try:
+            connection = engine.connect()
+        finally:
+            self.connecting -= 1
+        with connection:
+            yield connection
 
     def _borrow(self, host: sa.Engine) -> sa.Engine:
         shared = self._shared = SharedConnection(_driver_connection(host))
@@ -132,7 +146,7 @@ class OwnEngine:
 
     def abandon(self) -> None:
         """In a forked child: forget the parent's connections without a word to the server."""
-        self._lock = threading.Lock()
+        self._lock, self.connecting = threading.Lock(), 0
         engine, self._engine = self._engine, None
         if engine is not None and self._shared is None:
             engine.dispose(close=False)

@@ -29,6 +29,10 @@ from flask_llm_cost.ledger.writer import WriteError, Writer
 from flask_llm_cost.records import CallRecord
 
 INLINE_SECONDS: Final = 0.2
+#: How long a fork waits for a connection that is being made: it may hang, and nothing of it is used by the child.
+CONNECTING_SECONDS: Final = 0.05
+#: After a failed inline write, calls go to the spool at once for so long.
+AWAY_SECONDS: Final = 5.0
 IDLE_CONNECTION_SECONDS: Final = 30.0
 
 _MEGABYTE: Final = 1_000_000
@@ -95,6 +99,8 @@ class Ledger:
         self._processes: dict[int, _Process] = {}
         self._memory: deque[CallRecord] = deque()
         self._failed_at = float("-inf")
+        self._away: WriteError | None = None
+        self._away_until = float("-inf")
         self._mode: str | None = None
         self._fork_held: Drain | None = None
         lifecycle.ledgers.add(self)
@@ -149,8 +155,13 @@ class Ledger:
     def _append_inline(self, record: CallRecord) -> None:
         priced = price_or_leave(self._price, record, self._tally)
         try:
+            if self._away is not None and time.monotonic() < self._away_until:
+                raise self._away
             written = self._writer.write([priced], patience=INLINE_SECONDS)
         except WriteError as error:
+            if error.fault is Fault.AWAY and error is not self._away:
+                # Each try may cost the app a connect timeout: not at every call.
+                self._away, self._away_until = WriteError(error.fault, error.name), time.monotonic() + AWAY_SECONDS
             process = self._process()
             spool = process.spool
             spool.append(encode(priced))
@@ -304,7 +315,13 @@ class Ledger:
 
     def before_fork(self, patience: float) -> None:
         process = self._processes.get(os.getpid())
-        if process is not None and process.drain.database.acquire(timeout=max(0.0, patience)):
+        if process is None:
+            return
+        database = process.drain.database
+        free = database.acquire(timeout=max(0.0, min(patience, CONNECTING_SECONDS)))
+        if not free and not self._writer.connecting:
+            free = database.acquire(timeout=max(0.0, patience - CONNECTING_SECONDS))
+        if free:
             self._fork_held = process.drain
 
     def after_fork_in_parent(self) -> None:

@@ -22,6 +22,10 @@ from flask_llm_cost.records import CallRecord
 
 BATCH: Final = 500
 
+#: How long one statement may wait for a lock, and take in all, on a server.
+LOCK_MS: Final = 1_000
+STATEMENT_MS: Final = 20_000
+
 _TRIES: Final = 8
 
 _COUNTERS = cast(sa.Table, Counter.__table__)
@@ -90,6 +94,11 @@ class Writer:
         self._inserts: Inserts | None = None
 
     @property
+    def connecting(self) -> bool:
+        """Whether somebody waits for a server to take a connection, which may hang for long."""
+        return self._engine.connecting > 0
+
+    @property
     def engine(self) -> sa.Engine | None:
         """Where to, if anything was written since connections were last closed."""
         return self._engine.made
@@ -153,7 +162,7 @@ class Writer:
                     break
                 time.sleep(pause)
             try:
-                return self._transaction(rows, now)
+                return self._transaction(rows, now, patience)
             except WriteError:
                 raise
             except _ConflictError as error:
@@ -166,12 +175,12 @@ class Writer:
                     raise WriteError(fault, name_of(error)) from None
         raise WriteError(Fault.RETRY, name_of(failure))
 
-    def _transaction(self, rows: Sequence[CallRows], now: datetime) -> list[CallRecord]:
+    def _transaction(self, rows: Sequence[CallRows], now: datetime, patience: float | None) -> list[CallRecord]:
         with self._connect() as connection:
             inserts = self._inserts_for(connection)
             # What takes time comes before the transaction, so that nobody waits for it.
             bound = [_bind(row, inserts) for row in rows]
-            _begin(connection, self._busy_ms)
+            _begin(connection, self._busy_ms, patience)
             held = self._held([row.record.id for row in rows], connection)
             removed, settled = self._replace_provisional(rows, held, now, connection)
             if settled:
@@ -196,7 +205,7 @@ class Writer:
         with self._engine.owned() as free:
             if not free:
                 raise WriteError(Fault.RETRY, "the app has a transaction open on the in-memory database")
-            with self._engine.get().connect() as connection:
+            with self._engine.connect() as connection:
                 yield connection
 
     def _inserts_for(self, connection: sa.Connection) -> Inserts:
@@ -312,10 +321,21 @@ def _skips(connection: sa.Connection) -> bool:
     return connection.dialect.name == "postgresql"
 
 
-def _begin(connection: sa.Connection, busy_ms: int) -> None:
-    """Start a transaction that takes its locks at once and waits for nobody for long."""
-    if connection.dialect.name != "sqlite":
+def _begin(connection: sa.Connection, busy_ms: int, patience: float | None = None) -> None:
+    """Start a transaction that takes its locks at once and waits for nobody for long, *patience* seconds at most."""
+    dialect = connection.dialect
+    if dialect.name != "sqlite":
         connection.execution_options(isolation_level="READ COMMITTED")
+        statement_ms = STATEMENT_MS if patience is None else max(1, int(patience * 1000))
+        if dialect.name == "postgresql":
+            lock_ms = min(LOCK_MS, statement_ms)
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_ms}; SET LOCAL statement_timeout = {statement_ms}")
+        elif getattr(dialect, "is_mariadb", False):
+            # Lock waits are whole seconds there, 0 for none; the connection is ours alone.
+            limits = f"innodb_lock_wait_timeout = {LOCK_MS // 1000}, max_statement_time = {statement_ms / 1000}"
+            connection.exec_driver_sql(f"SET SESSION {limits}")
+        elif dialect.name == "mysql":
+            connection.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {LOCK_MS // 1000}")
         return
     connection.exec_driver_sql(f"PRAGMA busy_timeout = {busy_ms}")
     driver_connection: Any = connection.connection.driver_connection

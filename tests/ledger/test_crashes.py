@@ -23,9 +23,10 @@ from flask_llm_cost.records import CallRecord
 SCRIPT = Path(__file__).with_name("recording_process.py")
 
 
-def start(maker: LedgerMaker, count: int, threads: int = 4) -> subprocess.Popen[bytes]:
+def start(maker: LedgerMaker, count: int, threads: int = 4, *more: str) -> subprocess.Popen[bytes]:
     url = maker.url.render_as_string(hide_password=False)
-    return subprocess.Popen([sys.executable, SCRIPT, url, maker.folder, str(count), str(threads)], stdout=subprocess.PIPE)
+    command = [sys.executable, SCRIPT, url, maker.folder, str(count), str(threads), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 
 def kill(process: subprocess.Popen[bytes]) -> tuple[set[UUID], set[UUID]]:
@@ -151,6 +152,25 @@ def test_a_child_that_ends_abruptly_loses_nothing(make_ledger: LedgerMaker) -> N
     adopt(make_ledger)
     assert ledger.flush(30)  # it may have been the parent that adopted
     assert make_ledger.stored()[0] == 42
+
+
+def test_a_living_child_does_not_hold_its_dead_parents_file(sqlite_url: sa.URL, tmp_path: Path) -> None:
+    """A forked child inherits no lock: its parent is killed, the child lives on, and the parent's file is adopted."""
+    maker = LedgerMaker(sqlite_url, tmp_path)  # no tables yet, so that everything waits
+    process = start(maker, 20, 1, "fork")
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(21)]
+    child = next(int(line) for line in lines if line.strip().isdigit())
+    try:
+        process.kill()
+        process.wait(30)
+        maker.create_tables()
+        adopt(maker)
+        assert maker.stored()[0] == 21
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()
+        maker.close()
 
 
 def _deliver(url: str, folder: str, seed: int) -> None:

@@ -46,10 +46,9 @@ def test_a_line_says_all_that_a_record_says() -> None:
         assert decode(line.strip(b"\n")) == record
 
 
-def dead_file(maker: LedgerMaker, *lines: bytes, identity: str | None = None) -> Path:
+def dead_file(maker: LedgerMaker, *lines: bytes, identity: str | None = None, folder: Path | None = None) -> Path:
     """A spool file whose process is gone."""
-    folder = maker.folder / "llm_cost_spool"
-    spool = Spool([folder], identity or maker()._identity())
+    spool = Spool([folder or maker.folder / "llm_cost_spool"], identity or maker()._identity())
     for line in lines:
         spool.append(line)
     path = spool.tail.path
@@ -337,15 +336,15 @@ def test_a_finaliser_can_record(sqlite_ledger: LedgerMaker, mode: str) -> None:
 
 def test_the_testing_spool_is_temporary_and_adopts_nothing(sqlite_ledger: LedgerMaker) -> None:
     """With app.testing nothing is written to the instance folder, and no dead process's file is adopted."""
-    path = dead_file(sqlite_ledger, encode(a_call()))
     ledger = sqlite_ledger(testing=True)
+    folder = ledger.health().spool_dir
+    assert folder is not None
+    assert sqlite_ledger.folder not in folder.parents
+    paths = [dead_file(sqlite_ledger, encode(a_call())), dead_file(sqlite_ledger, encode(a_call()), folder=folder)]
     ledger.append(a_call())
     assert ledger.flush(10)
     assert sqlite_ledger.stored()[0] == 1
-    assert path.exists()
-    health = ledger.health()
-    assert health.spool_dir is not None
-    assert sqlite_ledger.folder not in health.spool_dir.parents
+    assert all(path.exists() for path in paths)
 
 
 def test_a_held_lock_of_the_app_delays_only_the_drain(sqlite_ledger: LedgerMaker) -> None:

@@ -81,8 +81,11 @@ def report(days: int, by: str, form: str) -> None:
 @click.option("--timeout", type=float, default=10, show_default=True, help="Seconds to wait.")
 def flush(timeout: float) -> None:
     """Write every waiting record to the database, also those that dead processes left. Exits 1 when some still wait."""
-    done = state_of().ledger.flush(timeout)
+    ledger = state_of().ledger
+    done = ledger.flush(timeout)
     click.echo("all records are in the database" if done else "some records still wait; 'flask llm-cost doctor' says why")
+    if others := ledger.health().foreign_calls:
+        click.echo(f"{others} calls of other ledgers are in the same spool folder: flush them from their own app")
     if not done:
         raise SystemExit(1)
 

@@ -150,15 +150,8 @@ def _ledger(state: AppState) -> Iterator[Check]:
             "warning",
             "an in-memory SQLite database: calls wait in memory until they are read or flushed; use a file or a server",
         )
-    elif not health.durable:
-        yield Check(
-            "Ledger",
-            "spool",
-            "error",
-            "no folder can be written for the spool, so a killed process loses its calls; set LLM_COST_SPOOL_DIR",
-        )
     else:
-        yield Check("Ledger", "spool", "ok", f"{health.mode}, records are safe in {health.spool_dir}")
+        yield _spool(state, health.mode)
     if health.last_error_class:
         yield Check(
             "Ledger", "writing", "error", f"the last write failed ({health.last_error_class}), {health.waiting} calls wait; "
@@ -177,8 +170,39 @@ def _ledger(state: AppState) -> Iterator[Check]:
     ):
         if count:
             yield Check("Ledger", name, "error", f"{count} {what}")
-    if health.foreign:
-        yield Check("Ledger", "other spools", "ok", f"{health.foreign} spool files of other ledgers are left alone")
+    if health.foreign_calls and health.foreign_since:
+        yield Check(
+            "Ledger",
+            "other spools",
+            "warning",
+            f"{health.foreign_calls} calls of other ledgers wait in the same folder, the oldest since "
+            f"{health.foreign_since:%Y-%m-%d %H:%M} UTC; run 'flask llm-cost flush' in the app, or with the database URL, "
+            "that recorded them",
+        )
+    recent = datetime.now(UTC) - timedelta(days=7)
+    for name, (count, at) in sorted(state.ledger.counters().items()):
+        if name in _COUNTED and count:
+            status, what = _COUNTED[name]
+            message = f"{count} {what}, last on {at:%Y-%m-%d}, in all processes since the ledger began"
+            yield Check("Ledger", f"{name} so far", status if at > recent else "ok", message)
+
+
+_COUNTED: Final[dict[str, tuple[Status, str]]] = {
+    "lost": ("error", "calls were lost"),
+    "quarantined": ("warning", "calls were refused by the database and set aside"),
+    "spooled": ("warning", "inline writes had to wait in the spool"),
+}
+
+
+def _spool(state: AppState, mode: str) -> Check:
+    folder, trouble = state.ledger.probe()
+    if folder is None:
+        message = f"no folder can be written, so a killed process loses its calls ({trouble}); set LLM_COST_SPOOL_DIR"
+        return Check("Ledger", "spool", "error", message)
+    if trouble is not None:
+        message = f"a folder cannot be written ({trouble}), {folder} is used instead; repair it or set LLM_COST_SPOOL_DIR"
+        return Check("Ledger", "spool", "error", message)
+    return Check("Ledger", "spool", "ok", f"{mode}, records are safe in {folder}")
 
 
 def _dashboard(state: AppState) -> Iterator[Check]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from flask_llm_cost.ledger.folders import NEW_SUFFIX, places
 from flask_llm_cost.ledger.lines import FORMAT, HEADER, STARTED, record_of, unpack
-from flask_llm_cost.ledger.spool import NEW_SUFFIX, SUFFIX, Generation, places
+from flask_llm_cost.ledger.spool import SUFFIX, Generation
 from flask_llm_cost.records import CallRecord
 
 #: A file that never got its name, older than this, was left by a process that died while making it.

@@ -19,7 +19,7 @@ from flask_llm_cost.ledger.adoption import Entry, Reading, ledger_of, orphans, s
 from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.lines import encode
 from flask_llm_cost.ledger.spool import ROTATE_BYTES, Generation, Spool, UnreadableError
-from flask_llm_cost.ledger.tally import Tally, log, price_or_leave
+from flask_llm_cost.ledger.tally import COUNTERS, Tally, log, price_or_leave
 from flask_llm_cost.ledger.writer import BATCH, WriteError, Writer, Written
 from flask_llm_cost.records import CallRecord, Usage
 
@@ -183,9 +183,10 @@ class Drain:
     def _beat(self) -> None:
         """Tell the ledger that it is being written, and what was counted since, at most twice a minute."""
         tally, now = self.tally, time.monotonic()
-        if tally.written == self._beaten.written or now - self._beaten_at < BEAT_SECONDS:
+        counts = {name: getattr(tally, name) - getattr(self._beaten, name) for name in COUNTERS}
+        told = any(counts[name] for name in ("quarantined", "lost", "spooled"))  # at once: somebody should hear of it
+        if not told and (tally.written == self._beaten.written or now - self._beaten_at < BEAT_SECONDS):
             return
-        counts = {name: getattr(tally, name) - getattr(self._beaten, name) for name in ("duplicates", "quarantined", "lost")}
         seen = dataclasses.replace(tally)
         self._beaten_at = now
         try:

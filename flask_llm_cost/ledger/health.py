@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from flask_llm_cost.ledger.adoption import ledger_of, spool_files
-from flask_llm_cost.ledger.spool import QUARANTINE_SUFFIX, Spool, count_calls, place_in, places
+from flask_llm_cost.ledger.folders import place_in, places
+from flask_llm_cost.ledger.spool import QUARANTINE_SUFFIX, Spool, count_calls
 from flask_llm_cost.ledger.tally import Tally
 
 
@@ -21,6 +23,8 @@ class Health:
     :param durable: whether a record survives a killed process
     :param waiting: calls that are not in the database yet, those of other processes and dead ones included
     :param foreign: spool files of other ledgers in the same folders
+    :param foreign_calls: finished calls in them
+    :param foreign_since: when the oldest of those that hold calls was last written to
     :param quarantined: records that the database refused, kept in a file beside the spool
     :param corrupt: spool files that were damaged and are kept
     :param lost: calls given up by this process because the spool was full
@@ -34,6 +38,8 @@ class Health:
     durable: bool
     waiting: int
     foreign: int
+    foreign_calls: int
+    foreign_since: datetime | None
     quarantined: int
     corrupt: int
     lost: int
@@ -59,6 +65,7 @@ def survey(
     spool_dir = (spool.folder if spool is not None else _first(folders)) if on_disk else None
     files = spool_files(folders) if on_disk else []
     ours = [path for path in files if ledger_of(path) == identity]
+    foreign = {path: count for path in files if path not in ours and (count := count_calls(path))}
     waiting = sum(map(count_calls, ours)) + in_memory
     if spool is not None:
         waiting += sum(generation.calls() for generation in spool.chain() if generation.path is None or generation.gone)
@@ -68,6 +75,8 @@ def survey(
         durable=mode == "inline" or (mode == "background" and spool_dir is not None),
         waiting=waiting,
         foreign=len(files) - len(ours),
+        foreign_calls=sum(foreign.values()),
+        foreign_since=_time(min(map(_written_at, foreign), default=None)),
         quarantined=sum(count_calls(folder / f"{identity}{QUARANTINE_SUFFIX}") for folder in places(folders)),
         corrupt=sum(len(list(folder.glob("*.corrupt"))) for folder in places(folders) if folder.is_dir()),
         lost=tally.lost,
@@ -80,6 +89,13 @@ def survey(
         last_error_class=tally.last_error,
         schema_missing=tally.schema_missing,
     )
+
+
+def _written_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()
 
 
 def _first(folders: Sequence[Path]) -> Path:

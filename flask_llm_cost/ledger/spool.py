@@ -15,8 +15,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import stat
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -25,14 +23,12 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from flask_llm_cost.ledger.folders import NEW_SUFFIX, private_folder
 from flask_llm_cost.ledger.lines import FORMAT, HEADER, STARTED, encode, is_whole, pack
 from flask_llm_cost.records import CallRecord
 
 SUFFIX: Final = ".spool"
-NEW_SUFFIX: Final = ".new"
 QUARANTINE_SUFFIX: Final = ".quarantine"
-#: Holds the files where the folder that was named is one that others read.
-SUBFOLDER: Final = "llm_cost_spool"
 
 #: A file that has grown to this is sealed even while the database is away.
 ROTATE_BYTES: Final = 4 * 1024 * 1024
@@ -59,49 +55,6 @@ def count_calls(path: Path) -> int:
             return sum(_is_call(line) for line in file)
     except OSError:
         return 0
-
-
-def places(folders: Sequence[Path]) -> list[Path]:
-    """Where spool files may be: in each of *folders*, or in the private folder inside it."""
-    return [place for folder in folders for place in (folder, folder / SUBFOLDER)]
-
-
-def place_in(folder: Path) -> Path:
-    """*folder* where it is private to this user or does not exist yet, the private folder inside it where others read it.
-
-    :raises OSError: it cannot be looked at, is no folder (a symbolic link is none), or belongs to another user than root
-    """
-    try:
-        found = os.lstat(folder)
-    except FileNotFoundError:
-        return folder
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.geteuid(), 0):
-        raise PermissionError(errno.EPERM, "not a folder of this user")
-    return folder if _is_private(found) else folder / SUBFOLDER
-
-
-def private_folder(folder: Path) -> Path:
-    """:func:`place_in` *folder*, made if needed. Permissions of a folder that was there before are never changed.
-
-    :raises OSError: it cannot be made, is no folder, or others can read it
-    """
-    place = place_in(folder)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        place.mkdir(mode=0o700)
-    except FileExistsError:
-        if not _is_private(os.lstat(place)):
-            raise PermissionError(errno.EPERM, "not a private folder of this user") from None
-    return place
-
-
-def _is_private(found: os.stat_result) -> bool:
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
-
-
-def temporary_folder() -> Path:
-    """Where to spool when the instance folder cannot be written: the same for all processes of this user."""
-    return Path(tempfile.gettempdir()) / f"flask-llm-cost-{os.geteuid()}"
 
 
 @dataclass(slots=True, eq=False)

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -20,11 +21,13 @@ from flask_llm_cost.ledger.adoption import ledger_of, spool_files
 from flask_llm_cost.ledger.drain import Drain
 from flask_llm_cost.ledger.engine import OwnEngine, identity_of
 from flask_llm_cost.ledger.faults import Fault
+from flask_llm_cost.ledger.folders import probe, temporary_folder
 from flask_llm_cost.ledger.health import Health, survey
 from flask_llm_cost.ledger.lines import encode
+from flask_llm_cost.ledger.models import Counter
 from flask_llm_cost.ledger.reading import reading
-from flask_llm_cost.ledger.spool import Spool, temporary_folder
-from flask_llm_cost.ledger.tally import Tally, log, log_call, price_or_leave
+from flask_llm_cost.ledger.spool import Spool
+from flask_llm_cost.ledger.tally import COUNTERS, Tally, log, log_call, price_or_leave
 from flask_llm_cost.ledger.writer import WriteError, Writer
 from flask_llm_cost.records import CallRecord
 
@@ -352,6 +355,19 @@ class Ledger:
             self._write_memory()
         with reading(self._read_engine.get()) as session:
             yield session
+
+    def counters(self) -> dict[str, tuple[int, datetime]]:
+        """What all processes have counted, and when last: ``lost``, ``quarantined``, ``spooled``, ``duplicates``.
+
+        :raises SchemaMissingError: the tables are not there yet
+        """
+        with self.session() as session:
+            found = session.scalars(sa.select(Counter).where(Counter.name.in_(COUNTERS)))
+            return {counter.name: (counter.value, counter.updated_at) for counter in found}
+
+    def probe(self) -> tuple[Path | None, str | None]:
+        """The spool folder that can be written, tried by making a file, and what is wrong with the one before it."""
+        return probe(self._folders())
 
     def health(self) -> Health:
         """How it is. Reads the spool folder, not the database."""

@@ -12,6 +12,10 @@ from flask_llm_cost.records import UNPRICED, CallRecord
 log: Final = logging.getLogger("flask_llm_cost")
 
 
+#: What is added up in the database for all processes, by the names in :class:`Tally`.
+COUNTERS: Final = ("duplicates", "quarantined", "lost", "spooled")
+
+
 @dataclasses.dataclass(slots=True)
 class Tally:
     """What this process has seen, for :class:`~flask_llm_cost.ledger.store.Health`."""

@@ -24,7 +24,12 @@ BOTH = pytest.mark.parametrize(("neighbour", "first"), [(name, first) for name i
 @cache
 def report_of(neighbour: str, first: str) -> dict[str, Any]:
     run = subprocess.run(
-        [sys.executable, "coexisting.py", neighbour, first], cwd=HERE, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "coexisting.py", neighbour, first],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     report: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])

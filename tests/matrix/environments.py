@@ -34,7 +34,9 @@ _SDKS = ("openai_routes", "anthropic_routes", "genai_routes", "genai_routes --wi
 ENVIRONMENTS = (
     Environment("newest", (), (*_SDKS, "bedrock_routes")),
     Environment(
-        "old", ("openai==1.109.*", "anthropic==0.125.*", "google-genai==1.75.*", "aiohttp", "boto3"), (*_SDKS, "bedrock_routes")
+        "old",
+        ("openai==1.109.*", "anthropic==0.125.*", "google-genai==1.75.*", "aiohttp", "boto3"),
+        (*_SDKS, "bedrock_routes"),
     ),
     Environment("middle", ("openai>=2,<3", "anthropic>=1,<2", "google-genai>=2,<3", "aiohttp", "boto3"), _SDKS),
     Environment(
@@ -69,7 +71,17 @@ def python_of(environment: Environment) -> str:
     if noted.exists() and noted.read_text() == wanted:
         return str(python)
     venv.create(folder, clear=True, with_pip=True)
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--editable", str(ROOT)]
+    install = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-compile",
+        "--editable",
+        str(ROOT),
+    ]
     subprocess.run([*install, *environment.requirements], check=True)
     noted.write_text(wanted)
     return str(python)

@@ -29,7 +29,9 @@ ABSENT = {
 }
 
 RUNS = [
-    pytest.param(environment, run, id=f"{environment.name} {run}") for environment in ENVIRONMENTS for run in environment.runs
+    pytest.param(environment, run, id=f"{environment.name} {run}")
+    for environment in ENVIRONMENTS
+    for run in environment.runs
 ]
 
 

@@ -11,6 +11,11 @@ from ledger_calls import LedgerMaker, a_call, calls
 from flask_llm_cost.ledger.models import Base
 
 
+def delete_spool(maker: LedgerMaker) -> None:
+    # Out of the way first: the drain may be making a file in it at this moment.
+    shutil.rmtree((maker.folder / "llm_cost_spool").rename(maker.folder / "deleted"))
+
+
 def test_a_deleted_folder_costs_no_call(sqlite_ledger: LedgerMaker) -> None:
     """Somebody deletes the spool folder: what waits is delivered, a new folder made, later calls durable."""
     Base.metadata.drop_all(sqlite_ledger.engine)
@@ -18,7 +23,7 @@ def test_a_deleted_folder_costs_no_call(sqlite_ledger: LedgerMaker) -> None:
     records = calls(30)
     for record in records[:10]:
         ledger.append(record)
-    shutil.rmtree(sqlite_ledger.folder / "llm_cost_spool")
+    delete_spool(sqlite_ledger)
     for record in records[10:20]:
         ledger.append(record)
     assert ledger.health().waiting == 20
@@ -36,7 +41,7 @@ def test_a_deleted_empty_file_is_replaced(sqlite_ledger: LedgerMaker) -> None:
     ledger = sqlite_ledger()
     ledger.append(a_call())
     assert ledger.flush(20)
-    shutil.rmtree(sqlite_ledger.folder / "llm_cost_spool")
+    delete_spool(sqlite_ledger)
     deadline = time.monotonic() + 10
     while not sqlite_ledger.spool_files and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -234,9 +235,10 @@ def route(hosts: HostMap, method: str, host: str, path: str, headers: Mapping[st
         return None
     if hosts.formats and (wire := hosts.registered(host, path)) is not None and method == "POST":
         return _route_of_registered(hosts, host, path, wire)
-    if _PATH.search(path) is None:
+    end = _PATH.search(path)
+    if end is None:
         return _route_on_mapped_host(hosts, host, path) if method == "POST" else None
-    found = _operation(method, path)
+    found = _operation(method, path, end.group().rstrip("/"))
     if found is None:
         return None
     operation, wire, model, events, subject = found
@@ -256,14 +258,12 @@ def route(hosts: HostMap, method: str, host: str, path: str, headers: Mapping[st
     )
 
 
-def _operation(method: str, path: str) -> tuple[str, Format, str | None, str | None, str | None] | None:
+def _operation(method: str, path: str, end: str) -> tuple[str, Format, str | None, str | None, str | None] | None:
     """``(operation, format, model, framing, subject)`` of a path that ends like a call's."""
-    path = path.rstrip("/")
     if method == "POST":
-        for end, (operation, wire) in _PATHS.items():
-            if path.endswith(end):
-                deployment = _DEPLOYMENT.search(path)
-                return operation, wire, unquote(deployment["model"]) if deployment else None, None, None
+        if (plain := _PATHS.get(end)) is not None:
+            deployment = _DEPLOYMENT.search(path)
+            return *plain, unquote(deployment["model"]) if deployment else None, None, None
         if "/count-tokens:" in path:
             return None
     for asked, pattern, operation, wire, events in _MATCHERS:
@@ -321,6 +321,7 @@ def stream_format(provider: str) -> Format:
     return _ANY if own is _CHAT else AnyShape((*_BY_SHAPE, own))
 
 
+@functools.lru_cache(maxsize=256)
 def known_provider(host: str) -> str | None:
     """The provider behind a well-known host."""
     name = host.partition(":")[0]

@@ -208,7 +208,7 @@ def numbers_only(value: Any, depth: int = 0) -> Any:
             return {}
         return dict(_kept_items(value, depth))
     if isinstance(value, list):
-        return [numbers_only(item, depth + 1) for item in value[:_MAX_ITEMS] if isinstance(item, int | float | Mapping)]
+        return [numbers_only(item, depth + 1) for item in value[:_MAX_ITEMS] if _is_count(item) or isinstance(item, Mapping)]
     return value
 
 
@@ -221,5 +221,9 @@ def _kept_items(mapping: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, A
                 yield key, value
         elif isinstance(value, Mapping | list):
             yield key, numbers_only(value, depth + 1)
-        elif value is None or (isinstance(value, int | float) and abs(value) <= MAX_COUNT):
+        elif value is None or _is_count(value):
             yield key, value
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= MAX_COUNT

@@ -9,19 +9,20 @@ from typing import Final
 from flask_llm_cost.usage.excerpt import Excerpt, StringEraser
 from flask_llm_cost.usage.scanner import Scanner
 
-_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}]', re.DOTALL)
+#: The next brace, past whatever is no brace and past whole strings.
+_BRACE: Final = re.compile(rb'(?:[^"{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"?)*+([{}])', re.DOTALL)
 
 
 class ArrayScanner(Scanner):
     """Each element of the array is an event. A reply that is one object, such as an error, is one event too."""
 
-    __slots__ = ("_depth", "_element", "_strings")
+    __slots__ = ("_begun", "_depth", "_strings")
 
     def __init__(self, mark: bytes, last_only: bool = False, every: bool = False, also: Sequence[bytes] = ()) -> None:
         super().__init__(mark, last_only, every, also)
         self._strings = StringEraser()
         self._depth = 0
-        self._element: Excerpt | None = None
+        self._begun: Excerpt | None = None
 
     def _scan(self, final: bool) -> None:
         text = self._strings.feed(bytes(self._buffer))
@@ -30,24 +31,33 @@ class ArrayScanner(Scanner):
         self._buffer = bytearray()
         start = 0
         ended: list[bytes] = []
-        for token in _TOKEN.finditer(text):
-            kind = text[token.start()]
-            if kind == 0x7B:  # {
-                if self._element is None:
-                    self._element, self._depth, start = Excerpt(self._mark), 0, token.start()
+        brace = _BRACE.match(text)
+        while brace is not None:
+            if brace[1] == b"{":
+                if self._depth == 0:
+                    start = brace.start(1)
                 self._depth += 1
-            elif kind == 0x7D and self._element is not None:  # }
+            elif self._depth:
                 self._depth -= 1
                 if self._depth == 0:
-                    self._element.keep(text[start : token.end()])
-                    ended.append(self._element.finish())
-                    self._element = None
-        if self._element is not None:
-            self._element.keep(text[start:])
+                    ended.append(self._whole(text[start : brace.end()]))
+            # Never a search: where no brace is left, each place would be tried in turn.
+            brace = _BRACE.match(text, brace.end())
+        if self._depth:
             if final:
-                ended.append(self._element.finish())
-                self._element = None
+                ended.append(self._whole(text[start:]))
+            else:
+                self._begun = self._begun or Excerpt(self._mark)
+                self._begun.keep(text[start:])
         self._take(ended)
+
+    def _whole(self, end: bytes) -> bytes:
+        """An element, with what came of it before."""
+        if self._begun is None:
+            return end
+        self._begun.keep(end)
+        element, self._begun = self._begun.finish(), None
+        return element
 
     def _take(self, ended: list[bytes]) -> None:
         """Keep the elements that matter. Only objects count towards the depth: no element of these streams is an array."""

@@ -81,7 +81,7 @@ class Images(Format):
 
     def read_stream(self, events: Sequence[Mapping[str, Any]], ended: bool) -> Reading:
         """Each picture ends with an event of its own, which says what it took."""
-        done = [event for event in events if str(event.get("type", "")).endswith(".completed") and event.get("usage")]
+        done = [event for event in events if (text(event, "type") or "").endswith(".completed") and event.get("usage")]
         if not done:
             return Reading()
         total: dict[str, Quantity] = {}
@@ -153,7 +153,7 @@ class Speech(Format):
         return {"characters": len(words)} if isinstance(words, str) and words else {}
 
     def fits(self, body: Mapping[str, Any]) -> bool:
-        return str(body.get("type", "")).startswith("speech.audio.")
+        return (text(body, "type") or "").startswith("speech.audio.")
 
     def read(self, body: Mapping[str, Any]) -> Reading:
         usage = block(body, "usage")

@@ -75,7 +75,7 @@ class Responses(Format):
         if last is None:
             return [Reading()]
         response = last["response"] if isinstance(last.get("response"), Mapping) else last
-        final = last.get("type") in _FINAL_EVENTS or (last is response and ended)
+        final = text(last, "type") in _FINAL_EVENTS or (last is response and ended)
         return [in_stream(reading, final) for reading in self.read_all(response)]
 
     def name_of(self, body: Mapping[str, Any]) -> Reading:
@@ -96,12 +96,12 @@ class SettledResponses(Responses):
 
 def _names_end(body: Mapping[str, Any]) -> bool:
     """Whether this is what is left of a last event that was too long to keep."""
-    return body.get("type") in _FINAL_EVENTS and isinstance(body.get("usage"), Mapping)
+    return text(body, "type") in _FINAL_EVENTS and isinstance(body.get("usage"), Mapping)
 
 
 def _settled(readings: list[Reading], body: Mapping[str, Any]) -> list[Reading]:
     key, created_at = text(body, "id"), moment(body, "created_at")
-    if body.get("status") in _UNFINISHED and not readings[0].usage.known:
+    if text(body, "status") in _UNFINISHED and not readings[0].usage.known:
         readings = [replace(readings[0], usage=Usage(source="pending"))]
     return [
         replace(reading, settles=f"{key}/{number}" if number and key else key, created_at=created_at)
@@ -150,8 +150,8 @@ def _hosted_tools(body: Mapping[str, Any], paints: bool) -> dict[str, Quantity]:
     else:
         calls = listed(body, "output", "web_search_call")
         searches = sum(1 for call in calls if block(call, "action").get("type", "search") == "search")
-    preview = any(str(tool.get("type", "")).startswith("web_search_preview") for tool in items(body, "tools"))
-    containers = {str(call.get("container_id")) for call in listed(body, "output", "code_interpreter_call")}
+    preview = any((text(tool, "type") or "").startswith("web_search_preview") for tool in items(body, "tools"))
+    containers = {text(call, "container_id") for call in listed(body, "output", "code_interpreter_call")}
     pictures = 0 if paints else len(listed(body, "output", "image_generation_call"))
     return {
         "web_search_preview" if preview else "web_search": searches,

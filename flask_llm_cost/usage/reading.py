@@ -133,7 +133,7 @@ def _usage_of_headers(wire: Format, headers: Mapping[str, str]) -> Usage:
 def read_json(found: Route, body: Mapping[str, Any], asked: Mapping[str, Quantity] = _NOTHING) -> list[Reading]:
     """Read a reply's parsed body, as :func:`read_body` does."""
     wire = found.format
-    if (not found.certain or wire.shape_only) and not wire.fits(body):
+    if not _proven(found, [body]):
         return []
     return _readings(found, lambda: wire.read_all(body), [body], asked)
 
@@ -148,9 +148,19 @@ def read_stream(
     :param ended: whether the stream was read to its end
     """
     wire = found.format
-    if (not found.certain or wire.shape_only) and not any(wire.fits(event) for event in events):
+    if not _proven(found, events):
         return []
     return _readings(found, lambda: wire.read_stream_all(events, ended), events, asked)
+
+
+def _proven(found: Route, events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether this is a call: by host or SDK, else by the shape of the reply."""
+    if found.certain and not found.format.shape_only:
+        return True
+    try:
+        return any(found.format.fits(event) for event in events)
+    except Exception:
+        return False
 
 
 def _readings(
@@ -158,8 +168,10 @@ def _readings(
 ) -> list[Reading]:
     try:
         readings = read()
-    except MalformedUsageError as error:
-        readings = [replace(_names(found.format, events), usage=MALFORMED_USAGE, malformed=error.field)]
+    except Exception as error:
+        # A format that an app taught may raise anything: it is a call all the same.
+        field = error.field if isinstance(error, MalformedUsageError) else type(error).__name__
+        readings = [replace(_names(found.format, events), usage=MALFORMED_USAGE, malformed=field)]
     return [_as_served(found, reading, asked) for reading in readings]
 
 
@@ -169,7 +181,7 @@ def _names(wire: Format, events: Sequence[Mapping[str, Any]]) -> Reading:
     for event in events:
         try:
             named = wire.name_of(event)
-        except MalformedUsageError:
+        except Exception:
             continue
         model, response_id = model or named.model, response_id or named.response_id
     return Reading(model=model, response_id=response_id)

@@ -1,18 +1,18 @@
 """The wire corpus: one JSON file per shape, with what was asked, what came back and what is to be read from it.
 
-Load it from anywhere (``shapes()``). :meth:`Shape.content` and :meth:`Shape.pieces` are the reply's bytes in its own framing,
-so that the same shapes can be played over real HTTP to any client library.
+Load it from anywhere (``shapes()``). :meth:`Shape.content` and :meth:`Shape.pieces` are the reply's bytes in its own
+framing, so that the same shapes can be played over real HTTP to any client library.
 
 A file has
 
 - ``note``: where the shape is from
 - ``provider``, ``method``, ``host``, ``path``, and ``hosts`` (``LLM_COST_HOSTS``) where it needs any
 - ``request``: JSON, or ``{"multipart": fields}``
-- ``reply``: ``content_type``, ``headers``, and ``body``, or ``events`` with their ``framing``, or ``base64``; ``cut`` where the
-  connection ends early, ``done`` where ``[DONE]`` comes, ``names`` where events have an ``event`` line
+- ``reply``: ``content_type``, ``headers``, and ``body``, or ``events`` with their ``framing``, or ``base64``; ``cut`` where
+  the connection ends early, ``done`` where ``[DONE]`` comes, ``names`` where events have an ``event`` line
 - ``sdk``: the type of the provider's SDK that the body, or each event, is an instance of
-- ``expected``: ``null`` where the request is no call, else a list of readings, empty where the reply shows that it was none. Of
-  a reading, ``components``, ``model``, ``mode``, ``source`` and ``flags`` are always given; other keys where they matter
+- ``expected``: ``null`` where the request is no call, else a list of readings, empty where the reply shows that it was none.
+  Of a reading, ``components``, ``model``, ``mode``, ``source`` and ``flags`` are always given; other keys where they matter
 """
 
 from __future__ import annotations

@@ -197,7 +197,11 @@ INCOMPLETE = ("usage_inconsistent",)
         (NAMES + b'"usage": {"prompt_tokens": ' + b"9" * 5000 + b"}}", {}, ("usage_malformed",)),
         (NAMES + b'"usage": {"prompt_tokens": 1e400}}', {}, ("usage_malformed",)),
         (NAMES + b'"usage": {"prompt_tokens": NaN}}', {}, ("usage_malformed",)),
-        (NAMES + b'"deep": ' + b"[" * 100_000 + b"]" * 100_000 + b', "usage": {"prompt_tokens": 5}}', {"input": 5}, INCOMPLETE),
+        (
+            NAMES + b'"deep": ' + b"[" * 100_000 + b"]" * 100_000 + b', "usage": {"prompt_tokens": 5}}',
+            {"input": 5},
+            INCOMPLETE,
+        ),
         (NAMES + b'"usage": {"prompt_tokens": 5, "deep": ' + b"[" * 1000 + b"]" * 1000 + b"}}", {}, ("usage_malformed",)),
         (NAMES + b'"choices": [{"message": {"content": "half of it', {}, ()),
         (NAMES + b'"usage": {"prompt_tok', {}, ()),

@@ -100,7 +100,7 @@ class Call(Base):
     #: Comma-separated: ``usage_inconsistent``, …
     flags: Mapped[str | None] = mapped_column(sa.String(128))
     #: The usage block as received, numbers and enum words only, so that prices can be redone.
-    raw_usage: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON)
+    raw_usage: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
 
     line_items: Mapped[list[LineItem]] = relationship(back_populates="call", order_by="LineItem.position", viewonly=True)
     tags: Mapped[list[CallTag]] = relationship(back_populates="call", order_by="CallTag.key", viewonly=True)

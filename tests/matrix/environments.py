@@ -29,7 +29,7 @@ class Environment:
     runs: tuple[str, ...]
 
 
-_SDKS = ("openai_routes", "anthropic_routes", "genai_routes", "genai_routes --without aiohttp")
+_SDKS = ("openai_routes", "openai_media_routes", "anthropic_routes", "genai_routes", "genai_routes --without aiohttp")
 
 ENVIRONMENTS = (
     Environment("newest", (), (*_SDKS, "bedrock_routes")),

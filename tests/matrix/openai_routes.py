@@ -33,7 +33,13 @@ def async_client(provider: Provider, **options: Any) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(**{"base_url": provider.openai_url, "api_key": "test", **options})
 
 
-def both(name: str, call: Call, needs: str = "", reply: Callable[[Provider], None] = lambda provider: None) -> None:
+def both(
+    name: str,
+    call: Call,
+    needs: str = "",
+    reply: Callable[[Provider], None] = lambda provider: None,
+    routes: Routes = ROUTES,
+) -> None:
     """One call, by the sync client and by the async one."""
 
     def sync(provider: Provider) -> None:
@@ -49,8 +55,8 @@ def both(name: str, call: Call, needs: str = "", reply: Callable[[Provider], Non
     def there() -> bool:
         return not needs or has(_PROBE, needs)
 
-    ROUTES.add(name, sync, there)
-    ROUTES.add(f"async {name}", twin, there)
+    routes.add(name, sync, there)
+    routes.add(f"async {name}", twin, there)
 
 
 both("chat", lambda c: c.chat.completions.create(**CHAT))

@@ -25,6 +25,7 @@ ABSENT = {
         "beta responses stream",
         "legacy_client",
     ],
+    ("old", "openai_media_routes"): ["async responses compact", "responses compact"],
     ("middle", "openai_routes"): ["legacy_client"],
 }
 

@@ -192,6 +192,7 @@ def _shared_records() -> list[CallRecord]:
     ]
 
 
+@pytest.mark.slow
 def test_processes_that_deliver_overlapping_batches(make_ledger: LedgerMaker) -> None:
     """Eight processes deliver the same thousand calls, 9,600 times in all, shuffled: rows and dollars are exact."""
     context = multiprocessing.get_context("spawn")

@@ -2,8 +2,8 @@
 
     python benchmarks/overhead.py [--rounds 40] [--calls 25]
 
-Nothing crosses a network, so what is measured is the SDK, the HTTP client and us. The record is durable in the spool when the
-call returns. Bare and watched rounds alternate, and the medians of the rounds are compared: the ratio is the figure, the
+Nothing crosses a network, so what is measured is the SDK, the HTTP client and us. The record is durable in the spool when
+the call returns. Bare and watched rounds alternate, and the medians of the rounds are compared: the ratio is the figure, the
 microseconds depend on the machine.
 """
 

@@ -71,7 +71,8 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage:
     """A usage block that counts ``prompt_tokens`` and ``completion_tokens``. Unknown where it counts neither."""
     named = [usage.get(name) is not None for name in ("prompt_tokens", "completion_tokens")]
     if not any(named):
-        return Usage(raw=numbers_only(usage))  # a total alone does not say at which rate it is billed
+        charged = billed(usage)  # a total alone does not say at which rate it is billed
+        return Usage(source="unknown" if charged is None else "response", billed=charged, raw=numbers_only(usage))
     prompt, completion, total = (
         count(usage, "prompt_tokens"),
         count(usage, "completion_tokens"),

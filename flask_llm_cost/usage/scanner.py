@@ -70,7 +70,7 @@ class Scanner(ABC):
             body = json.loads(event)
         except (ValueError, RecursionError):
             body = salvaged(event, self._mark)
-            if body is None or self._mark not in event:
+            if body is None or (self._first_seen and self._mark not in event):
                 return False
         if not isinstance(body, Mapping):
             return False
@@ -87,9 +87,6 @@ class DelimitedScanner(Scanner):
     """A stream whose events end with a delimiter that cannot stand inside one."""
 
     __slots__ = ("_long",)
-
-    #: The longest delimiter is this long: so much of an unfinished event's end may be the beginning of one.
-    _longest = 1
 
     def __init__(self, mark: bytes, last_only: bool = False, every: bool = False, also: Sequence[bytes] = ()) -> None:
         super().__init__(mark, last_only, every, also)
@@ -112,9 +109,9 @@ class DelimitedScanner(Scanner):
         if self._long is not None:
             end = self._next_end(text, 0)
             if end < 0 and not final:
-                keep = len(text) - self._longest + 1
-                self._long.feed(text[:keep])
-                self._buffer = self._buffer[keep:]
+                # Should this end in half a delimiter, the next event is fed in as well, and told apart below.
+                self._long.feed(text)
+                self._buffer = bytearray()
                 return
             end = len(text) if end < 0 else end
             self._long.feed(text[:end])
@@ -126,9 +123,8 @@ class DelimitedScanner(Scanner):
             self._take(text[:end])
         if len(text) - end >= _SCAN_AT:
             self._long = Excerpt(self._mark)
-            keep = len(text) - self._longest + 1
-            self._long.feed(text[end:keep])
-            end = keep
+            self._long.feed(text[end:])
+            end = len(text)
         self._buffer = bytearray(text[end:])
 
     def _take(self, text: bytes) -> None:

@@ -17,7 +17,6 @@ class EventScanner(DelimitedScanner):
     """``text/event-stream``: an empty line ends an event, its ``data`` lines are JSON."""
 
     __slots__ = ()
-    _longest = 4
 
     def _next_end(self, text: bytes, position: int) -> int:
         end = _EVENT_END.search(text, position)

@@ -298,13 +298,31 @@ def test_usage_in_the_middle_of_a_long_event() -> None:
         assert collected.events == [{"model": "m", "usage": {"prompt_tokens": 7}}]
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_the_end_of_a_long_event_in_two_pieces(newline: str) -> None:
+    """Wherever the end of a long event is split between two looks at the stream, the next event is not part of it."""
+    end = (newline * 2).encode()
+    for missing in range(6):
+        first = b'data: {"model": "m", "numbers": [' + b"0," * 65_000
+        first += b"1" * (2 * 65_536 - len(first) - missing - 2) + b"]}"
+        stream = first + end + b'data: {"usage": {"prompt_tokens": 7}}' + end
+        collected = fed(EventScanner(b'"usage"', True), stream, 65_536)
+        assert collected.events[-1] == {"usage": {"prompt_tokens": 7}}
+        assert len(collected.events) == 2
+
+
 def test_long_frames_are_passed_over() -> None:
     """Amazon's frames that are too long to say anything of usage are skipped; broken ones end the reading."""
     metadata = aws_frame("metadata", json.dumps({"usage": {"inputTokens": 1}}).encode())
-    long = aws_frame("contentBlockDelta", b'{"text": "' + b"x" * 10**6 + b'"}')
+    long = aws_frame("contentBlockDelta", b'{"text": "' + b"x" * 10**7 + b'"}')
     for size in (1, 1000, 10**9):
-        collected = fed(FrameScanner(b'"usage"', True), metadata + (long if size > 1 else b"") + metadata, size)
+        content = metadata + (long if size > 1 else b"") + metadata
+        tracemalloc.start()
+        collected = fed(FrameScanner(b'"usage"', True), content, size)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
         assert collected.events == [{"metadata": {"usage": {"inputTokens": 1}}}] * 2
+        assert peak < 1024 * 1024
     assert fed(FrameScanner(b'"usage"', True), metadata + b"\xff" * 100 + metadata, 10).events == [
         {"metadata": {"usage": {"inputTokens": 1}}}
     ]

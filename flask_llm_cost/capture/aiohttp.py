@@ -40,13 +40,14 @@ def _watch(module: ModuleType, original: Callable[..., Awaitable[Any]]) -> Calla
 
 @guarded
 def _request(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, Any]) -> Request | None:
+    method = method.upper()  # google-genai says "post"
     if method not in ("POST", "GET"):
         return None
     url = session._build_url(str_or_url)
     host = url.host or ""
     return Request(
         library="aiohttp",
-        exchange=object(),
+        exchange=session,
         method=method,
         host=host.lower() if url.is_default_port() else f"{host.lower()}:{url.port}",
         path=url.path,

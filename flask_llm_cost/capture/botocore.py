@@ -61,7 +61,7 @@ def _before(model: Any, params: Mapping[str, Any], context: dict[str, Any], **_:
         exchange=context,
         method=params.get("method", "POST"),
         host=url.netloc.lower(),
-        path=params.get("url_path") or url.path,
+        path=url.path,
         headers={},
         content=lambda: body if isinstance(body, bytes) else None,
     )

@@ -50,10 +50,12 @@ class Request:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Sending:
-    request: Request
-    observation: Observation
+    """What is under way. Emptied at its end: timers and tasks made meanwhile keep a copy of the context that it is in."""
+
+    request: Request | None
+    observation: Observation | None
 
 
 #: What is being sent here, by the outermost layer that we know.
@@ -68,8 +70,8 @@ def observe(request: Request, carried: Mapping[str, Any] | None = None, *, expli
     :param explicit: whether the app put that adapter or transport there, so that ``LLM_COST_INSTRUMENT`` does not matter
     """
     outer = _sending.get()
-    if outer is not None and _is_part_of(request, outer.request, explicit):
-        if carried:
+    if outer is not None and outer.request is not None and _is_part_of(request, outer.request, explicit):
+        if carried and outer.observation is not None:
             outer.observation.carry(carried)
         return None
     state = owner()
@@ -95,8 +97,8 @@ def under_way(request: Request, observation: Observation, sent: Callable[[Except
 
     :param sent: whether a request that failed so may have reached the provider
     """
-    outer = _sending.get()
-    _sending.set(_Sending(request, observation))
+    outer, sending = _sending.get(), _Sending(request, observation)
+    _sending.set(sending)
     try:
         yield
     except BaseException as error:
@@ -104,3 +106,4 @@ def under_way(request: Request, observation: Observation, sent: Callable[[Except
         raise
     finally:
         _sending.set(outer)
+        sending.request = sending.observation = None

@@ -96,7 +96,12 @@ def _content(module: ModuleType, request: Any) -> bytes | None:
 def _may_have_been_sent(module: ModuleType) -> Callable[[Exception], bool]:
     """Whether a request that failed with an error of *module* may have reached the provider."""
     kinds = (module.TransportError, module.DecodingError)
-    return lambda error: isinstance(error, kinds) and type(error).__name__ not in _NEVER_SENT
+    return lambda error: (isinstance(error, kinds) and type(error).__name__ not in _NEVER_SENT) or _is_dead_loop(error)
+
+
+def _is_dead_loop(error: Exception) -> bool:
+    """Whether a pooled connection belonged to an event loop that has ended: the provider may have been reached."""
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def _patch_module(library: str, module: ModuleType, targets: _Targets) -> None:
     try:
         for owner, attribute, wrap in targets(module):
             present = owner.__dict__[attribute]
-            if (owner, attribute) in _patched:
+            if (owner, attribute) in _patched and _is_in_place(present, _patched[owner, attribute][1]):
                 continue
             replacement = wrap(present)
             setattr(owner, attribute, replacement)
@@ -129,6 +129,18 @@ def _patch_module(library: str, module: ModuleType, targets: _Targets) -> None:
         # The host is in the middle of an import: it must go on.
         failures[library] = f"it has no {error}" if isinstance(error, AttributeError | KeyError) else type(error).__name__
         logger.warning("%s cannot be watched (%s): its calls are not recorded", library, type(error).__name__)
+
+
+def _is_in_place(present: Any, ours: Any) -> bool:
+    """Whether our function is there, or under what others have wrapped around it.
+
+    Who wraps without saying so is wrapped once more: a call is recognised by its request, and counted once.
+    """
+    while present is not None:
+        if present is ours:
+            return True
+        present = getattr(present, "__wrapped__", None)
+    return False
 
 
 def uninstall() -> None:

@@ -190,6 +190,9 @@ def _names(wire: Format, events: Sequence[Mapping[str, Any]]) -> Reading:
 def _as_served(found: Route, reading: Reading, asked: Mapping[str, Quantity]) -> Reading:
     if reading.settles is not None and found.operation == "batch" and found.subject:
         reading = replace(reading, settles=f"{found.subject}/{reading.settles}")
+    if found.provider == "bedrock" and found.model and reading.model:
+        # The reply has the model's own name; what is billed, with its region and profile, is the one in the URL.
+        reading = replace(reading, model=found.model)
     if found.residency:
         reading = replace(reading, mode="+".join(filter(None, (reading.mode, found.residency))))
     usage = reading.usage

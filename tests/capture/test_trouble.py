@@ -274,8 +274,8 @@ print(len(patching.patched()), bare.__module__, hasattr(bare, "__wrapped__"))
     assert done.stdout == "4 httpx._client False\n"
 
 
-def test_patches_can_be_taken_back(app: Flask) -> None:
-    """Uninstalling restores the very function that was there; what somebody wrapped over ours stays, and works."""
+def test_patches_can_be_taken_back(app: Flask, calls: Ledger, provider: PlayedProvider) -> None:
+    """Uninstalling restores the very function that was there; what somebody wrapped over ours stays, and counts once."""
     patching.uninstall()
     original = httpx.Client.send
     patching.install("auto")
@@ -296,9 +296,26 @@ def test_patches_can_be_taken_back(app: Flask) -> None:
         patching.uninstall()
         assert httpx.Client.send is theirs
         patching.install("auto")
+        with app.app_context(), httpx.Client() as client:
+            client.post(f"{provider.openai_url}/chat/completions", json={"model": "gpt-4o", "messages": QUESTION})
+        assert len(calls()) == 1
+        patching.uninstall()
         assert httpx.Client.send is theirs
     finally:
-        httpx.Client.send = ours_now  # type: ignore[method-assign]  # and takes back
+        httpx.Client.send = original  # type: ignore[method-assign]  # and takes back
+        patching.install("auto")
+
+
+def test_a_patch_that_others_undid_is_set_again(app: Flask) -> None:
+    """Who restores what was there before us takes our patch away; the next app that is set up has it again."""
+    ours = httpx.Client.send
+    httpx.Client.send = ours.__wrapped__  # type: ignore[attr-defined, method-assign]  # as mock.patch does when it ends
+    try:
+        patching.install("auto")
+        assert httpx.Client.send is not ours.__wrapped__  # type: ignore[attr-defined]  # wraps() says what it wraps
+    finally:
+        patching.uninstall()
+        patching.install("auto")
 
 
 def test_a_library_that_is_named_must_be_there(make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch) -> None:

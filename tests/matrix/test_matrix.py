@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from environments import ENVIRONMENTS, Environment, python_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.matrix
 
 HERE = Path(__file__).parent
 

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flask_llm_cost")
 
-#: A streamed reply that is no event stream is collected up to here.
-_MAX_BODY: Final = 1024 * 1024
-
 _SMALL_REQUEST: Final = 4 * 1024
 _REQUESTED_MODEL: Final = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){1,512}")')
 
@@ -51,7 +48,6 @@ class Observation:
         "_route",
         "_scanner",
         "_silent",
-        "_size",
         "_start_ns",
         "_state",
         "_status",
@@ -89,8 +85,7 @@ class Observation:
         self._first_ns = 0
         self._scanner: Scanner | None = None
         self._decoder: Decoder | None = None
-        self._body: list[bytes] | None = None
-        self._size = 0
+        self._body: wire.BodyCollector | None = None
         self._silent = False
         # Whoever takes the token out finishes the call. A list pops atomically: close, finaliser and other threads agree.
         self._open: list[None] = [None]
@@ -148,7 +143,7 @@ class Observation:
         self._stream = self._scanner is not None
         if self._scanner is None:
             self._withheld = None
-            self._body = []
+            self._body = wire.BodyCollector(self._route)
         if self._route.certain:
             self._state.recorder.started(self._record(Reading(), "interrupted", None))
         return True
@@ -170,9 +165,8 @@ class Observation:
             text = self._decoder.decode(piece) if self._decoder is not None else piece
             if self._scanner is not None:
                 self._scanner.feed(text)
-            elif self._body is not None and self._size < _MAX_BODY:
-                self._body.append(text)
-                self._size += len(text)
+            elif self._body is not None:
+                self._body.feed(text)
         except Exception as error:
             self._stop_reading(error)
             text = piece
@@ -222,7 +216,7 @@ class Observation:
             scanner.events = []
             ended = ended or any(reading.usage.source == "stream_final" for reading in readings)
         elif self._body is not None:
-            content = b"".join(self._body)
+            content = self._body.finish()
             self._body = None
             readings = wire.read_body(self._route, content, self._asked)
         else:
@@ -290,7 +284,8 @@ class Observation:
             operation=self._route.operation,
             host=self.host,
             model=reading.model,
-            requested_model=self._requested_model,
+            # What else a reply bills, another model did: it must not be priced as the one that was asked.
+            requested_model=None if number else self._requested_model,
             stream=self._stream,
             attempt=self.attempt,
             outcome=outcome,

@@ -54,9 +54,8 @@ def test_uninstalling_leaves_the_neighbour_in_place(neighbour: str, first: str) 
     # Sentry has taken our `send` for the original and calls it: it passes on, and the app that is there still records. Only
     # the patch on requests could be taken back.
     assert report["steps"]["ours off"] == {"answers": 6, "ours": 5 if wrapped else 0, "theirs": SEES[neighbour]}
-    assert report["left"] == (
-        ["httpx.AsyncClient.send", "httpx.Client.send", "httpx2.AsyncClient.send", "httpx2.Client.send"] if wrapped else []
-    )
+    # Where it says what it wraps we know that ours is still there; its async function does not say.
+    assert report["left"] == (["httpx.Client.send", "httpx2.Client.send"] if wrapped else [])
 
 
 def test_greenlets_keep_their_tags_apart() -> None:

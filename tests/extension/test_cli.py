@@ -121,7 +121,9 @@ def test_doctor_names_models_without_a_price(spent: Flask, run: Callable[..., Re
 def test_flush_says_whether_all_is_written(spent: Flask, run: Callable[..., Result]) -> None:
     """``flush`` exits 0 when everything is in the database."""
     result = run("flush")
-    assert (result.exit_code, result.output) == (0, "all records are in the database\n")
+    assert result.exit_code == 0
+    # Other apps of the same test run share its temporary spool folder, and may be named after this.
+    assert result.output.startswith("all records are in the database\n")
 
 
 def test_doctor_sees_an_open_dashboard(app: Flask, run: Callable[..., Result]) -> None:

@@ -3,12 +3,14 @@
 ``recording_process.py <database url> <instance folder> <count> <threads>``.
 
 Prints the id of each call after it is acknowledged, one a line. Every fifth call is a stream whose start is recorded
-first; every twentieth stream never ends. Says ``done`` at the end and waits. With a fifth argument it forks before that, and
-says the child's id: the child waits too.
+first; every hundredth call never ends. Says ``done`` at the end and waits. With a count of 0 it records for ever, some
+hundred calls a second and thread. With a fifth argument it forks before ``done``, and says the child's id: the child waits
+too.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -23,7 +25,10 @@ def main(url: str, folder: str, count: int, threads: int) -> None:
     ledger = LedgerMaker(sa.make_url(url), Path(folder))()
 
     def work(seed: int) -> None:
-        for number, record in enumerate(calls(count, seed)):
+        endless = (record for part in itertools.count() for record in calls(20, seed + 1000 * part))
+        for number, record in enumerate(calls(count, seed) if count else endless):
+            if not count:
+                time.sleep(0.003)
             if number % 5 == 0:
                 ledger.started(record)
             if number % 100 == 5:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import _thread
 import dataclasses
+import functools
 import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 
 from flask_llm_cost.errors import SchemaMissingError
-from flask_llm_cost.ledger.adoption import Entry, Reading, ledger_of, orphans, spool_files, sweep_stalled
+from flask_llm_cost.ledger.adopter import Adopter
+from flask_llm_cost.ledger.adoption import Reading, ledger_of, orphans, spool_files
 from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.lines import encode
 from flask_llm_cost.ledger.spool import ROTATE_BYTES, Generation, Spool, UnreadableError
 from flask_llm_cost.ledger.tally import COUNTERS, Tally, log, price_or_leave
 from flask_llm_cost.ledger.writer import BATCH, WriteError, Writer, Written
-from flask_llm_cost.records import CallRecord, Usage
+from flask_llm_cost.records import CallRecord
 
 ADOPT_SECONDS: Final = 30.0
 BEAT_SECONDS: Final = 30.0
@@ -29,7 +31,6 @@ BUSY_SECONDS: Final = 0.2
 IDLE_SECONDS: Final = 1.0
 _BACKOFF_SECONDS: Final = (0.2, 30.0)
 _MINUTE: Final = 60.0
-_PASS_ORPHANS: Final = 64
 
 
 class Drain:
@@ -80,7 +81,7 @@ class Drain:
         self._stopping = False
         self._stopped = False
         self._failures = 0
-        self._adopted_at = float("-inf")
+        self._adopt_at = float("-inf")
         self._told: dict[str, float] = {}
         self._beaten = Tally()
         self._beaten_at = float("-inf")
@@ -99,7 +100,6 @@ class Drain:
     def flush(self, timeout: float) -> bool:
         """Whether everything recorded so far, by dead processes too, got into the database within *timeout* seconds."""
         deadline = time.monotonic() + timeout
-        self._adopted_at = float("-inf")
         with self._asking:
             self._asked = mine = self._asked + 1
         self._awake.set()
@@ -121,7 +121,7 @@ class Drain:
         """One pass. Returns how many seconds to wait for the next."""
         stopping, asked = self._stopping, self._asked
         try:
-            moved = self._pass(stopping)
+            moved = self._pass(stopping, asked)
         except Exception as error:  # a thread that dies here would leave all records waiting
             self._fail(Fault.AWAY, type(error).__name__)
             moved = False
@@ -141,7 +141,7 @@ class Drain:
 
     # Work.
 
-    def _pass(self, stopping: bool) -> bool:
+    def _pass(self, stopping: bool, asked: int) -> bool:
         """Drain what is there. Whether there was anything."""
         self._tell_troubles()
         moved = self._blocked = False
@@ -150,8 +150,12 @@ class Drain:
             moved = self._drain_sealed()
             self._spool.seal()
             moved |= self._drain_sealed()
-            if self._adopt and not stopping and time.monotonic() - self._adopted_at >= ADOPT_SECONDS:
-                moved |= self._adopt_orphans()
+            if self._adopt and not stopping and (asked > self._served or time.monotonic() >= self._adopt_at):
+                deliver = functools.partial(self._deliver, tell=False)
+                found, complete = Adopter(self._spool, self.tally, deliver, self._quarantine).adopt()
+                moved |= found
+                self._blocked |= not complete
+                self._adopt_at = time.monotonic() + (ADOPT_SECONDS if complete else 0.0)
         except WriteError as error:
             self._fail(error.fault, error.name)
             if error.fault is not Fault.RETRY:  # a busy database is back in a moment
@@ -209,59 +213,6 @@ class Drain:
                     batch = []
         self._deliver(batch, tell=True)
         self.tally.torn += reading.torn
-
-    def _adopt_orphans(self) -> bool:
-        """Bring in what dead processes left. A call that began and never ended becomes an interrupted one."""
-        sweep_stalled(self._spool.folders)
-        began = time.monotonic()
-        adopted: list[tuple[Generation, Reading]] = []
-        open_calls: dict[object, CallRecord] = {}
-        ended: set[object] = set()
-        try:
-            for generation in orphans(self._spool.folders, self._spool.identity):
-                reading = Reading()
-                adopted.append((generation, reading))
-                try:
-                    for batch in self._batches(reading.entries(generation.read()), open_calls, ended):
-                        self._deliver(batch, tell=False)
-                except UnreadableError:
-                    reading.corrupt = True
-                if len(adopted) >= _PASS_ORPHANS:
-                    began = float("-inf")
-                    break
-            self._deliver(
-                [_interrupted(record) for call_id, record in open_calls.items() if call_id not in ended], tell=False
-            )
-            for generation, reading in adopted:
-                self.tally.torn += reading.torn
-                if reading.corrupt and generation.path is not None:
-                    generation.path.rename(generation.path.with_suffix(".corrupt"))
-                    log.warning("llm_cost: a spool file was corrupt; its whole lines are in the ledger, the file is kept")
-                else:
-                    generation.remove()
-        finally:
-            for generation, _reading in adopted:
-                generation.release()
-        self._adopted_at = began
-        return bool(adopted)
-
-    def _batches(
-        self, entries: Iterator[Entry], open_calls: dict[object, CallRecord], ended: set[object]
-    ) -> Iterator[list[CallRecord]]:
-        batch: list[CallRecord] = []
-        for entry in entries:
-            if entry.record is None:
-                self._quarantine(entry.line)
-            elif entry.started:
-                open_calls[entry.record.id] = entry.record
-            else:
-                ended.add(entry.record.id)
-                batch.append(entry.record)
-                if len(batch) >= BATCH:
-                    yield batch
-                    batch = []
-        if batch:
-            yield batch
 
     def _deliver(self, batch: Sequence[CallRecord], *, tell: bool) -> None:
         if not batch:
@@ -387,7 +338,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _interrupted(record: CallRecord) -> CallRecord:
-    return dataclasses.replace(record, outcome="interrupted", usage=Usage())

@@ -6,6 +6,8 @@ from decimal import Decimal
 import pytest
 from example_site import Site, cost
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("found_by", ["the next call", "flush"])
 def test_no_call_is_lost_when_the_process_is_killed(site: Site, found_by: str) -> None:

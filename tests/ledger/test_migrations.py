@@ -14,6 +14,8 @@ from flask_llm_cost.ledger.models import Base
 APP = Path(__file__).with_name("migrating_app.py")
 TABLES = {table.name for table in Base.metadata.sorted_tables}
 
+pytestmark = pytest.mark.slow
+
 
 def run(url: sa.URL, folder: Path, variant: str, *commands: str) -> set[str]:
     """The tables after the commands."""

@@ -1,0 +1,77 @@
+"""Do calls reach the database?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from flask_llm_cost.doctor.check import Check, Status
+from flask_llm_cost.extension import AppState
+
+
+def ledger(state: AppState) -> Iterator[Check]:
+    health = state.ledger.health()
+    if health.mode == "log":
+        yield Check("Ledger", "write mode", "warning", "calls are logged, not kept; set LLM_COST_WRITE_MODE='background'")
+        return
+    if health.mode == "memory":
+        yield Check(
+            "Ledger",
+            "database",
+            "warning",
+            "an in-memory SQLite database: calls wait in memory until they are read or flushed; use a file or a server",
+        )
+    else:
+        yield _spool(state, health.mode)
+    if health.last_error_class:
+        yield Check(
+            "Ledger", "writing", "error", f"the last write failed ({health.last_error_class}), {health.waiting} calls wait; "
+            "they are written as soon as the database takes them"
+        )  # fmt: skip
+    elif health.waiting and not state.ledger.flush(1.0):
+        yield Check("Ledger", "waiting", "warning", f"{health.waiting} calls wait in the spool; run 'flask llm-cost flush'")
+    for count, name, what in (
+        (health.lost, "lost", "calls were given up because the spool was full; raise LLM_COST_SPOOL_MAX_MB"),
+        (
+            health.quarantined,
+            "set aside",
+            f"calls were refused by the database and are kept beside the spool in {health.spool_dir}",
+        ),
+        (health.corrupt, "damaged", f"spool files were damaged and are kept in {health.spool_dir}"),
+    ):
+        if count:
+            yield Check("Ledger", name, "error", f"{count} {what}")
+    if health.foreign_calls and health.foreign_since:
+        yield Check(
+            "Ledger",
+            "other spools",
+            "warning",
+            f"{health.foreign_calls} calls of other ledgers wait in the same folder, the oldest since "
+            f"{health.foreign_since:%Y-%m-%d %H:%M} UTC; run 'flask llm-cost flush' in the app, or with the database URL, "
+            "that recorded them",
+        )
+    recent = datetime.now(UTC) - timedelta(days=7)
+    for name, (count, at) in sorted(state.ledger.counters().items()):
+        if name in _COUNTED and count:
+            status, what = _COUNTED[name]
+            message = f"{count} {what}, last on {at:%Y-%m-%d}, in all processes since the ledger began"
+            yield Check("Ledger", f"{name} so far", status if at > recent else "ok", message)
+
+
+_COUNTED: Final[dict[str, tuple[Status, str]]] = {
+    "lost": ("error", "calls were lost"),
+    "quarantined": ("warning", "calls were refused by the database and set aside"),
+    "spooled": ("warning", "inline writes had to wait in the spool"),
+}
+
+
+def _spool(state: AppState, mode: str) -> Check:
+    folder, trouble = state.ledger.probe()
+    if folder is None:
+        message = f"no folder can be written, so a killed process loses its calls ({trouble}); set LLM_COST_SPOOL_DIR"
+        return Check("Ledger", "spool", "error", message)
+    if trouble is not None:
+        message = f"a folder cannot be written ({trouble}), {folder} is used instead; repair it or set LLM_COST_SPOOL_DIR"
+        return Check("Ledger", "spool", "error", message)
+    return Check("Ledger", "spool", "ok", f"{mode}, records are safe in {folder}")

@@ -316,7 +316,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
         reply, billed = self.server.provider._answer(Received(self.command, self.path, headers, body))
-        self.server.stopping.wait(reply.delay)
+        if self.server.stopping.wait(reply.delay):
+            # Woken by the end: it must not answer in the moment before its connection is cut.
+            self.close_connection = True
+            return
         self._send(reply, billed)
 
     do_GET = do_PUT = do_PATCH = do_DELETE = do_POST  # noqa: N815 - the names that http.server looks for

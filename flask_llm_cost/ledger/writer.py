@@ -75,8 +75,11 @@ class Written:
 
 
 #: Called inside the transaction, after the rows and before the commit. Whatever it does is undone when the batch is tried
-#: again, so that rollups and budgets move exactly once with the rows.
-Within = Callable[[sa.Connection, Change], None]
+#: again, so that rollups and budgets move exactly once with the rows. What it returns is called once they are committed.
+Within = Callable[[sa.Connection, Change], Callable[[], None] | None]
+
+#: Called before the transaction, for what must not be waited for inside: rows that others are making too.
+Before = Callable[[Sequence[CallRecord]], None]
 
 
 class Writer:
@@ -84,12 +87,16 @@ class Writer:
 
     :param engine: where to
     :param within: what else moves with the rows, in order
+    :param before: what is made ready for them, in transactions of its own
     :param busy_ms: how long a statement waits for somebody else's lock
     """
 
-    def __init__(self, engine: OwnEngine, within: Sequence[Within] = (), *, busy_ms: int = 200) -> None:
+    def __init__(
+        self, engine: OwnEngine, within: Sequence[Within] = (), *, before: Sequence[Before] = (), busy_ms: int = 200
+    ) -> None:
         self._engine = engine
         self._within = tuple(within)
+        self._before = tuple(before)
         self._busy_ms = busy_ms
         self._inserts: Inserts | None = None
 
@@ -154,6 +161,8 @@ class Writer:
             rows = [call_rows(record, now) for record in records]
         except Exception as error:
             raise WriteError(Fault.DATA, name_of(error)) from None
+        for ready in self._before:
+            ready(records)
         failure: BaseException = _ConflictError()
         for attempt in range(_TRIES):
             if attempt:
@@ -180,13 +189,14 @@ class Writer:
             inserts = self._inserts_for(connection)
             # What takes time comes before the transaction, so that nobody waits for it.
             bound = [_bind(row, inserts) for row in rows]
-            _begin(connection, self._busy_ms, patience)
+            begin(connection, self._busy_ms, patience)
             held = self._held([row.record.id for row in rows], connection)
             removed, settled = self._replace_provisional(rows, held, now, connection)
             if settled:
                 rows = [settled.get(row.record.id, row) for row in rows]
                 bound = [_bind(row, inserts) for row in rows]
             added = tuple(row for row in rows if row.record.id not in held)
+            after: list[Callable[[], None] | None] = []
             if added:
                 self._insert_prices(added, now, inserts, connection)
                 fresh = [row for row in bound if row.call_id not in held]
@@ -195,9 +205,11 @@ class Writer:
                 inserts.items(connection, [item for row in fresh for item in row.items])
                 inserts.tags(connection, [tag for row in fresh for tag in row.tags])
                 change = Change(added, removed)
-                for step in self._within:
-                    step(connection, change)
+                after = [step(connection, change) for step in self._within]
             connection.commit()
+        for told in after:
+            if told is not None:
+                told()
         return [row.record for row in added]
 
     @contextmanager
@@ -281,7 +293,7 @@ class Writer:
                 time.sleep(random.uniform(0.0, 0.01 * 2**attempt))
             try:
                 with self._connect() as connection:
-                    _begin(connection, self._busy_ms)
+                    begin(connection, self._busy_ms)
                     for name in sorted({*counts, *texts}):
                         _add(connection, name, counts.get(name, 0), texts.get(name))
                     connection.commit()
@@ -321,7 +333,7 @@ def _skips(connection: sa.Connection) -> bool:
     return connection.dialect.name == "postgresql"
 
 
-def _begin(connection: sa.Connection, busy_ms: int, patience: float | None = None) -> None:
+def begin(connection: sa.Connection, busy_ms: int, patience: float | None = None) -> None:
     """Start a transaction that takes its locks at once and waits for nobody for long, *patience* seconds at most."""
     dialect = connection.dialect
     if dialect.name != "sqlite":

@@ -22,7 +22,8 @@ from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.lines import encode
 from flask_llm_cost.ledger.spool import ROTATE_BYTES, Generation, Spool, UnreadableError
 from flask_llm_cost.ledger.tally import COUNTERS, Tally, log, price_or_leave
-from flask_llm_cost.ledger.writer import BATCH, WriteError, Writer, Written
+from flask_llm_cost.ledger.transaction import WriteError
+from flask_llm_cost.ledger.writer import BATCH, Writer, Written
 from flask_llm_cost.records import CallRecord
 
 ADOPT_SECONDS: Final = 30.0

@@ -81,12 +81,17 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class CallRows:
-    """One record and the rows that keep it."""
+    """One call as the ledger keeps it: its row, its line items in order, its tags by key. Columns to values."""
 
-    record: CallRecord
     call: Row
     items: tuple[Row, ...]
     tags: tuple[Row, ...]
+
+    @property
+    def id(self) -> UUID:
+        """The call's id."""
+        call_id: UUID = self.call["id"]
+        return call_id
 
 
 def call_rows(record: CallRecord, recorded_at: datetime) -> CallRows:
@@ -138,7 +143,25 @@ def call_rows(record: CallRecord, recorded_at: datetime) -> CallRows:
     }
     items = tuple(_item_row(record.id, position, line) for position, line in enumerate(_lines(record, cost)))
     tags = {_word(key, _TAG["key"]): clean_text(value, _TAG["value"]) for key, value in record.tags.items()}
-    return CallRows(record, call, items, tuple(_tag_row(call, key, value) for key, value in sorted(tags.items())))
+    return CallRows(call, items, tuple(_tag_row(call, key, value) for key, value in sorted(tags.items())))
+
+
+def repriced_rows(stored: CallRows, cost: Cost) -> CallRows:
+    """The rows of a call that is in the ledger, with another cost. Without lines its quantities stay, without a price."""
+    call: Row = {
+        **stored.call,
+        "cost_status": _word(cost.status, _CALL["cost_status"]),
+        "total_cost": cost.total,
+        "computed_cost": cost.computed,
+        "currency": _word(cost.currency, _CALL["currency"]),
+        "price_id": cost.price.id if cost.price is not None else None,
+    }
+    if cost.lines:
+        items = tuple(_item_row(stored.id, position, line) for position, line in enumerate(cost.lines))
+    else:
+        unpriced = {"rate": None, "rate_per": None, "cost": None, "cost_status": "unpriced"}
+        items = tuple({**item, **unpriced} for item in stored.items)
+    return CallRows(call, items, tuple(_tag_row(call, tag["key"], tag["value"]) for tag in stored.tags))
 
 
 def _lines(record: CallRecord, cost: Cost) -> Sequence[Line]:

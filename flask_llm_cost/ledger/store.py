@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.errors import LedgerError, SchemaMissingError
 from flask_llm_cost.ledger import lifecycle
 from flask_llm_cost.ledger.adoption import ledger_of, spool_files
+from flask_llm_cost.ledger.change import Within
 from flask_llm_cost.ledger.drain import Drain
 from flask_llm_cost.ledger.engine import OwnEngine, identity_of
 from flask_llm_cost.ledger.faults import Fault
@@ -28,7 +29,8 @@ from flask_llm_cost.ledger.models import Counter
 from flask_llm_cost.ledger.reading import reading
 from flask_llm_cost.ledger.spool import Spool
 from flask_llm_cost.ledger.tally import COUNTERS, Tally, log, log_call, price_or_leave
-from flask_llm_cost.ledger.writer import WriteError, Writer
+from flask_llm_cost.ledger.transaction import WriteError
+from flask_llm_cost.ledger.writer import Writer
 from flask_llm_cost.records import CallRecord
 
 INLINE_SECONDS: Final = 0.2
@@ -73,6 +75,7 @@ class Ledger:
     :param price: puts the cost into a record; called by whoever writes
     :param committed: told of records that are in the database now, once each
     :param write_failed: told the kind of error and how many calls wait
+    :param within: what else moves in the transaction of the rows, in order
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Ledger:
         price: Callable[[CallRecord], CallRecord],
         committed: Callable[[Sequence[CallRecord]], None],
         write_failed: Callable[[str, int], None],
+        within: Sequence[Within] = (),
     ) -> None:
         self._config = config
         self._app_name = app_name
@@ -97,7 +101,7 @@ class Ledger:
         self._write_failed = write_failed
         self._engine = OwnEngine(engine)
         self._read_engine = OwnEngine(read_engine)
-        self._writer = Writer(self._engine)
+        self._writer = Writer(self._engine, within)
         self._tally = Tally()
         self._processes: dict[int, _Process] = {}
         self._memory: deque[CallRecord] = deque()
@@ -232,6 +236,11 @@ class Ledger:
             log.warning("llm_cost: the database refuses a record (%s); it is lost with the in-memory database", name)
         self._tell(written.fresh)
         return True
+
+    @property
+    def writer(self) -> Writer:
+        """Writes to the ledger, and runs transactions of any kind on its own connections."""
+        return self._writer
 
     # One process.
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from flask_llm_cost.capture.exchange import Request, observe, under_way
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.observation import Observation
+from flask_llm_cost.usage import first_look
 
 #: Errors before the request left: nothing was billed.
 _NEVER_SENT: Final = frozenset(
@@ -26,6 +27,8 @@ def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], .
 def _watch(module: ModuleType, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     @functools.wraps(original)
     async def request(self: Any, method: str, str_or_url: Any, **kwargs: Any) -> Any:
+        if not _may_be_call(self, str_or_url):
+            return await original(self, method, str_or_url, **kwargs)
         found = _request(self, method, str_or_url, kwargs)
         observation = observe(found) if found else None
         if found is None or observation is None:
@@ -36,6 +39,18 @@ def _watch(module: ModuleType, original: Callable[..., Awaitable[Any]]) -> Calla
         return response
 
     return request
+
+
+def _may_be_call(session: Any, str_or_url: Any) -> bool:
+    try:
+        if not isinstance(str_or_url, str):
+            return first_look.find(str_or_url.raw_path) is not None or str_or_url.host in first_look.hosts
+        # An address without a host is added to one that the session has.
+        return first_look.of_url(str_or_url) or (
+            bool(first_look.hosts) and "://" not in str_or_url and session._build_url(str_or_url).host in first_look.hosts
+        )
+    except Exception:
+        return True  # whatever it is: the closer look is guarded, and says so
 
 
 @guarded

@@ -17,6 +17,7 @@ from flask_llm_cost.capture.attribution import ask
 from flask_llm_cost.capture.exchange import Request, observe, under_way
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.observation import Observation
+from flask_llm_cost.usage import first_look
 
 Tags: TypeAlias = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
@@ -38,6 +39,8 @@ def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], .
 def _watch(module: ModuleType, stream_class: type, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _may_be_call(request):
+            return original(self, request, *args, **kwargs)
         found = _request(module, request, kwargs.get("stream") is True)
         observation = observe(found) if found else None
         if found is None or observation is None:
@@ -55,6 +58,8 @@ def _watch_async(
 ) -> Callable[..., Awaitable[Any]]:
     @functools.wraps(original)
     async def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _may_be_call(request):
+            return await original(self, request, *args, **kwargs)
         found = _request(module, request, kwargs.get("stream") is True)
         observation = observe(found) if found else None
         if found is None or observation is None:
@@ -65,6 +70,14 @@ def _watch_async(
         return response
 
     return send
+
+
+def _may_be_call(request: Any) -> bool:
+    try:
+        url, hosts = request.url, first_look.hosts
+        return first_look.find_bytes(url.raw_path) is not None or (bool(hosts) and url.host in hosts)
+    except Exception:
+        return True  # whatever it is: the closer look is guarded, and says so
 
 
 @guarded

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from flask_llm_cost.capture.attribution import ask
 from flask_llm_cost.capture.exchange import Request, observe, under_way
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.observation import Observation
+from flask_llm_cost.usage import first_look
 
 if TYPE_CHECKING:
     from requests.adapters import HTTPAdapter
@@ -31,6 +32,8 @@ def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], .
 def _watch(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def send(self: Any, request: Any, **kwargs: Any) -> Any:
+        if not _may_be_call(request):
+            return original(self, request, **kwargs)
         return _send(functools.partial(original, self), request, kwargs, bool(kwargs.get("stream", self.stream)))
 
     return send
@@ -54,6 +57,13 @@ def _send(
     return response
 
 
+def _may_be_call(request: Any) -> bool:
+    try:
+        return first_look.of_url(request.url)
+    except Exception:
+        return True  # whatever it is: the closer look is guarded, and says so
+
+
 @guarded
 def _request(request: Any, streamed: bool) -> Request | None:
     if request.method not in ("POST", "GET"):
@@ -65,7 +75,7 @@ def _request(request: Any, streamed: bool) -> Request | None:
         exchange=request.hooks,
         method=request.method,
         host=url.netloc.rpartition("@")[2].lower(),
-        path=url.path,
+        path=unquote(url.path),
         headers=request.headers,
         content=functools.partial(_content, request),
         can_withhold=streamed,

@@ -13,6 +13,7 @@ from flask_llm_cost.usage.any_shape import AnyShape
 from flask_llm_cost.usage.batches import AnthropicBatch, GeminiBatch, GeminiBatchFile, OpenAIBatch
 from flask_llm_cost.usage.bedrock import Converse, Invoke
 from flask_llm_cost.usage.cohere import Chat, Embed, Rerank
+from flask_llm_cost.usage.first_look import first_look
 from flask_llm_cost.usage.format import Format, MalformedUsageError
 from flask_llm_cost.usage.gemini import EmbedContent, GenerateContent, Predict
 from flask_llm_cost.usage.ollama import Generate
@@ -37,6 +38,7 @@ __all__ = [
     "HostMap",
     "MalformedUsageError",
     "Route",
+    "first_look",
     "known_provider",
     "provider_format",
     "read_body",
@@ -109,19 +111,15 @@ _MATCHERS: Final = tuple(
     for method, pattern, operation, wire, events in _PATTERNS
 )
 
-#: Whether a path is worth a closer look: asked of every request that an app makes, so all in one.
-_PATH: Final = re.compile(
-    "/(?:"
-    + "|".join(
-        (
-            *(re.escape(path[1:]) for path in _PATHS),
-            r"responses/[^/]+(?:/cancel)?|files/[^/]+(?:/content|:download)|messages/batches/[^/]+/results",
-            r"v1(?:alpha|beta)\w*/batches/[^/]+|(?:models|tunedModels|endpoints)/[^/:]+:\w+",
-            r"model/.{1,1024}/(?:invoke|converse)(?:-[a-z-]+)?",
-        )
-    )
-    + r")/?\Z"
+#: How the path of a call ends. Some clients write a colon as %3A.
+_ENDS: Final = (
+    *(re.escape(path[1:]) for path in _PATHS),
+    r"responses/[^/]+(?:/cancel)?|files/[^/]+(?:/content|(?::|%3[Aa])download)|messages/batches/[^/]+/results",
+    r"v1(?:alpha|beta)\w*/batches/[^/]+|(?:models|tunedModels|endpoints)/[^/:]+(?::|%3[Aa])\w+",
+    r"model/.{1,1024}/(?:invoke|converse)(?:-[a-z-]+)?",
 )
+_PATH: Final = re.compile("/(?:" + "|".join(_ENDS) + r")/?\Z")
+first_look.teach(ends=_ENDS)
 
 #: Azure's URL names the deployment, in the older style.
 _DEPLOYMENT: Final = re.compile(r"/openai/deployments/(?P<model>[^/]+)/")

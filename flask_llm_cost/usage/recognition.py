@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from flask_llm_cost.usage.first_look import first_look
 from flask_llm_cost.usage.format import Format
 
 
@@ -50,7 +52,10 @@ class HostMap:
         self._configured = by_host
         self._stream_usage = stream_usage
         #: What ``costs.register_format`` taught this app, the latest first.
-        self.formats: tuple[Format, ...] = tuple(formats)
+        self.formats: tuple[Format, ...] = ()
+        first_look.teach(hosts=by_host)
+        for wire in reversed(formats):
+            self.register(wire)
 
     def register(self, wire: Format) -> None:
         """Teach a wire shape. It is asked before those that are built in.
@@ -60,6 +65,7 @@ class HostMap:
         if not wire.name or not (wire.paths or wire.hosts):
             raise ValueError("a format needs a name, and paths or hosts by which its calls are recognised")
         self.formats = (wire, *self.formats)
+        first_look.teach(ends=() if wire.hosts else map(_end, wire.paths), hosts=wire.hosts)
 
     def registered(self, host: str, path: str) -> Format | None:
         """The app's own format for a request, where it has one."""
@@ -88,3 +94,9 @@ class HostMap:
         if self._stream_usage is not True and (host in self._stream_usage or host.partition(":")[0] in self._stream_usage):
             return True
         return known
+
+
+def _end(path: str) -> str:
+    """The pattern of a path's end that an app gave: whole segments, or the end of one."""
+    pattern = re.escape(path.strip("/")).replace(":", "(?::|%3[Aa])")
+    return pattern if path[:1] == "/" else "[^/?#]*" + pattern

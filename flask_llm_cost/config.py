@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
+from flask_llm_cost.budgets.declaration import Budget, DeclarationError, parse_budgets
 from flask_llm_cost.errors import ConfigError
 
 PREFIX: Final = "LLM_COST_"
@@ -206,11 +207,11 @@ def _zone(value: Any) -> ZoneInfo:
         raise _BadValueError(f"give an IANA time zone such as 'Europe/Berlin'{hint}") from None
 
 
-def _no_budgets(value: Any) -> tuple[Mapping[str, Any], ...]:
-    if _list(value):
-        # A cap that is written down but not kept would be worse than none.
-        raise _BadValueError("budgets are not enforced by this version; leave the key out until they are")
-    return ()
+def _budgets(value: Any) -> tuple[Budget, ...]:
+    try:
+        return parse_budgets(_list(value))
+    except DeclarationError as problem:
+        raise _BadValueError(str(problem)) from None
 
 
 def _key(default: Any, parse: Callable[[Any], Any]) -> Any:
@@ -235,7 +236,7 @@ class Config:
     prices_file: Path | None = _key(None, _optional(_path))
     price_overrides: Mapping[str, Any] = _key({}, _mapping)
     unknown_price: str = _key("warn", _choice("warn", "ignore", "raise"))
-    budgets: tuple[Mapping[str, Any], ...] = _key((), _no_budgets)
+    budgets: tuple[Budget, ...] = _key((), _budgets)
     default_max_output: int = _key(4096, _positive)
     write_mode: str = _key("background", _choice("background", "inline", "log"))
     spool_dir: Path | None = _key(None, _optional(_path))
@@ -269,6 +270,10 @@ class Config:
             raise ConfigError(
                 "LLM_COST_WRITE_ERRORS", "raise", f"works with LLM_COST_WRITE_MODE='inline' only, not {config.write_mode!r}"
             )
+        if config.budgets and config.write_mode == "log":
+            raise ConfigError(
+                "LLM_COST_BUDGETS", values[PREFIX + "BUDGETS"], "LLM_COST_WRITE_MODE='log' keeps no ledger to count in"
+            )
         return config
 
     @classmethod
@@ -278,7 +283,7 @@ class Config:
 
 
 #: Keys that are read and checked, but whose feature this version does not have yet.
-NOT_YET: Final = ("rollup_tags", "retention_days", "default_max_output")
+NOT_YET: Final = ("rollup_tags", "retention_days")
 
 
 def unknown_keys(values: Mapping[str, Any]) -> Sequence[tuple[str, str | None]]:

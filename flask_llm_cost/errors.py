@@ -103,9 +103,19 @@ class QueryError(LlmCostError, ValueError):
 
 
 class BudgetExceededError(LlmCostError):
-    """A budget said no. Raised before any byte is sent (``stage="admit"``) or after the call is recorded.
+    """A budget said no. Its text is a sentence for a person.
 
     Amounts are in the budget's unit: dollars, calls or tokens.
+
+    :param budget: its name
+    :param scope: whose limit it is, ``tenant_id=42``, or ``all``
+    :param limit: ``None`` where it is not known
+    :param spent: by calls whose cost is known; ``None`` where the budget could not be asked
+    :param held: by calls that are under way or unresolved
+    :param estimate: what the call that was refused may cost
+    :param period_ends: when there is room again, in ``LLM_COST_TIMEZONE``; ``None`` where that is never
+    :param stage: ``admit`` (before a byte was sent), ``record`` (after the call was recorded), ``check``; or why the budget
+        could not be asked, before a byte was sent: ``unpriced``, ``busy``, ``schema`` or ``unavailable``
     """
 
     def __init__(
@@ -113,12 +123,15 @@ class BudgetExceededError(LlmCostError):
         *,
         budget: str,
         scope: str,
-        limit: Decimal,
-        spent: Decimal,
-        held: Decimal,
-        estimate: Decimal,
+        limit: Decimal | None,
+        spent: Decimal | None,
+        held: Decimal | None,
+        estimate: Decimal | None,
         period_ends: datetime | None,
         stage: str,
+        unit: str = "cost",
+        period: str = "",
+        problem: str | None = None,
     ) -> None:
         self.budget = budget
         self.scope = scope
@@ -128,8 +141,37 @@ class BudgetExceededError(LlmCostError):
         self.estimate = estimate
         self.period_ends = period_ends
         self.stage = stage
-        until = f" until {period_ends:%Y-%m-%d %H:%M %Z}" if period_ends else ""
-        super().__init__(f"budget {budget!r} ({scope}) is used up{until}: {spent} spent and {held} held of {limit}")
+        whose = f"budget {budget!r}" + (f" of {scope}" if scope != "all" else "")
+        if problem is not None or limit is None or spent is None or held is None:
+            super().__init__(f"{whose} blocks the call: {problem or 'it could not be asked'}")
+            return
+        until = f"; there is room again from {period_ends:%Y-%m-%d %H:%M %Z}" if period_ends else ""
+        if period == "call":
+            used, until = "", ""
+        else:
+            used = f", of which {_shown(spent, unit)} are spent" + (f" and {_shown(held, unit)} held" if held else "")
+        every = {"": "", "call": " a call", "total": " in all"}.get(period, f" a {period}")
+        asked = f", and this call may take {_shown(estimate, unit)}" if stage == "admit" and estimate else ""
+        verb = "has no room for this call" if stage == "admit" else "is used up"
+        super().__init__(f"{whose} {verb}: its limit is {_shown(limit, unit)}{every}{used}{asked}{until}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[BudgetExceededError], args: tuple[object, ...], facts: dict[str, object]) -> BudgetExceededError:
+    """For pickling, as a job queue does it: the constructor takes keywords only."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
+
+
+def _shown(amount: Decimal, unit: str) -> str:
+    """An amount as a person writes it: dollars with two places, or with as many as it takes to see it."""
+    if unit != "cost":
+        return f"{amount.normalize():f} {unit}"
+    places = 2 if not amount or abs(amount) >= 1 else min(12, 2 - amount.adjusted())
+    return f"${amount:.{places}f}"
 
 
 class LedgerError(LlmCostError, RuntimeError):

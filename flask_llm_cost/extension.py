@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from flask_llm_cost import signals
+from flask_llm_cost.budgets.accounts import Subject
+from flask_llm_cost.budgets.enforcement import Budgets
+from flask_llm_cost.budgets.settling import Crossing
 from flask_llm_cost.capture import attribution, patching, propagation
 from flask_llm_cost.config import Config, keys_without_effect, unknown_keys
 from flask_llm_cost.errors import ConfigError, LedgerError, SetupError
@@ -49,6 +53,8 @@ class AppState:
         self.hosts = HostMap(config.hosts, config.stream_usage, tracker.formats)
         self.tag_rules = TagRules(config.redacted_tags)
         self.recorder = Recorder(config, lambda: self.book, self._send)
+        #: ``None`` for an app that has declared none.
+        self.budgets: Budgets | None = self._make_budgets() if config.budgets else None
         self.ledger = Ledger(
             config,
             app_name=app.name,
@@ -59,6 +65,7 @@ class AppState:
             price=self.recorder.price,
             committed=self._committed,
             write_failed=self._write_failed,
+            within=(self.budgets.settling,) if self.budgets is not None else (),
         )
         if config.price_overrides or config.prices_file or config.model_aliases:
             _ = self.book  # a mistake in them stops start-up, not the first call
@@ -89,6 +96,40 @@ class AppState:
             if database is None:
                 raise LedgerError("this app has no Flask-SQLAlchemy, so there is no ledger; call db.init_app(app) first")
             return database.engines[bind_key]
+
+    def _make_budgets(self) -> Budgets:
+        return Budgets(
+            self.config.budgets,
+            zone=self.config.timezone,
+            default_output=self.config.default_max_output,
+            engine=functools.partial(self._engine, self.config.bind_key),
+            read_engine=functools.partial(self._engine, self.config.read_bind_key or self.config.bind_key),
+            book=lambda: self.book,
+            functions=self.tracker.budget_limits,
+            context=self._context_of_limits,
+            flush=lambda seconds: self.ledger.flush(seconds),
+            crossed=self._crossed,
+        )
+
+    @contextmanager
+    def _context_of_limits(self) -> Iterator[None]:
+        """An app context for the app's own functions: a new one, unless the database is in memory, and so shared."""
+        if has_app_context() and self.ledger.mode == "memory":
+            yield
+        else:
+            with self.app.app_context():
+                yield
+
+    def _crossed(self, crossing: Crossing) -> None:
+        with self.app.app_context():
+            self._send_all(
+                signals.budget_exceeded,
+                budget=crossing.account.budget.name,
+                scope=crossing.account.scope,
+                threshold=crossing.threshold,
+                spent=crossing.spent,
+                limit=crossing.limit,
+            )
 
     def _committed(self, records: Sequence[CallRecord]) -> None:
         with self.app.app_context():
@@ -124,6 +165,8 @@ class LlmCostTracker:
         self.request_tagger_function: Callable[[], Mapping[str, Any]] | None = None
         #: What :meth:`tag_label` registered: tag key to a function from ids to names.
         self.tag_labels: dict[str, Callable[[Sequence[str]], Mapping[str, str]]] = {}
+        #: What :meth:`budget_limit` registered: name of a budget to a function from a scope to its limit.
+        self.budget_limits: dict[str, Callable[[Mapping[str, str]], Any]] = {}
         #: What :meth:`register_format` registered, the latest first.
         self.formats: list[Format] = []
         self._states: weakref.WeakSet[AppState] = weakref.WeakSet()
@@ -188,6 +231,39 @@ class LlmCostTracker:
 
         return register
 
+    def budget_limit(self, name: str) -> Callable[[_F], _F]:
+        """Let a function say the limit of the budget *name* for each scope, from a tenant's plan for instance.
+
+        It gets the tag of the scope, ``{"tenant_id": "42"}``, in an app context, and returns an amount, or ``None`` for the
+        declared limit. It is asked before a call in a thread of its own, and its answer is used for five seconds.
+        """
+
+        def register(function: _F) -> _F:
+            self.budget_limits[name] = function
+            return function
+
+        return register
+
+    def check_budget(
+        self, provider: str | None = None, model: str | None = None, *, tags: Mapping[str, Any] | None = None
+    ) -> None:
+        """Raise where a budget that blocks or raises is used up for a call made here. Nothing is held.
+
+        A budget for certain providers or models is asked only where *provider* and *model* say that it applies. In a
+        coroutine, call it in a thread: it waits for the database, half a second at most.
+
+        :param tags: win over the tags that a call made here would have
+        :raises BudgetExceededError: with ``stage="check"``, or why the budget could not be asked
+        """
+        state = state_of()
+        if state.budgets is None or not state.config.enabled:
+            return
+        subject = Subject(
+            provider, (model,) if model else (), attribution.collect_tags(state, explicit=tags), datetime.now(UTC)
+        )
+        if (error := state.budgets.used_up(subject, "check")) is not None:
+            raise error
+
     def register_format(self, wire: Format) -> None:
         """Teach a wire shape of your own, for every app of this object. It is asked before those that are built in.
 
@@ -218,7 +294,10 @@ class LlmCostTracker:
 
     def flush(self, timeout: float = 10) -> bool:
         """Wait until every record so far is in the database. ``False`` when *timeout* seconds were not enough."""
-        return state_of().ledger.flush(timeout)
+        state = state_of()
+        began = time.monotonic()
+        written = state.ledger.flush(timeout)
+        return (state.budgets is None or state.budgets.flush(timeout - (time.monotonic() - began))) and written
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -102,6 +102,11 @@ def _lacks_price(record: CallRecord) -> bool:
     return record.cost is not None and record.cost.status == "unpriced" and record.usage.known
 
 
+def capturing_now() -> bool:
+    """Whether calls go to a test instead of a ledger."""
+    return bool(_captures)
+
+
 @contextmanager
 def capturing(calls: list[CallRecord]) -> Iterator[None]:
     """Send every call to *calls*, priced, and none to a ledger, while the block runs."""

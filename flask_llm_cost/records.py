@@ -255,7 +255,8 @@ UNPRICED: Final = Cost(total=None, lines=(), status="unpriced")
 class CallRecord:
     """One billed exchange with a provider. The fields are the columns of ``llm_cost_calls``.
 
-    ``cost`` is filled in by pricing, which happens after the record is safe; until then it is ``None``.
+    ``cost`` is filled in by pricing, which happens after the record is safe; until then it is ``None``. ``hold_id`` is no
+    column: it is the id under which budgets hold something for the call, where that is not its own.
     """
 
     id: UUID
@@ -277,6 +278,7 @@ class CallRecord:
     provider_response_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     cost: Cost | None = None
+    hold_id: UUID | None = None
 
     @property
     def total_cost(self) -> Decimal | None:

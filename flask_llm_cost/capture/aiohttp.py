@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import ModuleType
 from typing import Any, Final
 
+from flask_llm_cost.capture.admission import admit_async
 from flask_llm_cost.capture.exchange import Request, observe, under_way
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.observation import Observation
@@ -33,6 +34,7 @@ def _watch(module: ModuleType, original: Callable[..., Awaitable[Any]]) -> Calla
         observation = observe(found) if found else None
         if found is None or observation is None:
             return await original(self, method, str_or_url, **kwargs)
+        await admit_async(observation)
         with under_way(found, observation, _may_have_been_sent):
             response = await original(self, method, str_or_url, **kwargs)
         _attach(module, observation, response, _decompresses(self, kwargs))

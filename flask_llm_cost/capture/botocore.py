@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from flask_llm_cost.capture.admission import admit
 from flask_llm_cost.capture.exchange import Request, observe
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.observation import Observation
@@ -52,8 +53,14 @@ def _follow(client: Any) -> None:
         )
 
 
+def _before(params: Mapping[str, Any], context: dict[str, Any], **_: Any) -> None:
+    observation = _begin(params, context)
+    if observation is not None:
+        admit(observation)
+
+
 @guarded
-def _before(model: Any, params: Mapping[str, Any], context: dict[str, Any], **_: Any) -> None:
+def _begin(params: Mapping[str, Any], context: dict[str, Any]) -> Observation | None:
     url = urlsplit(params["url"])
     body = params.get("body")
     request = Request(
@@ -65,7 +72,8 @@ def _before(model: Any, params: Mapping[str, Any], context: dict[str, Any], **_:
         headers={},
         content=lambda: body if isinstance(body, bytes) else None,
     )
-    context[_ON_CONTEXT] = observe(request)
+    observation = context[_ON_CONTEXT] = observe(request)
+    return observation
 
 
 @guarded

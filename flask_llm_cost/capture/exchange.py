@@ -81,7 +81,17 @@ def observe(request: Request, carried: Mapping[str, Any] | None = None, *, expli
     route = wire.route(state.hosts, request.method, request.host, request.path, request.headers, marker is not None)
     if route is None:
         return None
-    return Observation(state, route, marker, carried, request.host, request.headers, request.content(), request.may_change())
+    return Observation(
+        state,
+        route,
+        marker,
+        carried,
+        request.host,
+        request.headers,
+        request.content(),
+        request.may_change(),
+        request.method == "POST",  # what is asked for with GET has been paid for elsewhere
+    )
 
 
 def _is_part_of(request: Request, outer: Request, explicit: bool) -> bool:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Final, TypeAlias
 
+from flask_llm_cost.capture.admission import admit, admit_async, look_back, look_back_async
 from flask_llm_cost.capture.attribution import ask
 from flask_llm_cost.capture.exchange import Request, observe, under_way
 from flask_llm_cost.capture.guard import guarded
@@ -45,9 +46,11 @@ def _watch(module: ModuleType, stream_class: type, original: Callable[..., Any])
         observation = observe(found) if found else None
         if found is None or observation is None:
             return original(self, request, *args, **kwargs)
+        admit(observation)
         with under_way(found, observation, _may_have_been_sent(module)), _asking(module, request, observation):
             response = original(self, request, *args, **kwargs)
         _attach(observation, response, stream_class)
+        look_back(observation)
         return response
 
     return send
@@ -64,9 +67,11 @@ def _watch_async(
         observation = observe(found) if found else None
         if found is None or observation is None:
             return await original(self, request, *args, **kwargs)
+        await admit_async(observation)
         with under_way(found, observation, _may_have_been_sent(module)), _asking(module, request, observation):
             response = await original(self, request, *args, **kwargs)
         _attach(observation, response, stream_class)
+        await look_back_async(observation)
         return response
 
     return send
@@ -303,6 +308,7 @@ class LlmCostTransport(_Explicit):
         observation = observe(found, self._carried(), explicit=True) if found else None
         if found is None or observation is None:
             return inner.handle_request(request)
+        admit(observation)
         with under_way(found, observation, _may_have_been_sent(module)), _asking(module, request, observation):
             response = inner.handle_request(request)
         _attach(observation, response, _stream_classes(module)[0])
@@ -329,6 +335,7 @@ class AsyncLlmCostTransport(_Explicit):
         observation = observe(found, self._carried(), explicit=True) if found else None
         if found is None or observation is None:
             return await inner.handle_async_request(request)
+        await admit_async(observation)
         with under_way(found, observation, _may_have_been_sent(module)), _asking(module, request, observation):
             response = await inner.handle_async_request(request)
         _attach(observation, response, _stream_classes(module)[1])

@@ -15,15 +15,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from flask_llm_cost import usage as wire
+from flask_llm_cost.budgets.accounts import Subject
 from flask_llm_cost.capture.attribution import collect_tags
 from flask_llm_cost.capture.decoding import Decoder, decoder_for
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.sdk import Marker
+from flask_llm_cost.recorder import capturing_now
 from flask_llm_cost.records import UNKNOWN_USAGE, CallRecord, Reading, new_call_id, settled_call_id
 from flask_llm_cost.usage.scanner import Scanner
 from flask_llm_cost.usage.stream_options import UsageEventFilter, ask_for_usage
 
 if TYPE_CHECKING:
+    from flask_llm_cost.budgets.enforcement import Answer, Ask, Budgets
     from flask_llm_cost.extension import AppState
 
 logger = logging.getLogger("flask_llm_cost")
@@ -40,6 +43,7 @@ class Observation:
         "_body",
         "_decoder",
         "_first_ns",
+        "_holds",
         "_marker",
         "_occurred_at",
         "_open",
@@ -54,9 +58,11 @@ class Observation:
         "_stream",
         "_tags",
         "_withheld",
+        "ask",
         "attempt",
         "content",
         "host",
+        "judged",
     )
 
     def __init__(
@@ -69,6 +75,7 @@ class Observation:
         headers: Mapping[str, str],
         content: bytes | None,
         may_change: bool,
+        sends: bool = True,
     ) -> None:
         now_ns = time.time_ns()
         self._start_ns = time.perf_counter_ns()
@@ -96,6 +103,47 @@ class Observation:
         if route.takes_stream_options and may_change and content is not None:
             self.content = ask_for_usage(content)
         self._withheld: UsageEventFilter | None = UsageEventFilter() if self.content is not None else None
+        #: What budgets are asked before this is sent; ``None`` where none applies that blocks.
+        self.ask: Ask | None = None
+        #: Whether budgets are asked once this is recorded, because one applies that raises then.
+        self.judged = False
+        self._holds = False
+        if state.budgets is not None and sends and not capturing_now():
+            self._prepare(state.budgets, headers, content)
+
+    def _prepare(self, budgets: Budgets, headers: Mapping[str, str], content: bytes | None) -> None:
+        length = headers.get("content-length", "")
+        self.ask = budgets.ask(
+            self._record_id,
+            self.subject,
+            self._route.operation,
+            content,
+            int(length) if length.isdigit() and len(length) < 12 else 0,
+        )
+        self.judged = budgets.raises(self.subject)
+
+    @property
+    def subject(self) -> Subject:
+        """What budgets ask of a call before its reply is there."""
+        models = (self._requested_model,) if self._requested_model else ()
+        return Subject(self._route.provider, models, self._tags, self._occurred_at)
+
+    @property
+    def budgets(self) -> Budgets:
+        """The app's budgets, where :attr:`ask` or :attr:`judged` says that there are some."""
+        assert self._state.budgets is not None
+        return self._state.budgets
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is recorded, or was no call after all."""
+        return not self._open
+
+    def answered(self, answer: Answer) -> None:
+        """What budgets said. A call that must not be sent is recorded as blocked, and costs nothing."""
+        self._holds = answer.holds
+        if answer.error is not None:
+            self._finish([Reading()], "blocked", type(answer.error).__name__)
 
     def carry(self, tags: Mapping[str, Any]) -> None:
         """Take the tags of an adapter or transport that turned up on the way."""
@@ -119,6 +167,8 @@ class Observation:
         """This was no billed call: nothing is kept."""
         if self._open:
             self._open.clear()
+            if self._holds:
+                self.budgets.void(self._record_id)
 
     @guarded
     def replied(self, status: int, content_type: str, content: bytes) -> None:
@@ -297,6 +347,7 @@ class Observation:
             first_token_ms=(self._first_ns - self._start_ns) // 1_000_000 if self._stream and self._first_ns else None,
             provider_response_id=reading.response_id,
             tags=self._tags,
+            hold_id=self._record_id if self._holds and not number and call_id != self._record_id else None,
         )
 
 

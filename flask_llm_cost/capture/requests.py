@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
+from flask_llm_cost.capture.admission import admit, look_back
 from flask_llm_cost.capture.attribution import ask
 from flask_llm_cost.capture.exchange import Request, observe, under_way
 from flask_llm_cost.capture.guard import guarded
@@ -51,9 +52,11 @@ def _send(
     observation = observe(found, carried, explicit=explicit) if found else None
     if found is None or observation is None:
         return original(request, **kwargs)
+    admit(observation)
     with under_way(found, observation, _may_have_been_sent), _asking(request, observation):
         response = original(request, **kwargs)
     _attach(observation, response)
+    look_back(observation)
     return response
 
 

@@ -12,18 +12,24 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from flask_llm_cost.errors import LlmCostError
+
+
+class Escape(BaseException):
+    """Carries an error of ours out of an SDK's method. The SDKs catch every ``Exception`` there, and send once more."""
 
 
 class Marker:
     """One call of an SDK's request method: all attempts of it, the whole way down."""
 
-    __slots__ = ("error", "model")
+    __slots__ = ("error", "model", "open")
 
     def __init__(self, model: str | None) -> None:
         self.model = model
+        #: Whether the SDK's method is still on the stack. A task that it left behind has a copy of the context.
+        self.open = True
         #: What to raise when the SDK's method is done.
         self.error: LlmCostError | None = None
 
@@ -33,7 +39,17 @@ _marker: ContextVar[Marker | None] = ContextVar("llm_cost_sdk_call", default=Non
 
 def current_marker() -> Marker | None:
     """The innermost SDK call that is under way here."""
-    return _marker.get()
+    marker = _marker.get()
+    return marker if marker is not None and marker.open else None
+
+
+def raise_out(error: LlmCostError) -> NoReturn:
+    """Raise *error* where the app sees it: here, or where the SDK's method that is under way ends, past all its attempts."""
+    marker = current_marker()
+    if marker is None:
+        raise error
+    marker.error = error
+    raise Escape
 
 
 @contextmanager
@@ -43,7 +59,11 @@ def _marked(options: Any) -> Iterator[None]:
     _marker.set(marker)
     try:
         yield
+    except Escape:
+        if marker.error is None:  # of a marker further out
+            raise
     finally:
+        marker.open = False
         _marker.set(outer)
     if marker.error is not None:
         raise marker.error

@@ -116,6 +116,8 @@ def encode(record: CallRecord, kind: str = CALL) -> bytes:
     usage = record.usage
     if usage.source != "unknown" or usage.quantities or usage.flags or usage.raw:
         fields["usage"] = _usage_fields(usage)
+    if record.hold_id is not None:
+        fields["hold"] = record.hold_id.hex
     if record.cost is not None:
         fields["cost"] = _cost_fields(record.cost)
     return pack(fields)
@@ -193,6 +195,7 @@ def record_of(fields: Mapping[str, Any]) -> CallRecord:
             tags=fields.get("tags", {}),
             usage=_usage_of(fields["usage"]) if "usage" in fields else Usage(),
             cost=_cost_of(fields["cost"]) if "cost" in fields else None,
+            hold_id=UUID(fields["hold"]) if "hold" in fields else None,
             **{name: fields[name] for name in _PLAIN_FIELDS if name in fields},
         )
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:

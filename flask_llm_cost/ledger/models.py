@@ -234,7 +234,7 @@ class TagRollup(Base):
 
 
 class BudgetPeriod(Base):
-    """What one budget has spent and holds, for one scope and one period."""
+    """What one budget has spent and holds, for one scope and one period. Calls and tokens are in millions."""
 
     __tablename__ = "llm_cost_budget_periods"
 
@@ -252,6 +252,8 @@ class BudgetPeriod(Base):
     held: Mapped[Decimal] = mapped_column(Money)
     unresolved: Mapped[Decimal] = mapped_column(Money)
     blocked_calls: Mapped[int] = mapped_column(sa.BigInteger)
+    #: Calls that were recorded before are not counted in it.
+    created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
     __table_args__ = (sa.Index("ix_llm_cost_budget_periods_budget", "budget", "starts_at"), _EXACT_STRINGS)
@@ -266,7 +268,7 @@ class BudgetHold(Base):
     period_id: Mapped[UUID] = mapped_column(sa.ForeignKey("llm_cost_budget_periods.id"), primary_key=True)
     amount: Mapped[Decimal] = mapped_column(Money)
     actual: Mapped[Decimal | None] = mapped_column(Money)
-    #: ``open``, ``settled``, ``expired`` or ``released``.
+    #: ``open``, ``settled``, ``unresolved`` (its cost is not known, or nobody has heard of the call) or ``released``.
     state: Mapped[str] = mapped_column(sa.String(16))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]

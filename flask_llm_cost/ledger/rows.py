@@ -81,11 +81,15 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class CallRows:
-    """One call as the ledger keeps it: its row, its line items in order, its tags by key. Columns to values."""
+    """One call as the ledger keeps it: its row, its line items in order, its tags by key. Columns to values.
+
+    :param hold_id: the id under which budgets hold something for it, where that is not its own
+    """
 
     call: Row
     items: tuple[Row, ...]
     tags: tuple[Row, ...]
+    hold_id: UUID | None = None
 
     @property
     def id(self) -> UUID:
@@ -143,7 +147,7 @@ def call_rows(record: CallRecord, recorded_at: datetime) -> CallRows:
     }
     items = tuple(_item_row(record.id, position, line) for position, line in enumerate(_lines(record, cost)))
     tags = {_word(key, _TAG["key"]): clean_text(value, _TAG["value"]) for key, value in record.tags.items()}
-    return CallRows(call, items, tuple(_tag_row(call, key, value) for key, value in sorted(tags.items())))
+    return CallRows(call, items, tuple(_tag_row(call, key, value) for key, value in sorted(tags.items())), record.hold_id)
 
 
 def repriced_rows(stored: CallRows, cost: Cost) -> CallRows:

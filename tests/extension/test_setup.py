@@ -78,7 +78,7 @@ def test_without_an_app_the_error_says_so() -> None:
         ("REPORT_TAGS", ["Feature"], "'Feature' is no tag key"),
         ("RETENTION_DAYS", -1, "at least 1"),
         ("BIND_KEY", "costs", "is no key of SQLALCHEMY_BINDS"),
-        ("BUDGETS", [{"limit": "5", "period": "day"}], "not enforced by this version"),
+        ("BUDGETS", [{"limit": "5", "period": "daily"}], "entry 0: period='daily': choose one of 'call', 'hour', 'day'"),
         ("PRICES_FILE", 7, "give a path"),
         ("MODEL_ALIASES", {"azure/x": 5}, "must have a name"),
     ],

@@ -1,0 +1,230 @@
+"""What a call may cost: an upper bound wherever one exists, from its request alone.
+
+A byte-level tokenizer makes at most one token of each UTF-8 byte, so the bytes of a request bound the tokens of its text. A
+picture, a file and a recording are no text: each counts as a configured allowance of tokens, as does what a provider adds of
+its own. The answer is bounded by what the request allows it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import ROUND_CEILING, Decimal
+from typing import Any, Final
+
+from flask_llm_cost.budgets.declaration import Allowance
+from flask_llm_cost.pricing import PriceBook
+from flask_llm_cost.records import COMPONENTS, Price, Usage
+
+#: Operations whose reply is no text, so that no tokens of output are billed.
+_NO_OUTPUT: Final = frozenset({"embeddings", "embed_content", "embed", "rerank", "moderations", "speech", "images"})
+
+#: Where a request caps its answer: the providers' own names for it.
+_CAPS: Final = (
+    ("max_completion_tokens",),
+    ("max_output_tokens",),
+    ("max_tokens",),
+    ("generationConfig", "maxOutputTokens"),
+    ("generation_config", "max_output_tokens"),
+    ("inferenceConfig", "maxTokens"),
+    ("maxOutputTokens",),
+    ("textGenerationConfig", "maxTokenCount"),
+    ("max_gen_len",),
+    ("max_tokens_to_sample",),
+    ("options", "num_predict"),
+)
+_COUNTS: Final = (("n",), ("best_of",), ("generationConfig", "candidateCount"), ("num_generations",), ("num_images",))
+
+#: Names of what the provider keeps on its side and reads again.
+_CONTEXTS: Final = ("previous_response_id", "conversation", "cachedContent", "cached_content", "prompt")
+
+#: Keys below which there is no text but a picture, a recording or a file.
+_MEDIA: Final = frozenset(
+    {
+        "image_url", "input_audio", "inline_data", "inlineData", "file_data", "fileData", "file_id", "file", "b64_json",
+        "bytes", "image", "audio", "video", "source",
+    }
+)  # fmt: skip
+_MODES: Final = frozenset({"priority", "flex", "fast", "ultrafast"})
+_SHORT: Final = 64
+#: What else a model may be billed by, so that whatever it has a rate for is found.
+_PROBES: Final = {"images": 1, "characters": 1, "audio_seconds": 1, "requests": 1, "image_output": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a request says that its price depends on.
+
+    :param text: UTF-8 bytes of everything that is no medium
+    :param media: pictures, recordings and files
+    :param tools: whether tools are offered
+    :param context: how much of what is kept on the provider's side is read again
+    :param output: tokens that the answer may have in all; ``None`` where the request does not say
+    :param answers: how many are asked for
+    :param sound: whether something in it, or asked for, is sound
+    :param pictures: the same for pictures
+    :param cached: whether it asks to be kept in a cache, and so to pay for writing; ``1h`` for an hour
+    """
+
+    text: int
+    media: int = 0
+    tools: bool = False
+    context: int = 0
+    output: int | None = None
+    answers: int = 1
+    sound: bool = False
+    pictures: bool = False
+    cached: str | None = None
+    mode: str | None = None
+
+
+def read(content: bytes | None, length: int = 0) -> Request:
+    """Read the body of a request. One that is no JSON is taken as so much text.
+
+    :param content: ``None`` where it is sent piece by piece
+    :param length: its length as announced, for that case
+    """
+    if content is None:
+        return Request(length, media=1, context=0 if length else 1)
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        return Request(len(content), sound=True)
+    media = list(_media(body))
+    tools = bool(body.get("tools") or body.get("toolConfig") or body.get("functions"))
+    context = sum(1 for name in _CONTEXTS if isinstance(body.get(name), dict if name == "prompt" else str | dict))
+    answers = max(1, *(_whole(_at(body, path)) or 1 for path in _COUNTS))
+    caps = [cap for path in _CAPS if (cap := _whole(_at(body, path))) is not None]
+    mode = body.get("service_tier") or body.get("speed")
+    lifetime = None
+    if b'"cache_control"' in content or b'"cachePoint"' in content:
+        lifetime = "1h" if b'"1h"' in content else "5m"
+    return Request(
+        text=max(0, len(content) - sum(media)),
+        media=len(media),
+        tools=tools,
+        context=context,
+        output=max(caps) * answers if caps else None,
+        answers=answers,
+        sound=b"audio" in content or b"AUDIO" in content,
+        pictures=b"image" in content or b"IMAGE" in content,
+        cached=lifetime,
+        mode=mode if mode in _MODES else None,
+    )
+
+
+def _at(body: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    found: Any = body
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 10**12:
+        return None
+    return int(value)
+
+
+def _media(value: Any) -> Iterator[int]:
+    """The bytes of each medium in a body: what is not text, and must not be counted as such."""
+    waiting: list[Any] = [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, list):
+            waiting.extend(found)
+        elif isinstance(found, Mapping):
+            for key, item in found.items():
+                if key in _MEDIA and isinstance(item, str | Mapping) and (data := _data(item)) is not None:
+                    yield data
+                else:
+                    waiting.append(item)
+        elif isinstance(found, str) and found[:5] == "data:":
+            yield len(found)
+
+
+def _data(medium: str | Mapping[str, Any]) -> int | None:
+    """How many bytes of data a medium carries; ``None`` where it is text after all."""
+    if isinstance(medium, str):
+        return len(medium)
+    if medium.get("type") == "text":
+        return None
+    return sum(len(item) for item in medium.values() if isinstance(item, str) and len(item) > _SHORT)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """How many a call may use."""
+
+    input: int
+    output: int
+
+    @property
+    def total(self) -> int:
+        return self.input + self.output
+
+
+def tokens_of(request: Request, operation: str, allowance: Allowance, default_output: int, expected: bool) -> Tokens:
+    """The tokens of a request: at most, or what is to be expected of one: a quarter of its bytes, and of its cap."""
+    text, output = request.text, request.output
+    if output is None:
+        output = 0 if operation in _NO_OUTPUT else default_output * request.answers
+    if expected:
+        text, output = -(-text // 4), -(-output // 4)
+    added = allowance.template + (allowance.tools if request.tools else 0)
+    added += allowance.media * request.media + allowance.context * request.context
+    if operation == "images":
+        output = allowance.media * request.answers
+    return Tokens(text + added, output)
+
+
+def cost_of(
+    book: PriceBook, provider: str, model: str | None, tokens: Tokens, request: Request, at: datetime
+) -> Decimal | None:
+    """What so many tokens cost at the dearest rates that may apply; ``None`` where the model has no price."""
+    usage = Usage({"input": tokens.input, "output": tokens.output, **_PROBES})
+    costs = [book.price(provider, model, usage, mode, at) for mode in {None, request.mode}]
+    amounts = [_dearest(cost.price, tokens, request) for cost in costs if cost.price is not None and cost.currency == "USD"]
+    if not amounts and any(cost.status == "free" for cost in costs):
+        return Decimal(0)
+    return max(amounts, default=None)
+
+
+def _dearest(price: Price, tokens: Tokens, request: Request) -> Decimal:
+    each = {name: rate.rate / rate.per for name, rate in price.rates.items() if name in COMPONENTS}
+    inputs = ["input"]
+    if not price.key.startswith(("anthropic/", "bedrock/", "vertex/")):
+        inputs.append("cache_write")
+    elif request.cached:
+        inputs += ("cache_write", "cache_write_1h") if request.cached == "1h" else ("cache_write",)
+    outputs = ["output", "reasoning"]
+    if request.media:
+        inputs += ("image_input", "video_input")
+    if request.sound:
+        inputs.append("audio_input")
+        outputs.append("audio_output")
+    if request.pictures or not any(name in each for name in outputs):
+        outputs.append("image_output")
+    total = tokens.input * max((each[name] for name in inputs if name in each), default=Decimal(0))
+    total += tokens.output * max((each[name] for name in outputs if name in each), default=Decimal(0))
+    for name, quantity in (("requests", 1), ("characters", request.text), ("images", request.answers)):
+        total += each.get(name, Decimal(0)) * quantity
+    # Sound is hardly ever sent with less than a thousand bytes a second.
+    seconds = Decimal(request.text) / 1000
+    total += max(each.get("audio_seconds", Decimal(0)) * seconds, each.get("audio_minutes", Decimal(0)) * seconds / 60)
+    return total.quantize(Decimal(1).scaleb(-12), ROUND_CEILING)
+
+
+def dearest_model(book: PriceBook, provider: str, at: datetime) -> str | None:
+    """The model of a provider whose answers cost the most, for a call of a model that has no price."""
+    usage = Usage({"input": 1_000, "output": 1_000})
+    dearest: tuple[Decimal, str] | None = None
+    for key in book.keys:
+        name, _, model = key.partition("/")
+        if name == provider and (total := book.price(provider, model, usage, None, at).total) is not None:
+            dearest = max(dearest or (total, model), (total, model))
+    return dearest[1] if dearest else None

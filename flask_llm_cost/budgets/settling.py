@@ -1,0 +1,251 @@
+"""What a change of the ledger moves: a step of the transaction that writes the calls, so that both happen or neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final, cast
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+
+from flask_llm_cost.budgets import holds
+from flask_llm_cost.budgets.accounts import Account, Period, Subject, account_id, accounts_of
+from flask_llm_cost.budgets.declaration import Budget
+from flask_llm_cost.budgets.holds import HOLDS, OPEN, PERIODS, RELEASED, SETTLED, UNRESOLVED, ZERO, Move, stored
+from flask_llm_cost.budgets.limits import Limits
+from flask_llm_cost.ledger.change import Change, DoFirst
+from flask_llm_cost.ledger.models import Alert
+from flask_llm_cost.ledger.rows import CallRows, Row
+
+_ALERTS: Final = cast(sa.Table, Alert.__table__)
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A threshold that an account has crossed, for the first time in any process. Amounts are in the budget's unit."""
+
+    account: Account
+    threshold: Decimal
+    spent: Decimal
+    limit: Decimal
+
+
+def subject_of(rows: CallRows) -> Subject:
+    """What budgets ask of a recorded call: from its rows, so that it is the same however it came here."""
+    call = rows.call
+    models = dict.fromkeys(name for name in (call["requested_model"], call["model"]) if name)
+    return Subject(call["provider"], tuple(models), {tag["key"]: tag["value"] for tag in rows.tags}, call["occurred_at"])
+
+
+def amount_of(unit: str, currency: str, call: Row) -> Decimal | None:
+    """What a call adds to a budget of this unit, as stored; ``None`` where that is not known, or not in its currency."""
+    if call["outcome"] == "blocked":
+        return ZERO
+    if unit == "calls":
+        return stored(1, _MILLION)
+    if unit == "tokens":
+        tokens = call["total_tokens"]
+        return None if tokens is None else stored(tokens, _MILLION)
+    cost = call["total_cost"]
+    return None if cost is None or call["currency"] != currency else stored(cost, Decimal(1))
+
+
+_MILLION: Final = Decimal(1_000_000)
+
+
+class Settling:
+    """The step.
+
+    :param limits: the limits, which may have to be asked for beforehand
+    :param crossed: told of thresholds, once the change is committed
+    """
+
+    def __init__(
+        self,
+        budgets: Sequence[Budget],
+        zone: ZoneInfo,
+        limits: Limits,
+        crossed: Callable[[Sequence[Crossing]], None],
+    ) -> None:
+        self._budgets = tuple(budgets)
+        self._holding = any(budget.blocks for budget in budgets)
+        self._zone = zone
+        self._limits = limits
+        self._crossed = crossed
+
+    def __call__(self, connection: sa.Connection, change: Change) -> Callable[[], None] | None:
+        now = datetime.now(UTC)
+        work = _Work(now)
+        if self._holding:
+            self._find_holds(connection, change, work)
+        for sign, rows in ((-1, change.removed), (1, change.added)):
+            for row in rows:
+                self._count(row, sign, work)
+        accounts = [*work.accounts.values(), *(single[0] for single in work.single_calls)]
+        if unasked := [account for account in accounts if not self._limits.is_fresh(account)]:
+            # The app's function may use the database: not in the middle of this transaction.
+            raise DoFirst(lambda _: self._ask(unasked))
+        self._leave_out_what_was_never_counted(connection, change, work)
+        there = holds.move(connection, work.moves, now)
+        missing = [account for key, account in work.accounts.items() if key in work.moves and key not in there]
+        if missing:
+            raise DoFirst(holds.open_accounts((account, self._limits.remembered(account)) for account in missing))
+        work.write_holds(connection)
+        crossings = self._cross(connection, work)
+        return (lambda: self._crossed(crossings)) if crossings else None
+
+    def _ask(self, accounts: Iterable[Account]) -> None:
+        for account in accounts:
+            self._limits.remembered(account)
+
+    def _find_holds(self, connection: sa.Connection, change: Change, work: _Work) -> None:
+        calls = {row.id: row.id for row in change.added}
+        calls.update({row.hold_id: row.id for row in change.added if row.hold_id is not None})
+        if not calls:
+            return
+        units = {
+            row.id: (row.unit, row.currency)
+            for row in connection.execute(
+                sa.select(PERIODS.c.id, PERIODS.c.unit, PERIODS.c.currency)
+                .where(PERIODS.c.id.in_(sa.select(HOLDS.c.period_id).where(HOLDS.c.call_id.in_(calls))))
+            )
+        }  # fmt: skip
+        if not units:
+            return
+        for hold in holds.locked(connection, HOLDS.c.call_id.in_(calls), now=work.now):
+            if hold["period_id"] in units:
+                work.held.setdefault(calls[hold["call_id"]], []).append((dict(hold), *units[hold["period_id"]]))
+
+    def _count(self, row: CallRows, sign: int, work: _Work) -> None:
+        call = row.call
+        accounts = accounts_of(self._budgets, subject_of(row), self._zone)
+        counted: dict[UUID, Decimal | None] = {}
+        for account in accounts:
+            budget = account.budget
+            amount = amount_of(budget.unit, budget.currency, call)
+            if budget.period == "call":
+                if sign > 0 and amount is not None:
+                    work.single_calls.append((account, call["id"], call["occurred_at"], amount))
+                continue
+            work.accounts[account.id] = account
+            counted[account.id] = amount
+        if sign > 0:
+            for hold, unit, currency in work.held.get(row.id, ()):
+                period_id = hold["period_id"]
+                amount = counted.get(period_id, amount_of(unit, currency, call))
+                counted[period_id] = amount
+                work.settle(hold, amount, call)
+        for period_id, amount in counted.items():
+            if amount:
+                work.parts.append((period_id, row.id, sign * amount))
+
+    def _leave_out_what_was_never_counted(self, connection: sa.Connection, change: Change, work: _Work) -> None:
+        """A call that was recorded before an account began is not in it: a new price of it does not move it either."""
+        recorded = {row.id: row.call["recorded_at"] for row in change.removed}
+        began: dict[UUID, datetime] = {}
+        if recorded:
+            touched = {period_id for period_id, call_id, _ in work.parts if call_id in recorded}
+            query = sa.select(PERIODS.c.id, PERIODS.c.created_at).where(PERIODS.c.id.in_(touched))
+            began = {row.id: row.created_at for row in connection.execute(query)}
+        for period_id, call_id, amount in work.parts:
+            if call_id in recorded and (period_id not in began or recorded[call_id] < began[period_id]):
+                continue
+            work.moves.setdefault(period_id, Move()).spent += amount
+
+    def _cross(self, connection: sa.Connection, work: _Work) -> list[Crossing]:
+        """The thresholds that are crossed by now and that no row says were crossed before."""
+        warned = {
+            key: work.accounts[key] for key in work.moves if key in work.accounts and work.accounts[key].budget.warn_at
+        }
+        found: list[tuple[Account, Decimal, Decimal, UUID]] = []
+        if warned:
+            query = sa.select(PERIODS.c.id, PERIODS.c.spent, PERIODS.c.unresolved).where(PERIODS.c.id.in_(warned))
+            for row in connection.execute(query):
+                account = warned[row.id]
+                limit = self._limits.remembered(account)
+                if limit is not None and row.spent + row.unresolved >= limit * account.budget.warn_at[0]:
+                    found.append((account, row.spent + row.unresolved, limit, row.id))
+        for account, call_id, occurred_at, amount in work.single_calls:
+            limit, shares = self._limits.remembered(account), account.budget.warn_at
+            if limit is not None and shares and amount >= limit * shares[0]:
+                key = account_id(account.budget, account.scope, str(call_id))
+                single = Account(account.budget, account.scope, Period(occurred_at, occurred_at), key)
+                if connection.scalar(sa.select(PERIODS.c.id).where(PERIODS.c.id == key)) is None:
+                    values = {**holds.period_row(single, limit, work.now), "spent": amount}
+                    connection.execute(sa.insert(PERIODS).values(values))
+                found.append((single, amount, limit, key))
+        if not found:
+            return []
+        return self._first_crossings(connection, found, work.now)
+
+    @staticmethod
+    def _first_crossings(
+        connection: sa.Connection, found: Iterable[tuple[Account, Decimal, Decimal, UUID]], now: datetime
+    ) -> list[Crossing]:
+        found = list(found)
+        known = sa.select(_ALERTS.c.period_id, _ALERTS.c.threshold).where(
+            _ALERTS.c.period_id.in_([key for *_, key in found])
+        )
+        told = {(row.period_id, row.threshold.normalize()) for row in connection.execute(known)}
+        crossings, rows = [], []
+        for account, total, limit, key in found:
+            for threshold in account.budget.warn_at:
+                if total < limit * threshold or (key, threshold) in told:
+                    continue
+                told.add((key, threshold))
+                rows.append({"period_id": key, "threshold": threshold, "crossed_at": now, "total": total})
+                scale = account.budget.scale
+                crossings.append(Crossing(account, threshold, total * scale, limit * scale))
+        if rows:
+            connection.execute(sa.insert(_ALERTS), rows)
+        return crossings
+
+
+class _Work:
+    """What one change comes to, gathered before anything is moved."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+        self.accounts: dict[UUID, Account] = {}
+        #: Call to its holds, each with unit and currency.
+        self.held: dict[UUID, list[tuple[Mapping[str, Any], str, str]]] = {}
+        #: Period, call, and by how much it adds to what is spent.
+        self.parts: list[tuple[UUID, UUID, Decimal]] = []
+        self.moves: dict[UUID, Move] = {}
+        self.single_calls: list[tuple[Account, UUID, datetime, Decimal]] = []
+        self._closed: dict[str, list[dict[str, Any]]] = {SETTLED: [], UNRESOLVED: [], RELEASED: []}
+        self._renamed: list[tuple[Mapping[str, Any], UUID]] = []
+
+    def settle(self, hold: Mapping[str, Any], amount: Decimal | None, call: Row) -> None:
+        """What becomes of a hold whose call is recorded with *amount*."""
+        moved = self.moves.setdefault(hold["period_id"], Move())
+        state, held = hold["state"], hold["amount"]
+        if hold["call_id"] != call["id"]:
+            self._renamed.append((hold, call["id"]))
+        if amount is None:
+            # Not known, or not yet: it stands until it is known, or somebody releases it.
+            if state == OPEN and call["usage_source"] != "pending":
+                moved.held -= held
+                moved.unresolved += held
+                self._close(hold, call["id"], UNRESOLVED, None)
+            return
+        if state == OPEN:
+            moved.held -= held
+        elif state == UNRESOLVED:
+            moved.unresolved -= held
+        self._close(hold, call["id"], SETTLED, amount)
+
+    def _close(self, hold: Mapping[str, Any], call_id: UUID, state: str, amount: Decimal | None) -> None:
+        self._closed[state].append({"call_id": call_id, "period_id": hold["period_id"], "was": amount, "actual": amount})
+
+    def write_holds(self, connection: sa.Connection) -> None:
+        for hold, call_id in self._renamed:
+            # From now on it goes by the id by which the provider's later word will settle it.
+            key = (HOLDS.c.call_id == hold["call_id"], HOLDS.c.period_id == hold["period_id"])
+            connection.execute(sa.update(HOLDS).where(*key).values(call_id=call_id))
+        for state, closed in self._closed.items():
+            holds.close(connection, closed, state, self.now)

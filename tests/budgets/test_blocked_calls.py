@@ -1,0 +1,198 @@
+"""A call that a budget refuses: the app gets the error itself, at once, and the provider gets nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import aiohttp
+import anthropic
+import boto3
+import httpx
+import httpx2
+import openai
+import pytest
+import requests
+from budget_apps import BODY, NOTHING, AppMaker, BudgetApp
+
+from flask_llm_cost import BudgetExceededError, tags
+from flask_llm_cost.capture.httpx import AsyncLlmCostTransport, LlmCostTransport
+from flask_llm_cost.capture.requests import LlmCostAdapter  # type: ignore[attr-defined]  # made on demand
+from flask_llm_cost.testing.provider import PlayedProvider
+
+Way = Callable[[PlayedProvider], Any]
+
+WAYS: dict[str, Way] = {}
+
+
+def way(function: Way) -> Way:
+    WAYS[function.__name__] = function
+    return function
+
+
+@way
+def openai_sdk(provider: PlayedProvider) -> None:
+    with openai.OpenAI(base_url=provider.openai_url, api_key="test") as client:
+        client.chat.completions.create(**BODY)
+
+
+@way
+def openai_sdk_stream(provider: PlayedProvider) -> None:
+    with openai.OpenAI(base_url=provider.openai_url, api_key="test") as client:
+        list(client.chat.completions.create(stream=True, **BODY))
+
+
+@way
+def openai_sdk_raw(provider: PlayedProvider) -> None:
+    with openai.OpenAI(base_url=provider.openai_url, api_key="test") as client:
+        client.responses.with_raw_response.create(model="gpt-4o", input="hello")
+
+
+@way
+async def openai_sdk_async(provider: PlayedProvider) -> None:
+    async with openai.AsyncOpenAI(base_url=provider.openai_url, api_key="test") as client:
+        await client.chat.completions.create(**BODY)
+
+
+@way
+async def openai_sdk_on_aiohttp(provider: PlayedProvider) -> None:
+    async with openai.AsyncOpenAI(
+        base_url=provider.openai_url, api_key="test", http_client=httpx2.AsyncClient(transport=AsyncLlmCostTransport())
+    ) as client:
+        await client.chat.completions.create(**BODY)
+
+
+@way
+def anthropic_sdk(provider: PlayedProvider) -> None:
+    with anthropic.Anthropic(base_url=provider.anthropic_url, api_key="test") as client:
+        client.messages.create(model="claude-sonnet-4-6", max_tokens=10, messages=BODY["messages"])
+
+
+@way
+def anthropic_sdk_stream(provider: PlayedProvider) -> None:
+    with anthropic.Anthropic(base_url=provider.anthropic_url, api_key="test") as client:
+        with client.messages.stream(model="claude-sonnet-4-6", max_tokens=10, messages=BODY["messages"]) as stream:
+            list(stream)
+
+
+@way
+async def anthropic_sdk_async(provider: PlayedProvider) -> None:
+    async with anthropic.AsyncAnthropic(base_url=provider.anthropic_url, api_key="test") as client:
+        await client.messages.create(model="claude-sonnet-4-6", max_tokens=10, messages=BODY["messages"])
+
+
+@way
+def raw_httpx(provider: PlayedProvider) -> None:
+    httpx.post(f"{provider.openai_url}/chat/completions", json=BODY)
+
+
+@way
+def raw_httpx2(provider: PlayedProvider) -> None:
+    httpx2.post(f"{provider.openai_url}/chat/completions", json=BODY)
+
+
+@way
+async def raw_httpx_async(provider: PlayedProvider) -> None:
+    async with httpx.AsyncClient() as client:
+        await client.post(f"{provider.openai_url}/chat/completions", json=BODY)
+
+
+@way
+async def raw_httpx2_async_stream(provider: PlayedProvider) -> None:
+    async with httpx2.AsyncClient() as client:
+        async with client.stream("POST", f"{provider.openai_url}/chat/completions", json={**BODY, "stream": True}) as reply:
+            await reply.aread()
+
+
+@way
+def httpx_transport(provider: PlayedProvider) -> None:
+    with httpx.Client(transport=LlmCostTransport()) as client:
+        client.post(f"{provider.openai_url}/chat/completions", json=BODY)
+
+
+@way
+def raw_requests(provider: PlayedProvider) -> None:
+    requests.post(f"{provider.openai_url}/chat/completions", json=BODY)
+
+
+@way
+def requests_adapter(provider: PlayedProvider) -> None:
+    with requests.Session() as session:
+        session.mount("http://", LlmCostAdapter())
+        session.post(f"{provider.openai_url}/chat/completions", json=BODY)
+
+
+@way
+async def raw_aiohttp(provider: PlayedProvider) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with session.post(f"{provider.openai_url}/chat/completions", json=BODY) as reply:
+            await reply.read()
+
+
+@way
+def botocore(provider: PlayedProvider) -> None:
+    client = boto3.client(
+        "bedrock-runtime",
+        endpoint_url=f"{provider.url}/bedrock",
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    client.converse(
+        modelId="anthropic.claude-3-haiku-20240307-v1:0", messages=[{"role": "user", "content": [{"text": "hello"}]}]
+    )
+
+
+def run(app: BudgetApp, made: Way, provider: PlayedProvider) -> None:
+    with app.flask.app_context():
+        result = made(provider)
+        if asyncio.iscoroutine(result):
+            asyncio.run(result)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_the_app_gets_the_error_itself(sqlite_app: AppMaker, provider: PlayedProvider, name: str) -> None:
+    """Whatever the client library, and with its own retries, a blocked call raises BudgetExceededError and sends nothing."""
+    app = sqlite_app(NOTHING, hosts={**provider.hosts, f"{provider.host}/bedrock": "bedrock"})
+    with pytest.raises(BudgetExceededError) as caught:
+        run(app, WAYS[name], provider)
+    assert type(caught.value) is BudgetExceededError
+    assert caught.value.__cause__ is None
+    assert caught.value.stage == "admit"
+    assert provider.requests == []
+    app.flush()
+    assert [(call.outcome, call.total_cost, call.error_class) for call in app.calls()] == [
+        ("blocked", None, "BudgetExceededError")
+    ]
+    period = app.period()
+    assert (period.spent, period.held, period.blocked_calls) == (0, 0, 1)
+
+
+def test_the_error_says_what_it_knows(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """The attributes of the error are the row's numbers, and its text says them to a person; both survive a job queue."""
+    app = sqlite_app(
+        {"name": "daily", "limit": "0.0015", "period": "day", "per": "tenant_id", "action": "block"},
+        timezone="Europe/Berlin",
+    )
+    with tags(tenant_id="42"):
+        run(app, openai_sdk, provider)
+        app.flush()
+        spent = app.period().spent
+        with pytest.raises(BudgetExceededError) as caught:
+            run(app, openai_sdk, provider)
+            app.flush()
+            run(app, openai_sdk, provider)
+    error = caught.value
+    assert (error.budget, error.scope, error.limit, error.held, error.stage) == (
+        "daily", "tenant_id=42", Decimal("0.0015"), 0, "admit",
+    )  # fmt: skip
+    assert error.spent is not None and error.spent >= spent > 0
+    assert error.estimate is not None and error.spent + error.estimate > Decimal("0.0015")
+    assert error.period_ends == app.period().ends_at
+    assert str(error).startswith("budget 'daily' of tenant_id=42 has no room for this call: its limit is $0.00150 a day")
+    assert str(error).endswith("00:00 CET") or str(error).endswith("00:00 CEST")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.__dict__) == (str(error), error.__dict__)

@@ -8,6 +8,7 @@
     ├── IntegrationError (RuntimeError) a library named in LLM_COST_INSTRUMENT that cannot be watched
     ├── UsageError (ValueError)         usage handed to track() or quote() that makes no sense
     ├── PriceBookError (ValueError)     a price file or override that cannot be read
+    ├── PriceSourceError (ValueError)   where prices are synchronised from: it cannot be had, or must not be believed
     ├── UnknownPriceError (LookupError) no price, and LLM_COST_UNKNOWN_PRICE is "raise"
     ├── QueryError (ValueError)         a question about spend that makes no sense
     ├── BudgetExceededError             a budget set to block or raise said no
@@ -74,6 +75,18 @@ class PriceBookError(LlmCostError, ValueError):
 
     :param source: the file, or the configuration key
     :param problem: where in it, what is wrong, and what would be right
+    """
+
+    def __init__(self, source: str, problem: str) -> None:
+        self.source = source
+        super().__init__(f"{source}: {problem}")
+
+
+class PriceSourceError(LlmCostError, ValueError):
+    """A source of prices that cannot be had, or that must not be believed.
+
+    :param source: its address without anything secret in it, or the file
+    :param problem: what is wrong, and what to do
     """
 
     def __init__(self, source: str, problem: str) -> None:

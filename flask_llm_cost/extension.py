@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blinker import Signal
@@ -27,6 +28,8 @@ from flask_llm_cost.errors import ConfigError, LedgerError, SetupError
 from flask_llm_cost.ledger.models import copy_tables
 from flask_llm_cost.ledger.store import Ledger
 from flask_llm_cost.pricing import PriceBook
+from flask_llm_cost.pricing.pricefile import DEFAULT_NAME
+from flask_llm_cost.pricing.shelf import Shelf
 from flask_llm_cost.recorder import Recorder
 from flask_llm_cost.records import CallRecord, Cost
 from flask_llm_cost.tags import TagRules
@@ -67,7 +70,14 @@ class AppState:
             write_failed=self._write_failed,
             within=(self.budgets.settling,) if self.budgets is not None else (),
         )
-        if config.price_overrides or config.prices_file or config.model_aliases:
+        self.prices = Shelf(
+            overrides=config.price_overrides,
+            aliases=config.model_aliases,
+            discounts=config.discounts,
+            file=config.prices_file,
+            default=Path(app.instance_path) / DEFAULT_NAME,
+        )
+        if config.price_overrides or config.prices_file or config.model_aliases or self.prices.has_file:
             _ = self.book  # a mistake in them stops start-up, not the first call
 
     @property
@@ -78,16 +88,10 @@ class AppState:
             raise SetupError("the app of this flask-llm-cost state is gone")
         return app
 
-    @functools.cached_property
+    @property
     def book(self) -> PriceBook:
-        """The price book, loaded at its first use."""
-        config = self.config
-        return PriceBook.load(
-            overrides=config.price_overrides,
-            file=config.prices_file,
-            aliases=config.model_aliases,
-            discounts=config.discounts,
-        )
+        """The price book of this moment: loaded at its first use, and again when its file has changed."""
+        return self.prices.book()
 
     def _engine(self, bind_key: str | None) -> Engine:
         app = self.app

@@ -246,6 +246,8 @@ def lay_over(key: str, model: Draft, info: Any, ours: str, verdicts: dict[str, A
             if not rate or (component == "audio_seconds" and "input" in model.rates):
                 continue
             model.rates[component] = rate
+            if component in ("input", "output"):
+                model.filled.add(component)
             if component in now.per:
                 model.per[component] = now.per[component]
     add_modes(key, model.modes, now.modes, report)

@@ -17,7 +17,21 @@ from flask_llm_cost.pricing.entries import AliasName, Entry, ToolRate, parse_ali
 from flask_llm_cost.pricing.rates import Place, items, known_names, mapping
 
 SCHEMA: Final = 1
-_FIELDS: Final = ("schema", "currency", "version", "source", "sources", "generated_from", "models", "aliases", "tools")
+_FIELDS: Final = (
+    "schema",
+    "currency",
+    "version",
+    "source",
+    "sources",
+    "generated_from",
+    "synced",
+    "checked",
+    "models",
+    "aliases",
+    "tools",
+)
+#: Where the models of a file begin that we wrote; ``checked`` is a hash of all from there.
+MODELS_LINE: Final = b'\n"models": {\n'
 _MODELS: Final = '"models":{'
 
 
@@ -60,6 +74,26 @@ class Catalog:
     @property
     def keys(self) -> Iterable[str]:
         return self._raw.keys()
+
+    @property
+    def inheriting(self) -> list[str]:
+        """The keys of the entries that say ``"inherit": true``."""
+        return [key for key, raw in self._raw.items() if isinstance(raw, Mapping) and raw.get("inherit")]
+
+    @property
+    def aliases(self) -> Mapping[str, Any]:
+        """Other names to keys, as they are written."""
+        return self._aliases
+
+    @property
+    def fees(self) -> Mapping[str, Any]:
+        """Provider to fees of its tools, as they are written."""
+        return self._tools_raw
+
+    def raw(self, key: str) -> dict[str, Any]:
+        """The entry of *key* as it is written."""
+        found = self._raw[key]
+        return dict(json.loads(found) if isinstance(found, str) else found)
 
     def entry(self, key: str) -> Entry | None:
         """The entry of *key*, exactly.
@@ -137,12 +171,15 @@ class Catalog:
             self._by_model = by_model
         return self._by_model.get(model, [])
 
-    def check(self) -> None:
+    def check(self, *, known_good: bool = False) -> None:
         """Convert everything now, so that what is wrong is said at start-up.
 
+        :param known_good: it was checked when it was written: only what names other names is looked at
         :raises PriceBookError: naming entry, field and value
         """
-        for key in self._raw:
+        for key, raw in self._raw.items():
+            if known_good and isinstance(raw, Mapping) and "aliases" not in raw:
+                continue
             entry = self.entry(key)
             provider = key.partition("/")[0]
             for alias in entry.aliases if entry else ():
@@ -192,6 +229,18 @@ def from_file(path: Path) -> Catalog:
         data = path.read_bytes()
     except OSError as error:
         raise PriceBookError(path.name, f"cannot be read ({error.strerror}); correct LLM_COST_PRICES_FILE") from None
+    header = read_table(path, data)
+    version = str(header.get("version") or f"sha256:{hashlib.sha256(data).hexdigest()[:12]}")[:32]
+    catalog = Catalog("file", path.name, header, header.get("models", {}), version)
+    catalog.check(known_good=is_checked(header, data))
+    return catalog
+
+
+def read_table(path: Path, data: bytes) -> Mapping[str, Any]:
+    """The table that *data*, what is in the price file *path*, stands for.
+
+    :raises PriceBookError: it is none
+    """
     try:
         if path.suffix == ".toml":
             table = tomllib.loads(data.decode("utf-8"), parse_float=Decimal)
@@ -205,11 +254,18 @@ def from_file(path: Path) -> Catalog:
     known_names(header, _FIELDS, place, what="field")
     if header.get("schema", SCHEMA) != SCHEMA:
         raise place.at("schema").error(header["schema"], f"this version reads schema {SCHEMA}")
-    models = mapping(header.get("models", {}), place.at("models"))
-    version = str(header.get("version") or f"sha256:{hashlib.sha256(data).hexdigest()[:12]}")[:32]
-    catalog = Catalog("file", path.name, header, models, version)
-    catalog.check()
-    return catalog
+    mapping(header.get("models", {}), place.at("models"))
+    return header
+
+
+def is_checked(header: Mapping[str, Any], data: bytes) -> bool:
+    """Whether the models of a file are as we wrote them, and so need not be checked again at every start."""
+    start = data.find(MODELS_LINE)
+    return start > 0 and header.get("checked") == digest(data[start:])
+
+
+def digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def from_overrides(overrides: Mapping[str, Any]) -> Catalog:

@@ -55,10 +55,14 @@ class Draft:
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)
     reasoning_model: bool = False
     source: str = "litellm"
+    #: Components that the source lists at zero, which is no price.
+    zeros: set[str] = field(default_factory=set)
+    #: ``input`` or ``output`` where the source has none and another does.
+    filled: set[str] = field(default_factory=set)
 
     def price(self) -> dict[str, Any]:
         """All that it says of the price, so that two drafts can be compared."""
-        return {name: value for name, value in self.__dict__.items() if name != "source" and value}
+        return {name: value for name, value in self.__dict__.items() if name not in ("source", "zeros", "filled") and value}
 
 
 class Report:
@@ -66,6 +70,8 @@ class Report:
 
     def __init__(self) -> None:
         self.left_out: dict[str, list[str]] = {}
+        #: Key of ours to why the source has no price for it.
+        self.rejected: dict[str, str] = {}
         self.conflicts: list[str] = []
         self.notes: list[str] = []
 
@@ -91,9 +97,11 @@ def as_json(draft: Draft, *, source: str | None = None) -> dict[str, Any]:
     for name in ("history", "scheduled"):
         if blocks := getattr(draft, name):
             entry[name] = [_tidy(block) for block in blocks]
-    found: dict[str, Any] = _written(entry)
+    found: dict[str, Any] = written(entry)
     if source is not None:
         found["_source"] = source
+    if draft.filled:
+        found["_filled"] = sorted(draft.filled)
     return found
 
 
@@ -102,7 +110,8 @@ def compact(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True)
 
 
-def _written(value: Any, name: str = "") -> Any:
+def written(value: Any, name: str = "") -> Any:
+    """*value* with rates as texts, components and modes in their fixed order."""
     if isinstance(value, Decimal):
         return plain(value)
     if isinstance(value, dict):
@@ -111,9 +120,9 @@ def _written(value: Any, name: str = "") -> Any:
             keys.sort(key=lambda key: (_ORDER.index(key) if key in _ORDER else len(_ORDER), key))
         elif name == "modes":
             keys.sort()
-        return {key: _written(value[key], "mode" if name == "modes" else key) for key in keys}
+        return {key: written(value[key], "mode" if name == "modes" else key) for key in keys}
     if isinstance(value, list):
-        return [_written(item) for item in value]
+        return [written(item) for item in value]
     return value
 
 

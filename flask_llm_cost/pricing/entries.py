@@ -38,15 +38,14 @@ _WEEK: Final = 7 * _DAY
 #: A mode that is known not to exist for a model stands as ``None``.
 Modes: TypeAlias = Mapping[str, Mapping[str, Decimal] | None]
 
-SECTIONS: Final = ("rates", "modes", "tiers", "windows")
-_FIELDS: Final = (
+#: What a dated block may hold.
+SECTIONS: Final = ("rates", "modes", "tiers", "windows", "multipliers", "tools")
+FIELDS: Final = (
     *SECTIONS,
     "history",
     "scheduled",
     "per",
     "minimum",
-    "multipliers",
-    "tools",
     "aliases",
     "currency",
     "inherit",
@@ -80,6 +79,15 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolRate:
+    """A fee per ``per`` uses. ``reasoning_models`` is the fee where the model is a reasoning model."""
+
+    rate: Decimal
+    per: Decimal
+    reasoning_models: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """What is in force during one stretch of time."""
 
@@ -87,15 +95,8 @@ class Block:
     modes: Modes = field(default_factory=dict)
     tiers: tuple[Tier, ...] = ()
     windows: tuple[Window, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ToolRate:
-    """A fee per ``per`` uses. ``reasoning_models`` is the fee where the model is a reasoning model."""
-
-    rate: Decimal
-    per: Decimal
-    reasoning_models: Decimal | None = None
+    multipliers: Mapping[str, Decimal] = field(default_factory=dict)
+    tools: Mapping[str, ToolRate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,6 @@ class Entry:
     scheduled: tuple[tuple[datetime, Mapping[str, Any]], ...] = ()
     per: Mapping[str, Decimal] = field(default_factory=dict)
     minimum: Mapping[str, Decimal] = field(default_factory=dict)
-    multipliers: Mapping[str, Decimal] = field(default_factory=dict)
-    tools: Mapping[str, ToolRate] = field(default_factory=dict)
     aliases: tuple[AliasName, ...] = ()
     reasoning_model: bool = False
     inherit: bool = False
@@ -168,12 +167,12 @@ def parse_entry(key: str, raw: Any, place: Place, *, currency: str = "USD", sour
     table = mapping(raw, place)
     if not table:
         raise place.error(raw, 'give at least one rate, such as {"input": "0.30", "output": "1.20"}')
-    if not any(name in _FIELDS for name in table):
+    if not any(name in FIELDS for name in table):
         table = {
             "rates": {name: value for name, value in table.items() if not name.startswith("_")},
             **{name: value for name, value in table.items() if name.startswith("_")},
         }
-    known_names(table, _FIELDS, place, what="field")
+    known_names(table, FIELDS, place, what="field")
     inherit = table.get("inherit", False)
     if not isinstance(inherit, bool):
         raise place.at("inherit").error(inherit, "write true or false")
@@ -194,8 +193,6 @@ def parse_entry(key: str, raw: Any, place: Place, *, currency: str = "USD", sour
         scheduled=tuple(_dated(table.get("scheduled", ()), "from", place.at("scheduled"))),
         per=_quantities(table.get("per", {}), place.at("per")),
         minimum=_quantities(table.get("minimum", {}), place.at("minimum")),
-        multipliers=_multipliers(table.get("multipliers", {}), place.at("multipliers")),
-        tools=parse_tools(table.get("tools", {}), place.at("tools")),
         aliases=tuple(parse_alias(item, place.at(f"aliases[{i}]")) for i, item in items(table.get("aliases", ()), place)),
         reasoning_model=reasoning_model,
         inherit=inherit,
@@ -274,6 +271,10 @@ def _sections(table: Mapping[str, Any], place: Place) -> dict[str, Any]:
     if "windows" in table:
         here = place.at("windows")
         found["windows"] = tuple(_window(raw, place.at(f"windows[{i}]")) for i, raw in items(table["windows"], here))
+    if "multipliers" in table:
+        found["multipliers"] = _multipliers(table["multipliers"], place.at("multipliers"))
+    if "tools" in table:
+        found["tools"] = parse_tools(table["tools"], place.at("tools"))
     return found
 
 
@@ -303,7 +304,8 @@ def _modes(value: Any, place: Place) -> dict[str, Mapping[str, Decimal] | None]:
         mode = canonical_mode(name)
         if mode is None:
             raise place.error(name, f"no such mode; one of {', '.join(SERVICES)}, and/or residency:<zone>, joined by +")
-        found[mode] = None if raw is None else rates(raw, place.at(name))
+        # TOML has no null.
+        found[mode] = None if raw is None or raw is False else rates(raw, place.at(name))
     return found
 
 

@@ -19,7 +19,7 @@ def inherited(catalog: Catalog, below: Sequence[Catalog]) -> None:
 
     :raises PriceBookError: there is nothing to inherit from
     """
-    for key in catalog.keys:
+    for key in catalog.inheriting:
         entry = catalog.entry(key)
         if entry is None or not entry.inherit:
             continue
@@ -47,8 +47,6 @@ def merged(entry: Entry, base: Entry) -> Entry:
         scheduled=entry.scheduled if "scheduled" in named else scheduled,
         per={**base.per, **entry.per},
         minimum={**base.minimum, **entry.minimum},
-        multipliers={**base.multipliers, **entry.multipliers},
-        tools={**base.tools, **entry.tools},
         aliases=entry.aliases,
         reasoning_model=entry.reasoning_model if "reasoning_model" in named else base.reasoning_model,
         source=entry.source,
@@ -66,6 +64,8 @@ def _over(block: Block, entry: Entry) -> Block:
         windows=own.windows
         if "windows" in entry.named
         else tuple(Window(window.spans, _sections(window.sections, entry)) for window in block.windows),
+        multipliers={**block.multipliers, **own.multipliers},
+        tools={**block.tools, **own.tools},
     )
 
 
@@ -77,6 +77,9 @@ def _sections(sections: Mapping[str, Any], entry: Entry) -> Mapping[str, Any]:
         found["rates"] = {**found["rates"], **own.rates}
     if "modes" in found:
         found["modes"] = _modes(found["modes"], own.modes)
+    for name in ("multipliers", "tools"):
+        if name in found:
+            found[name] = {**found[name], **getattr(own, name)}
     if "tiers" in entry.named:
         found.pop("tiers", None)
     if "windows" in entry.named:

@@ -75,13 +75,14 @@ _UNIT_FIELDS: Final = {
     "rerank": {"input_cost_per_query": "rerank_query"},
     "search": {"input_cost_per_query": "requests"},
 }
+_UNREADABLE: Final = "cannot be read"
 _OCR_BATCH: Final = "ocr_cost_per_page_batches"
 _LEFT_OUT: Final = re.compile(r"commitment|/guardrails|\*|^(?:fireworks-ai|together-ai)-")
 _SIZES: Final = re.compile(r"^(?:\d+-x-\d+|high|low|medium|hd|standard|\d+x\d+)/")
 _BEDROCK_VERSION: Final = re.compile(r"(?:(?<=-20\d{6})-v\d+:\d+|-v1:0)$")
 
 
-def _rate_per_million(value: Any) -> Decimal | None:
+def rate_per_million(value: Any) -> Decimal | None:
     """USD per token as USD per 1M. Ten significant digits undo the noise of floats that were divided before."""
     number = Decimal(str(value))
     if not number.is_finite() or number < 0:
@@ -112,12 +113,14 @@ def read_entry(key: str, raw: Mapping[str, Any], report: Report, *, free: Collec
             if component != "cache_write":
                 continue
             component = f"cache_write_{match['hours']}h"
-        rate = _rate_per_million(value)
+        rate = rate_per_million(value)
         if rate is None:
             return "negative or not finite"
         seen += 1
         if not rate and key not in free:
             zeros += 1
+            if not match["size"] and not match["mode"]:
+                model.zeros.add(component)
             continue
         rates, modes = sizes.setdefault(int(match["size"] or 0), ({}, {}))
         target = modes.setdefault(_MODES[match["mode"]], {}) if match["mode"] else rates
@@ -178,7 +181,7 @@ def _tiered(raw: Mapping[str, Any], model: Draft) -> None:
         rates: Rates = {}
         for name, value in step.items():
             match = _FIELD.fullmatch(name)
-            rate = _rate_per_million(value) if match and not match["mode"] and not match["size"] else None
+            rate = rate_per_million(value) if match and not match["mode"] and not match["size"] else None
             if match and rate:
                 rates[TOKEN_FIELDS[match["base"]]] = rate
         start = int(Decimal(str(step["range"][0])))
@@ -205,7 +208,7 @@ def _windows(raw: Mapping[str, Any], model: Draft) -> None:
     low = {
         TOKEN_FIELDS[name]: rate
         for name, value in off_peak.items()
-        if name in TOKEN_FIELDS and (rate := _rate_per_million(value))
+        if name in TOKEN_FIELDS and (rate := rate_per_million(value))
     }
     high = {component: rate for component, rate in model.rates.items() if component in low}
     model.rates = {**model.rates, **low}
@@ -272,7 +275,7 @@ def _extras(key: str, raw: Mapping[str, Any], model: Draft) -> None:
 
 
 def read_file(
-    data: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, Any],
     report: Report,
     *,
     free: Collection[str] = (),
@@ -286,6 +289,9 @@ def read_file(
     ranks: dict[str, int] = {}
     for name, raw in data.items():
         if name == "sample_spec":
+            continue
+        if not isinstance(raw, Mapping):
+            report.leave_out(name, _UNREADABLE)
             continue
         original = str(raw.get("litellm_provider"))
         provider = PROVIDERS.get(original, "vertex" if original.startswith("vertex_ai-") else original)
@@ -303,9 +309,13 @@ def read_file(
             report.leave_out(name, "a name that cannot be a key")
             continue
         rank = 0 if original in _SECONDARY else 1 + name.startswith(("vertex_ai/", f"{provider}/"))
-        found = read_entry(key, raw, report, free=free)
+        try:
+            found = read_entry(key, raw, report, free=free)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            found = _UNREADABLE
         if isinstance(found, str):
             report.leave_out(name, found)
+            report.rejected.setdefault(key, found)
         elif key not in models:
             models[key] = found
             ranks[key] = rank

@@ -6,18 +6,21 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from flask_llm_cost.pricing.entries import SERVICES, Block, Entry, Modes, Tier, ToolRate
+from flask_llm_cost.pricing.entries import SERVICES, Block, Modes, Tier, ToolRate
 from flask_llm_cost.pricing.matching import Match
 from flask_llm_cost.pricing.rates import EXACT, ONE, RATED, default_per, plain
 from flask_llm_cost.records import COMPONENTS, Price, Rate, content_id
 
 INPUT_TOKENS: Final = frozenset(name for name, c in COMPONENTS.items() if c.unit == "token" and c.side == "input")
+
+#: ``_source`` of entries in a price file that nobody wrote by hand.
+SYNCHRONISED: Final = ("seed", "litellm", "openrouter", "mirror")
 
 _ZERO: Final = Decimal(0)
 _SECONDS: Final = Decimal(60)
@@ -67,10 +70,7 @@ class Segment:
         #: The blocks that stand in at some hours, by the order of the windows.
         self.hours: tuple[Block, ...] = ()
         if block is not None and block.windows:
-            self.hours = tuple(
-                Block(**{"rates": block.rates, "modes": block.modes, "tiers": block.tiers, **dict(window.sections)})
-                for window in block.windows
-            )
+            self.hours = tuple(replace(block, windows=(), **window.sections) for window in block.windows)
         #: No hours and no tiers: one tariff whatever the call.
         self.flat = block is None or not (block.windows or block.tiers)
         self._tariffs: dict[tuple[int, int], Tariff] = {}
@@ -158,10 +158,11 @@ def build(
     entry = match.entry
     tier = block.tiers[tier_number] if tier_number >= 0 else None
     base = tier.rates if tier else block.rates
-    chosen, multiplier, applied_mode, why = in_mode(entry, base, tier.modes if tier else block.modes, mode, match)
+    chosen, multiplier, applied_mode, why = in_mode(block, base, tier.modes if tier else block.modes, mode, match)
     rates = {component: (rate, entry.per_of(component), "priced") for component, rate in chosen.items()}
     standard = chosen is base
-    if chosen and standard and tier is None and match.catalog == "bundled" and entry.key.startswith("openai/"):
+    listed = match.catalog == "bundled" or entry.source in SYNCHRONISED
+    if chosen and standard and tier is None and listed and entry.key.startswith("openai/"):
         for component in ("cache_read", "cache_write"):
             # OpenAI bills cached and written input as plain input where it lists no rate for it.
             if component not in rates and "input" in rates:
@@ -178,7 +179,7 @@ def build(
     applied: dict[str, Applied] = {}
     for component, (rate, per, status) in rates.items():
         applied[component] = _applied(component, EXACT.multiply(rate, factor), per, status)
-    for component, tool in {**provider_tools, **entry.tools}.items():
+    for component, tool in {**provider_tools, **block.tools}.items():
         fee = tool.reasoning_models if entry.reasoning_model and tool.reasoning_models is not None else tool.rate
         applied[component] = _applied(component, EXACT.multiply(fee, ONE - discount), tool.per, "priced")
     price = _frozen(
@@ -198,7 +199,7 @@ def build(
 
 
 def in_mode(
-    entry: Entry, base: Mapping[str, Decimal], modes: Modes, mode: str | None, match: Match
+    block: Block, base: Mapping[str, Decimal], modes: Modes, mode: str | None, match: Match
 ) -> tuple[Mapping[str, Decimal], Decimal, str | None, str | None]:
     """``(rates, factor, mode as it applies, why there are none)``.
 
@@ -217,16 +218,16 @@ def in_mode(
         explicit = modes.get(service)
         if explicit is not None:
             chosen = explicit
-        elif service == "fast" and service not in modes and "fast" in entry.multipliers:
-            multiplier = entry.multipliers["fast"]
+        elif service == "fast" and service not in modes and "fast" in block.multipliers:
+            multiplier = block.multipliers["fast"]
         else:
             return {}, ONE, mode, f"the book has no {service} rates for this model{' above this size' if base else ''}"
     applied = mode
     if zone is not None:
         name = zone.partition(":")[2]
-        vertex = entry.key.startswith("vertex/")
-        regional = entry.multipliers.get(zone) or (
-            None if vertex and name == "global" else entry.multipliers.get("residency:*")
+        vertex = match.key.startswith("vertex/")
+        regional = block.multipliers.get(zone) or (
+            None if vertex and name == "global" else block.multipliers.get("residency:*")
         )
         if regional is not None:
             multiplier = EXACT.multiply(multiplier, regional)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flask_llm_cost.pricing import PriceBook
-from flask_llm_cost.pricing.entries import _FIELDS, SERVICES
+from flask_llm_cost.pricing.entries import FIELDS, SERVICES
 from flask_llm_cost.pricing.matching import FREE
 from flask_llm_cost.pricing.rates import RATED, TOOLS
 
@@ -40,5 +40,5 @@ def test_the_examples_work(tmp_path: Path) -> None:
 
 def test_every_field_component_tool_and_mode_is_named() -> None:
     """What an entry may hold is in the page."""
-    for name in (*_FIELDS, *RATED, *TOOLS, *SERVICES, *FREE):
+    for name in (*FIELDS, *RATED, *TOOLS, *SERVICES, *FREE):
         assert f"``{name}``" in TEXT or f'"{name}"' in TEXT, name

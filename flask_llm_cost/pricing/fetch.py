@@ -113,9 +113,10 @@ def read_local(path: Path) -> Download:
     except OSError as error:
         why = "is a symbolic link; give the file itself" if path.is_symlink() else f"cannot be read ({error.strerror})"
         raise PriceSourceError(name, why) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise PriceSourceError(name, "is no plain file")
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise PriceSourceError(name, "is no plain file")
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise PriceSourceError(name, f"is larger than {MAX_BYTES:,} bytes")
@@ -312,8 +313,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
     ) -> urllib.request.Request | None:
-        _allowed(newurl, self._trust, self._name)
         fp.close()  # else its body, however long, would be read
+        _allowed(newurl, self._trust, self._name)
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 

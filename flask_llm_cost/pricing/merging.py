@@ -249,7 +249,7 @@ _SIBLINGS: Final = (
 
 
 def _times(factor: Decimal) -> str:
-    return f"{factor:.3g} times" if factor >= 1 else f"to 1/{1 / factor:.3g}"
+    return f"{float(factor):.3g} times" if factor >= 1 else f"to 1/{float(1 / factor):.3g}"
 
 
 def full(raw: Mapping[str, Any]) -> dict[str, Any]:

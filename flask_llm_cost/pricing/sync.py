@@ -320,7 +320,7 @@ def describe(plan: Plan) -> Iterator[str]:
         yield f"~ {merged.key}"
         for row in merged.rows:
             factor = row.factor
-            times = f"  ({factor:.3g} times)" if factor is not None and factor != 1 else ""
+            times = f"  ({float(factor):.3g} times)" if factor is not None and factor != 1 else ""
             yield f"    {row.what:<22} {_shown(row.old):>12} -> {_shown(row.new)}{times}"
         yield from (f"    look: {flag}" for flag in merged.flags)
         yield from (f"    REFUSED: {refusal}; --accept takes it" for refusal in merged.refusals)

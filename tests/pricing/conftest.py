@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+from price_server import PriceServer, price_server
 
 from flask_llm_cost.pricing import PriceBook
 
@@ -10,3 +14,10 @@ from flask_llm_cost.pricing import PriceBook
 @pytest.fixture(scope="session")
 def book() -> PriceBook:
     return PriceBook.load()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[PriceServer]:
+    """A real HTTPS server on loopback."""
+    with price_server(tmp_path) as server:
+        yield server

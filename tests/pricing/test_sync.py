@@ -1,0 +1,541 @@
+"""What a price file becomes when its sources are asked, over HTTPS, with LiteLLM's own entries and with hostile ones."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tomllib
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from price_server import PriceServer
+
+from flask_llm_cost.errors import PriceBookError
+from flask_llm_cost.pricing import PriceBook, upkeep
+from flask_llm_cost.pricing.fetch import own_mirror
+from flask_llm_cost.pricing.pricefile import PriceFile
+from flask_llm_cost.pricing.sources import Feed
+from flask_llm_cost.pricing.sync import describe
+from flask_llm_cost.records import Usage
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+EXCERPT = Path(__file__).with_name("litellm_excerpt.json")
+Entry = dict[str, Any]
+
+
+class Sources:
+    """LiteLLM and OpenRouter, played on one server."""
+
+    def __init__(self, server: PriceServer) -> None:
+        self.server = server
+        self.litellm: dict[str, Entry] = {}
+        self.openrouter: dict[str, Entry] = {}
+        self.broken: set[str] = set()
+
+    def models(self, **models: Entry) -> None:
+        """Entries of provider ``acme``: rates in USD per million by LiteLLM's short names."""
+        names = {
+            "input": "input_cost_per_token",
+            "output": "output_cost_per_token",
+            "cache_read": "cache_read_input_token_cost",
+        }
+        self.litellm = {
+            f"acme/{name}": {
+                "litellm_provider": "acme",
+                "mode": "chat",
+                **{
+                    names.get(field, field): value / 1e6 if isinstance(value, float | int) else value
+                    for field, value in raw.items()
+                },
+            }
+            for name, raw in models.items()
+        }
+
+    def sync(
+        self, path: Path, now: datetime = NOW, *, save: bool = True, accept: bool = False, **options: Any
+    ) -> upkeep.Sync:
+        listed = [{"id": name, "pricing": prices} for name, prices in self.openrouter.items()]
+        for name, data in (("litellm", self.litellm), ("openrouter", {"data": listed})):
+            if name in self.broken:
+                self.server.say(f"/{name}", b"", 500)
+            else:
+                self.server.say(f"/{name}", json.dumps(data).encode(), ETag=f'"{hash(json.dumps(data))}"')
+        feeds = tuple(
+            Feed(name, self.server.url(f"/{name}"), own_mirror(self.server.url(f"/{name}")))
+            for name in ("litellm", "openrouter")
+        )
+        fetch = functools.partial(upkeep.fetch, context=self.server.context())
+        done = upkeep.synchronise(path, now, whole_book=False, feeds=feeds, fetch=fetch, accept=accept, **options)
+        if save:
+            done.save(now, accept=accept)
+        return done
+
+
+@pytest.fixture
+def sources(server: PriceServer) -> Sources:
+    return Sources(server)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "prices.json"
+
+
+def _write(path: Path, **models: Entry) -> None:
+    path.write_text(json.dumps({"models": {f"acme/{name}": raw for name, raw in models.items()}}))
+
+
+def _entry(path: Path, name: str) -> Any:
+    return PriceFile.load(path).models[f"acme/{name}"]
+
+
+def _total(path: Path, name: str, at: datetime = NOW, mode: str | None = None, **usage: int) -> Decimal | None:
+    book = PriceBook.load(file=path)
+    return book.price("acme", name, Usage(usage or {"input": 1_000_000}, source="response"), mode, at).total
+
+
+def _said(done: upkeep.Sync) -> str:
+    return "\n".join(describe(done.plan))
+
+
+def test_what_is_there_is_refreshed_and_nothing_else_comes(sources: Sources, path: Path) -> None:
+    """The new rate with its provenance; a model that nobody has asked for stays out."""
+    _write(path, a={"rates": {"input": "2", "output": "8"}, "_source": "litellm"})
+    sources.models(a={"input": 1.5, "output": 8}, b={"input": 1})
+    done = sources.sync(path)
+    entry = _entry(path, "a")
+    assert entry["rates"] == {"input": "1.5", "output": "8"}
+    assert (entry["_source"], entry["_fetched_at"]) == ("litellm", "2026-11-25T12:00:00Z")
+    assert entry["_source_version"].startswith("sha256:")
+    assert list(PriceFile.load(path).models) == ["acme/a"]
+    assert "input" in _said(done)
+    assert "2 -> 1.5" in _said(done)
+
+
+def test_a_preview_writes_nothing(sources: Sources, path: Path) -> None:
+    """Not a byte, whatever it shows."""
+    _write(path, a={"input": "2", "_source": "litellm"})
+    before = path.read_bytes()
+    sources.models(a={"input": 1.5})
+    done = sources.sync(path, save=False)
+    assert done.plan.drifts
+    assert path.read_bytes() == before
+
+
+def test_an_earlier_price_stays_the_price_of_its_time(sources: Sources, path: Path) -> None:
+    """What was is history, marked as observed, so that an old call priced again costs what it cost."""
+    old = {
+        "rates": {"input": "2"},
+        "modes": {"batch": {"input": "1"}},
+        "multipliers": {"residency:eu": "1.1"},
+        "_source": "litellm",
+    }
+    _write(path, a=old)
+    sources.models(a={"input": 3, "input_cost_per_token_batches": 1.5, "regional_processing_uplift_multiplier_eu": "1.2"})
+    sources.sync(path)
+    entry = _entry(path, "a")
+    assert entry["history"] == [
+        {
+            "until": "2026-11-25T12:00:00Z",
+            "rates": {"input": "2"},
+            "modes": {"batch": {"input": "1"}},
+            "multipliers": {"residency:eu": "1.1"},
+            "_observed": True,
+        }
+    ]
+    before, after = NOW - timedelta(seconds=1), NOW
+    assert [_total(path, "a", at) for at in (before, after)] == [Decimal(2), Decimal(3)]
+    assert [_total(path, "a", at, "batch") for at in (before, after)] == [Decimal(1), Decimal("1.5")]
+    later = NOW + timedelta(days=30)
+    sources.models(a={"input": 4, "input_cost_per_token_batches": 1.5})
+    sources.sync(path, later)
+    times = (before, after, later)
+    assert [_total(path, "a", at) for at in times] == [Decimal(2), Decimal(3), Decimal(4)]
+    assert [_total(path, "a", at, "batch") for at in times] == [Decimal(1), Decimal("1.5"), Decimal("1.5")]
+
+
+def test_a_factor_and_a_fee_have_their_time_too(sources: Sources, path: Path) -> None:
+    """A region's factor that changes does not rewrite what calls there have cost."""
+    _write(
+        path,
+        a={
+            "rates": {"input": "2"},
+            "multipliers": {"residency:eu": "1.1"},
+            "tools": {"web_search": {"rate": "10", "per": "1000"}},
+            "_source": "litellm",
+        },
+    )
+    sources.litellm = {
+        "acme/a": {
+            "litellm_provider": "acme",
+            "input_cost_per_token": 2e-06,
+            "regional_processing_uplift_multiplier_eu": 1.2,
+            "search_context_cost_per_query": {"low": 0.02, "high": 0.02},
+        }
+    }
+    sources.sync(path)
+    before, after = NOW - timedelta(seconds=1), NOW
+    assert [_total(path, "a", at, "residency:eu") for at in (before, after)] == [Decimal("2.2"), Decimal("2.4")]
+    assert [_total(path, "a", at, web_search=1000) for at in (before, after)] == [Decimal(10), Decimal(20)]
+
+
+def test_a_scheduled_price_that_has_come_is_no_change(sources: Sources, path: Path) -> None:
+    """A source that says what the file had foreseen agrees; one that says otherwise leaves the steps in order."""
+    _write(
+        path,
+        a={"rates": {"input": "1"}, "scheduled": [{"from": "2026-11-01", "rates": {"input": "2"}}], "_source": "litellm"},
+    )
+    sources.models(a={"input": 2})
+    assert not sources.sync(path).plan.drifts
+    sources.models(a={"input": 3})
+    sources.sync(path)
+    october, november = datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC)
+    assert [_total(path, "a", at) for at in (october, november, NOW)] == [Decimal(1), Decimal(2), Decimal(3)]
+    assert "scheduled" not in _entry(path, "a")
+
+
+def test_what_is_yours_is_never_touched(sources: Sources, path: Path) -> None:
+    """``manual``, and what inherits; nor are they called orphans."""
+    manual = {"rates": {"input": "1"}, "_source": "manual", "_note": "contract"}
+    _write(path, a=manual, c={"rates": {"input": "1"}, "_source": "manual"})
+    sources.models(a={"input": 9})
+    done = sources.sync(path)
+    assert _entry(path, "a") == manual
+    assert (done.plan.orphans, done.plan.kept) == ([], 2)
+
+
+def test_a_model_that_its_source_no_longer_has_is_listed_and_kept(sources: Sources, path: Path) -> None:
+    """Old calls need its price."""
+    _write(path, a={"input": "1", "_source": "litellm"}, gone={"input": "2", "_source": "litellm"})
+    sources.models(a={"input": 1})
+    done = sources.sync(path)
+    assert done.plan.orphans == ["acme/gone"]
+    assert "acme/gone: its source no longer has it; kept" in _said(done)
+    assert _total(path, "gone") == Decimal(2)
+    assert "_gone_since" in _entry(path, "gone")
+
+
+def test_models_are_added_where_a_source_has_the_very_key(sources: Sources, path: Path) -> None:
+    """For calls without a price, and for who asks; what nobody has is said, with what is near."""
+    _write(path)
+    sources.models(**{"seen-1": {"input": 1}, "asked-1": {"input": 2}})
+    done = sources.sync(path, unpriced=["acme/seen-1", "acme/seen"], wanted=["acme/asked-1", "acme/asked-2"])
+    assert set(done.plan.added) == {"acme/seen-1", "acme/asked-1"}
+    assert done.plan.unknown == {"acme/asked-2": ("acme/asked-1",)}
+    assert done.bad
+    assert _total(path, "seen-1") == Decimal(1)
+    assert "near: acme/asked-1" in _said(done)
+
+
+@pytest.mark.parametrize(
+    ("there", "offered", "reason"),
+    [
+        ({"input": "1", "output": "2"}, {"input": 1, "output": 0}, "output would become 0"),
+        ({"input": "1", "output": "2"}, {"input": 1}, "output would be removed"),
+        ({"input": "1", "output": "2"}, {"output": 2}, "input would be removed"),
+        ({"input": "1"}, {"input": 100}, "input would change 100 times"),
+        ({"input": "1"}, {"input": 0.01}, "input would change to 1/100"),
+        (
+            {"rates": {"input": "1"}, "modes": {"batch": {"input": "0.5"}}},
+            {"input": 1, "input_cost_per_token_batches": 60},
+            "batch.input",
+        ),
+        ({"rates": {"input": "1"}, "currency": "EUR"}, {"input": 1}, "currency would change from EUR to USD"),
+    ],
+)
+def test_what_is_probably_a_mistake_is_refused(
+    sources: Sources, path: Path, there: Entry, offered: Entry, reason: str
+) -> None:
+    """The entry stays as it is, the others are taken; with ``--accept`` it is taken too."""
+    _write(path, a={**there, "_source": "litellm"}, b={"input": "1", "_source": "litellm"})
+    before = _entry(path, "a")
+    sources.models(a=offered, b={"input": 1.5})
+    done = sources.sync(path)
+    assert reason in _said(done)
+    assert done.bad
+    assert _entry(path, "a") == before
+    assert _total(path, "b") == Decimal("1.5")
+    accepted = sources.sync(path, NOW + timedelta(hours=1), accept=True)
+    assert [merged.key for merged in accepted.plan.changed] == ["acme/a"]
+    assert _entry(path, "a") != before
+    assert not sources.sync(path, NOW + timedelta(hours=2)).plan.drifts
+
+
+def test_0_0_and_less_are_never_taken_not_even_when_accepted(sources: Sources, path: Path) -> None:
+    """Unknown is not free, and -1 is no price."""
+    _write(path, a={"input": "1", "output": "2", "_source": "litellm"}, b={"input": "1", "_source": "litellm"})
+    sources.models(a={"input": 0, "output": 0}, b={"input": -1}, c={"input": 1})
+    done = sources.sync(path, accept=True)
+    assert set(done.plan.rejected) == {"acme/a", "acme/b"}
+    assert done.plan.strictly_bad
+    assert _total(path, "a") == Decimal(1)
+
+
+def test_more_than_three_times_is_shown_taken_and_can_be_silenced(sources: Sources, path: Path) -> None:
+    """A real price may do so; strict does not take it."""
+    _write(
+        path,
+        a={"input": "1", "_source": "litellm"},
+        b={"rates": {"input": "1"}, "_source": "litellm", "_validator_override": ["skip_relative_change"]},
+    )
+    sources.models(a={"input": 3.1}, b={"input": 3.1})
+    done = sources.sync(path)
+    assert [merged.key for merged in done.plan.flags] == ["acme/a"]
+    assert done.plan.strictly_bad
+    assert not done.bad
+    assert _total(path, "a") == _total(path, "b") == Decimal("3.1")
+    assert _entry(path, "b")["_validator_override"] == ["skip_relative_change"]
+
+
+def test_a_part_that_costs_more_than_the_whole_is_shown(sources: Sources, path: Path) -> None:
+    """A cached token dearer than a plain one, a batch dearer than standard: sources have shipped such slips."""
+    _write(
+        path, a={"rates": {"input": "1", "cache_read": "0.5"}, "modes": {"batch": {"input": "0.5"}}, "_source": "litellm"}
+    )
+    sources.models(a={"input": 1, "cache_read": 1.2, "input_cost_per_token_batches": 1.1})
+    said = _said(sources.sync(path))
+    assert "cache_read 1.2 is more than input 1" in said
+    assert "batch input 1.1 is more than standard 1" in said
+
+
+def test_many_models_gone_is_a_file_cut_off(sources: Sources, path: Path) -> None:
+    """More than a tenth: nothing is written unless it is accepted. Those that are known to be gone do not count again."""
+    _write(path, **{f"m{n}": {"input": "1", "_source": "litellm"} for n in range(20)})
+    before = path.read_bytes()
+    sources.models(**{f"m{n}": {"input": 1.5} for n in range(17)})
+    done = sources.sync(path)
+    assert done.plan.refused
+    assert done.bad
+    assert path.read_bytes() == before
+    sources.sync(path, accept=True)
+    assert len(PriceFile.load(path).models) == 20
+    assert not sources.sync(path, NOW + timedelta(hours=1)).plan.refused
+
+
+def test_most_prices_moving_at_once_is_somebody_else_s_file(sources: Sources, path: Path) -> None:
+    """More than half of many: refused until it is accepted."""
+    _write(path, **{f"m{n}": {"input": "1", "_source": "litellm"} for n in range(30)})
+    sources.models(**{f"m{n}": {"input": 1.2 if n < 20 else 1} for n in range(30)})
+    assert sources.sync(path).plan.refused == ["20 of 30 prices would change at once"]
+    assert _total(path, "m0") == Decimal(1)
+
+
+def test_a_missing_cache_rate_is_filled_in_where_the_prices_agree(sources: Sources, path: Path) -> None:
+    """OpenRouter fills what LiteLLM lacks, never a write of Gemini's, never a reseller's, and never over what is there."""
+    entry = {"rates": {"input": "3", "output": "15"}, "_source": "litellm"}
+    path.write_text(
+        json.dumps(
+            {
+                "models": {
+                    "anthropic/claude-9": entry,
+                    "gemini/gemini-9": entry,
+                    "openai/gpt-9": {**entry, "rates": {**entry["rates"], "cache_read": "0.4"}},
+                    "mistral/mistral-9": entry,
+                    "openrouter/x/y": entry,
+                }
+            }
+        )
+    )
+    prices = {
+        "prompt": "0.000003",
+        "completion": "0.000015",
+        "input_cache_read": "0.0000003",
+        "input_cache_write": "0.00000375",
+    }
+    dearer = {**prices, "prompt": "0.0000033"}
+    sources.openrouter = {
+        "anthropic/claude-9": prices,
+        "google/gemini-9": prices,
+        "openai/gpt-9": prices,
+        "mistralai/mistral-9": dearer,
+        "x/y": prices,
+    }
+    base = {"input_cost_per_token": 3e-06, "output_cost_per_token": 1.5e-05}
+    sources.litellm = {
+        "claude-9": {"litellm_provider": "anthropic", **base},
+        "gemini/gemini-9": {"litellm_provider": "gemini", **base},
+        "gpt-9": {"litellm_provider": "openai", **base, "cache_read_input_token_cost": 4e-07},
+        "mistral/mistral-9": {"litellm_provider": "mistral", **base},
+        "openrouter/x/y": {"litellm_provider": "openrouter", **base},
+    }
+    done = sources.sync(path)
+    rates = {key: entry["rates"] for key, entry in PriceFile.load(path).models.items()}
+    assert rates["anthropic/claude-9"] == {"input": "3", "cache_read": "0.3", "cache_write": "3.75", "output": "15"}
+    assert rates["gemini/gemini-9"] == {"input": "3", "cache_read": "0.3", "output": "15"}
+    assert rates["openai/gpt-9"] == {"input": "3", "cache_read": "0.4", "cache_write": "3.75", "output": "15"}
+    assert rates["mistral/mistral-9"] == {"input": "3", "output": "15"}
+    assert rates["openrouter/x/y"]["cache_read"] == "0.3"
+    assert "mistral/mistral-9: input 3 here, 3.3 at OpenRouter" in _said(done)
+    assert not sources.sync(path, NOW + timedelta(hours=1)).plan.drifts
+
+
+def test_a_source_that_fails_changes_nothing_of_its_own(sources: Sources, path: Path) -> None:
+    """The other one is taken; with none the prices stay, and it says so."""
+    _write(path, a={"input": "1", "_source": "litellm"})
+    sources.models(a={"input": 1.5})
+    sources.broken = {"openrouter"}
+    done = sources.sync(path)
+    assert "answered 500" in _said(done)
+    assert not done.bad
+    assert done.plan.strictly_bad
+    assert _total(path, "a") == Decimal("1.5")
+    sources.broken = {"litellm", "openrouter"}
+    before = path.read_bytes()
+    done = sources.sync(path, save=False)
+    assert done.bad
+    assert path.read_bytes() == before
+
+
+def test_what_has_not_changed_is_not_compared_again(sources: Sources, path: Path, server: PriceServer) -> None:
+    """The tags of the last time are sent; a file that was edited since is compared with everything."""
+    _write(path, a={"input": "1", "_source": "litellm"})
+    sources.models(a={"input": 1.5})
+    sources.sync(path)
+    sources.sync(path, NOW + timedelta(hours=1))
+    tags = [headers.get("if-none-match") for _, headers in server.requests]
+    assert tags[:2] == [None, None]
+    assert None not in tags[2:]
+    path.write_text(path.read_text().replace('"1.5"', '"1.7"'))
+    assert sources.sync(path, NOW + timedelta(hours=2)).plan.drifts
+    assert server.requests[-1][1].get("if-none-match") is None
+
+
+def test_the_file_is_written_whole_in_one_order(sources: Sources, path: Path) -> None:
+    """One entry a line, keys and fields sorted, rates as texts; a sync that changes nothing changes one line."""
+    _write(path, b={"input": 2.0, "_source": "litellm"}, a={"output": "8", "input": "2", "_source": "litellm"})
+    sources.models(a={"input": 2, "output": 7.5}, b={"input": 2})
+    sources.sync(path)
+    lines = path.read_text().splitlines()
+    assert [line.partition(":")[0] for line in lines if line.startswith('"acme')] == ['"acme/a"', '"acme/b"']
+    assert '"rates": {"input": "2", "output": "7.5"}' in path.read_text()
+    path.chmod(0o640)
+    sources.sync(path, NOW + timedelta(hours=1))
+    different = [line for line in path.read_text().splitlines() if line not in lines]
+    assert [line.partition(":")[0] for line in different] == ['"synced"']
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [entry.name for entry in path.parent.iterdir() if entry.suffix == ".tmp"] == []
+
+
+def test_two_at_once_do_not_undo_each_other(sources: Sources, path: Path) -> None:
+    """Whoever wrote in between is not overwritten."""
+    _write(path, a={"input": "1", "_source": "litellm"})
+    sources.models(a={"input": 1.5})
+    done = sources.sync(path, save=False)
+    _write(path, a={"input": "1", "_source": "litellm"}, b={"input": "7", "_source": "manual"})
+    with pytest.raises(PriceBookError, match="changed by somebody else"):
+        done.save(NOW, accept=False)
+    assert _total(path, "b") == Decimal(7)
+
+
+def test_toml_stays_toml(sources: Sources, tmp_path: Path) -> None:
+    """With what was written there: modes that are not offered, dates, odd names, and the comments at the top."""
+    path = tmp_path / "prices.toml"
+    path.write_text(
+        '# Prices of ours.\nversion = "one"\n[models."acme/a"]\nrates = {input = 2.0}\n_source = "litellm"\n'
+        'modes = {batch = {input = "1"}, priority = false}\nscheduled = [{from = 2027-01-01, rates = {input = "9"}}]\n'
+        '[models."acme/odd \\"name\\" é"]\nrates = {input = "3"}\n_source = "manual"\n'
+    )
+    sources.models(a={"input": 1.5})
+    sources.sync(path)
+    table = tomllib.loads(path.read_text())
+    assert path.read_text().startswith("# Prices of ours.\n")
+    assert table["models"]["acme/a"]["rates"] == {"input": "1.5"}
+    assert 'acme/odd "name" é' in table["models"]
+    assert _total(path, "a") == Decimal("1.5")
+    assert _total(path, "a", mode="priority") is None
+    assert _total(path, "a", datetime(2027, 1, 2, tzinfo=UTC)) == Decimal(9)
+    assert [_total(path, "a", NOW - timedelta(days=1), mode) for mode in (None, "batch")] == [Decimal(2), Decimal(1)]
+
+
+def test_yaml_is_refused(tmp_path: Path) -> None:
+    """JSON or TOML."""
+    with pytest.raises(PriceBookError, match="JSON or TOML"):
+        PriceFile.load(tmp_path / "prices.yaml")
+
+
+def _seeded(path: Path) -> None:
+    """A file of the bundled entries of those models that the excerpt has."""
+    book = PriceBook.load()
+    keys = [
+        key
+        for name in json.loads(EXCERPT.read_text())
+        for key in (f"openai/{name}", f"anthropic/{name}", name)
+        if key in book.keys
+    ]
+    old = {"rates": {"input": "1"}, "_source": "seed", "_source_version": "older"}
+    path.write_text(json.dumps({"models": dict.fromkeys(keys, old)}))
+
+
+def test_the_bundled_book_does_not_drift_from_what_it_was_made_from(sources: Sources, path: Path) -> None:
+    """LiteLLM's own entries against the book built from them: no difference, whatever units, tiers and hours they have."""
+    _seeded(path)
+    sources.litellm = json.loads(EXCERPT.read_text())
+    done = sources.sync(path)
+    assert done.plan.compared >= 20
+    assert not done.plan.drifts, _said(done)
+    assert not done.plan.rejected
+
+
+def test_a_verdict_of_the_book_outlives_its_source(sources: Sources, path: Path) -> None:
+    """Where the book's makers decided against LiteLLM, its number does not come back."""
+    _seeded(path)
+    sources.litellm = json.loads(EXCERPT.read_text())
+    assert sources.litellm["mistral/mistral-large-4"]["input_cost_per_token"] == 1.36e-06
+    sources.sync(path)
+    assert PriceFile.load(path).models["mistral/mistral-large-4"]["rates"]["input"] == "0.7"
+
+
+def test_a_newer_edition_of_the_book_renews_what_an_older_one_gave(sources: Sources, path: Path) -> None:
+    """An upgrade of the package is not shadowed by the file that an older one started."""
+    _seeded(path)
+    sources.litellm = json.loads(EXCERPT.read_text())
+    done = sources.sync(path)
+    assert done.plan.seeded >= 20
+    entry = PriceFile.load(path).models["openai/gpt-4o"]
+    assert (entry["rates"]["input"], entry["_source"]) == ("2.5", "seed")
+
+
+def test_a_price_by_hand_replaces_the_whole_entry_from_now_on(path: Path) -> None:
+    """What it does not name has no price any more; what was stays the price of its time."""
+    _write(
+        path, a={"rates": {"input": "1", "cache_read": "0.1"}, "modes": {"batch": {"input": "0.5"}}, "_source": "litellm"}
+    )
+    made = upkeep.set_price(path, PriceBook.load(file=path), "acme/a", {"input": "2"}, NOW)
+    made.file.save()
+    assert made.lines == ("1M input = $2.00",)
+    before = NOW - timedelta(seconds=1)
+    assert [_total(path, "a", at) for at in (before, NOW)] == [Decimal(1), Decimal(2)]
+    assert [_total(path, "a", at, cache_read=1_000_000) for at in (before, NOW)] == [Decimal("0.1"), None]
+    assert [_total(path, "a", at, "batch") for at in (before, NOW)] == [Decimal("0.5"), None]
+    assert _entry(path, "a")["_source"] == "manual"
+
+
+def test_a_price_per_token_is_seen_for_what_it_is(path: Path) -> None:
+    """A hundred times from what the model, or its provider's models, cost: said, and left to a person."""
+    book = PriceBook.load()
+    made = upkeep.set_price(path, book, "openai/ft:gpt-4o-mini:me", {"input": "0.0000003", "output": "1.2"}, NOW)
+    assert [outlier.partition(":")[0] for outlier in made.outliers] == ["input"]
+    assert upkeep.set_price(path, book, "openai/gpt-4o", {"input": "250"}, NOW).outliers
+    assert not upkeep.set_price(path, book, "openai/gpt-4o", {"input": "2.4", "output": "9"}, NOW).outliers
+
+
+@pytest.mark.parametrize(
+    ("key", "rates", "parts"),
+    [
+        ("gpt-4o", {"input": "1"}, ["provider/model"]),
+        ("openai/x", {"inptu": "1"}, ["inptu", "did you mean 'input'"]),
+        ("openai/x", {"input": "-1"}, ["input", "-1"]),
+        ("openai/x", {"input": "NaN"}, ["input", "NaN"]),
+        ("openai/x", {"input": "cheap"}, ["input", "cheap"]),
+        ("openai/x", {}, ["at least one rate"]),
+    ],
+)
+def test_a_slip_by_hand_is_named(path: Path, key: str, rates: dict[str, str], parts: list[str]) -> None:
+    """Key, component or rate, and what would be right; nothing is written."""
+    with pytest.raises(PriceBookError) as failure:
+        upkeep.set_price(path, PriceBook.load(), key, rates, NOW)
+    assert all(part in str(failure.value) for part in parts), failure.value
+    assert not path.exists()

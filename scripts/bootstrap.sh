@@ -13,8 +13,10 @@ find_python() {
     return 1
 }
 
-# make_environment FOLDER EXTRAS: a virtual environment with the package, editable, and its extras.
+# make_environment FOLDER EXTRAS [OPTIONS]: a virtual environment with the package, editable, and its extras.
 make_environment() {
+    # Where Python is told to keep no bytecode, each of the many processes here would compile all that it imports.
+    unset PYTHONDONTWRITEBYTECODE
     if ! "$1/bin/python" -c '' 2>/dev/null; then
         python=$(find_python)
         echo "Making a virtual environment in $1 ..."
@@ -25,10 +27,16 @@ make_environment() {
             return 1
         fi
     fi
-    wanted=$(cat setup.cfg pyproject.toml | cksum)
-    if [ "$(cat "$1/installed" 2>/dev/null)" != "$wanted" ]; then
-        echo "Installing the package and what it needs here ($2) ..."
-        "$1/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$2]"
-        echo "$wanted" >"$1/installed"
+    folder=$1 extras=$2
+    shift 2
+    wanted="$extras $* $(cat setup.cfg pyproject.toml | cksum)"
+    if [ "$(cat "$folder/installed" 2>/dev/null)" != "$wanted" ]; then
+        echo "Installing the package and what it needs here ($extras) ..."
+        if ! "$folder/bin/python" scripts/install.py "$@" --editable ".[$extras]"; then
+            echo "The packages could not be installed; the reason is above. They come from the index that pip is set to:" >&2
+            echo "'$folder/bin/python -m pip config list' shows it, PIP_INDEX_URL or pip's configuration changes it. Then start again." >&2
+            return 1
+        fi
+        echo "$wanted" >"$folder/installed"
     fi
 }

@@ -12,7 +12,16 @@ from databases import MariaDBServer, MissingServerError, PostgreSQLServer, Serve
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
 
+#: What is costly to start, and should be once: all tests that ask for it run one after the other in one of the workers.
+ONCE = {"running_site", "browser"}
+
 S = TypeVar("S")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in ONCE.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 def _start(server: Callable[[], S]) -> S:

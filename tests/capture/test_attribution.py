@@ -309,11 +309,18 @@ def test_the_current_app_owns_the_call(make_app: Callable[..., Flask], ask: Call
     assert (len(ledger_of(one)), len(ledger_of(two))) == (1, 2)
 
 
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No app of another test, which may still be in memory here."""
+    monkeypatch.setattr(attribution, "_apps", weakref.WeakSet())
+    monkeypatch.setattr(attribution, "_warned", set())
+
+
+@pytest.mark.usefixtures("alone")
 def test_outside_any_context_the_only_app_owns_the_call(
     app: Flask, calls: Ledger, ask: Callable[[], None], make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture
 ) -> None:
     """One app: its call. Two apps: nobody's, said once."""
-    attribution._warned.clear()
     ask()
     assert len(calls()) == 1
     make_app()

@@ -58,7 +58,7 @@ ENVIRONMENTS = (
 def python_of(environment: Environment) -> str:
     """The interpreter of an environment, which is made where it is missing or has another content.
 
-    :raises subprocess.CalledProcessError: when its packages cannot be installed; what pip says is on stderr
+    :raises subprocess.CalledProcessError: when its packages cannot be installed; the reason is on stderr
     """
     if not environment.requirements:
         return sys.executable
@@ -70,18 +70,8 @@ def python_of(environment: Environment) -> str:
     noted = folder / "installed"
     if noted.exists() and noted.read_text() == wanted:
         return str(python)
-    venv.create(folder, clear=True, with_pip=True)
-    install = [
-        str(python),
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-compile",
-        "--editable",
-        str(ROOT),
-    ]
+    venv.create(folder, clear=True)
+    install = [sys.executable, str(ROOT / "scripts" / "install.py"), "--into", str(python), "--editable", str(ROOT)]
     subprocess.run([*install, *environment.requirements], check=True)
     noted.write_text(wanted)
     return str(python)

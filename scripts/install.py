@@ -2,8 +2,8 @@
 
     python scripts/install.py [--into PYTHON] [options and requirements, as for pip install]
 
-Without ``--into`` it installs into the environment that it runs in. uv reads none of pip's settings, so that what pip is told
-about indexes and certificates, in its files or by ``PIP_*``, is handed on; with a setting that uv has no word for, pip does it.
+Without ``--into`` it installs into the environment that it runs in. uv reads none of pip's settings: what pip is told about
+indexes and certificates, in its files or by ``PIP_*``, is handed on. With a setting that uv has no word for, pip does it.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ ONCE = {"running_site", "browser"}
 S = TypeVar("S")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in ONCE.intersection(getattr(item, "fixturenames", ())):

@@ -171,8 +171,7 @@ def test_a_living_child_does_not_hold_its_dead_parents_file(sqlite_url: sa.URL, 
     maker = LedgerMaker(sqlite_url, tmp_path)  # no tables yet, so that everything waits
     process = start(maker, 20, 1, "fork")
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(21)]
-    child = next(int(line) for line in lines if line.strip().isdigit())
+    child = next(int(line) for line in process.stdout if line.strip().isdigit())
     try:
         process.kill()
         process.wait(30)

@@ -294,7 +294,8 @@ class CallRecord:
 def content_id(digest: bytes) -> UUID:
     """An id made from content: a UUID of version 8 (RFC 9562), since MariaDB takes no 16 bytes that are none."""
     value = int.from_bytes(digest[:16], "big")
-    return UUID(int=value & ~(0xF << 76 | 0x3 << 62) | 0x8 << 76 | 0x2 << 62)
+    # The last bit: MariaDB refuses one of this version whose byte with the variant is 0x80.
+    return UUID(int=value & ~(0xF << 76 | 0x3 << 62) | 0x8 << 76 | 0x2 << 62 | 0x1 << 56)
 
 
 def settled_call_id(provider: str, key: str, created_at: datetime | None) -> UUID:

@@ -1,4 +1,4 @@
-"""What keeps the ledger: ``flush``."""
+"""What keeps the ledger: ``flush``, ``rollups rebuild``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import click
 
 from flask_llm_cost.cli.group import cli
 from flask_llm_cost.extension import state_of
+from flask_llm_cost.ledger.rebuild import rebuild as rebuild_rollups
 
 
 @cli.command()
@@ -19,3 +20,27 @@ def flush(timeout: float) -> None:
         click.echo(f"{others} calls of other ledgers are in the same spool folder: flush them from their own app")
     if not done:
         raise SystemExit(1)
+
+
+@cli.group()
+def rollups() -> None:
+    """The sums that reports and the dashboard read."""
+
+
+@rollups.command()
+def rebuild() -> None:
+    """Make the rollups anew from the calls, while calls come in. Broken off, it goes on where it was when it is run again.
+
+    Needed when LLM_COST_TIMEZONE has changed, when LLM_COST_ROLLUP_TAGS or LLM_COST_REPORT_TAGS name more than before, and
+    for calls that are older than the rollups. Until it is done, questions are answered from the calls, which is slower.
+    """
+    ledger = state_of().ledger
+    steps = rebuild_rollups(ledger.writer.transactions, ledger.rollups)
+    first = next(steps)
+    done = 0
+    with click.progressbar(length=first.total, label="rollups") as bar:
+        for progress in steps:
+            bar.length = progress.total
+            bar.update(progress.done - done)
+            done = progress.done
+    click.echo(f"the rollups hold all calls; {done} were added up")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from flask_llm_cost.doctor import capture, dashboard, ledger, prices, schema, setup
+from flask_llm_cost.doctor import capture, dashboard, ledger, prices, rollups, schema, setup
 from flask_llm_cost.doctor.check import MIGRATE, Check
 from flask_llm_cost.errors import LlmCostError, SchemaMissingError
 from flask_llm_cost.extension import AppState
@@ -35,5 +35,6 @@ _CHECKS: Final[tuple[tuple[str, Callable[[AppState], Iterator[Check]]], ...]] = 
     ("Capture", capture.capture),
     ("Prices", prices.prices),
     ("Ledger", ledger.ledger),
+    ("Ledger", rollups.rollups),
     ("Dashboard", dashboard.dashboard),
 )

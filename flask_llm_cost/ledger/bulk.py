@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
 
@@ -24,10 +24,14 @@ _SKIPS_DUPLICATES: Final = (CALLS, PRICES)
 
 
 class BulkInsert:
-    """``INSERT`` of whole rows into one table, as one dialect says it."""
+    """``INSERT`` of whole rows into one table, as one dialect says it.
 
-    def __init__(self, table: sa.Table, dialect: sa.Dialect) -> None:
-        statement: Any = sa.insert(table)
+    :param statement: another than the plain one, of the same parameters
+    """
+
+    def __init__(self, table: sa.Table, dialect: sa.Dialect, statement: Any = None) -> None:
+        if statement is None:
+            statement = sa.insert(table)
         if dialect.name == "postgresql" and table in _SKIPS_DUPLICATES:
             statement = postgresql.insert(table).on_conflict_do_nothing()
         compiled = statement.compile(dialect=dialect, column_keys=[column.name for column in table.columns])
@@ -87,3 +91,41 @@ class Inserts:
         self.items = BulkInsert(ITEMS, dialect)
         self.tags = BulkInsert(TAGS, dialect)
         self.prices = BulkInsert(PRICES, dialect)
+
+
+class Upsert:
+    """Adds rows to a table whose sums are there already, or puts them in.
+
+    :param measures: the columns that add up; of those the table has
+    """
+
+    def __init__(self, table: sa.Table, measures: Sequence[str], dialect: sa.Dialect) -> None:
+        self._names = [column.name for column in table.columns]
+        added = [name for name in measures if name in table.c]
+        self._arrays: sa.Insert | None = None
+        self._bulk: BulkInsert | None = None
+        if dialect.name == "postgresql":
+            # One statement with an array a column: several times as fast as a statement a row.
+            columns = [
+                sa.func.unnest(sa.bindparam(name, type_=postgresql.ARRAY(table.c[name].type))) for name in self._names
+            ]
+            insert = postgresql.insert(table).from_select(self._names, sa.select(*columns))
+            sums = {name: table.c[name] + insert.excluded[name] for name in added}
+            self._arrays = insert.on_conflict_do_update(index_elements=["id"], set_=sums)
+        elif dialect.name == "sqlite":
+            upsert = sqlite.insert(table)
+            sums = {name: table.c[name] + upsert.excluded[name] for name in added}
+            self._bulk = BulkInsert(table, dialect, upsert.on_conflict_do_update(index_elements=["id"], set_=sums))
+        else:
+            other = mysql.insert(table)
+            doubled = {name: table.c[name] + other.inserted[name] for name in added}
+            self._bulk = BulkInsert(table, dialect, other.on_duplicate_key_update(doubled))
+
+    def __call__(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add *rows*, which are in the order in which everyone locks them."""
+        if not rows:
+            return
+        if self._bulk is not None:
+            self._bulk(connection, [self._bulk.bind(row) for row in rows])
+        elif self._arrays is not None:
+            connection.execute(self._arrays, {name: [row[name] for row in rows] for name in self._names})

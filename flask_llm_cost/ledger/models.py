@@ -182,42 +182,9 @@ class PriceSnapshot(Base):
     __table_args__ = (_EXACT_STRINGS,)
 
 
-class UsageRollup(Base):
-    """Spend per 15-minute UTC bucket, provider, model, component and currency. The empty component counts the calls."""
+class _Sums:
+    """What the calls of one rollup come to. All of it adds up, and nothing of it is ever computed again by readers."""
 
-    __tablename__ = "llm_cost_usage_rollups"
-
-    #: A hash of the dimensions: the plain key would be too long for MySQL.
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    bucket: Mapped[datetime]
-    provider: Mapped[str] = mapped_column(sa.String(64))
-    model: Mapped[str] = mapped_column(sa.String(256))
-    component: Mapped[str] = mapped_column(sa.String(32))
-    currency: Mapped[str] = mapped_column(sa.String(3))
-    calls: Mapped[int] = mapped_column(sa.BigInteger)
-    quantity: Mapped[Decimal] = mapped_column(Quantity)
-    cost: Mapped[Decimal] = mapped_column(Money)
-    unpriced_calls: Mapped[int] = mapped_column(sa.BigInteger)
-    partial_calls: Mapped[int] = mapped_column(sa.BigInteger)
-    latency_ms: Mapped[int] = mapped_column(sa.BigInteger)
-    latency_calls: Mapped[int] = mapped_column(sa.BigInteger)
-
-    __table_args__ = (sa.Index("ix_llm_cost_usage_rollups_bucket", "bucket"), _EXACT_STRINGS)
-
-
-class TagRollup(Base):
-    """Spend per reporting day, tag key, value, provider, model and currency."""
-
-    __tablename__ = "llm_cost_tag_rollups"
-
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    day: Mapped[date] = mapped_column(sa.Date)
-    #: One tag key, or several joined by commas where they are kept together.
-    key: Mapped[str] = mapped_column(sa.String(256))
-    value: Mapped[str] = mapped_column(sa.String(1024))
-    provider: Mapped[str] = mapped_column(sa.String(64))
-    model: Mapped[str] = mapped_column(sa.String(256))
-    currency: Mapped[str] = mapped_column(sa.String(3))
     calls: Mapped[int] = mapped_column(sa.BigInteger)
     input_tokens: Mapped[int] = mapped_column(sa.BigInteger)
     cache_read_tokens: Mapped[int] = mapped_column(sa.BigInteger)
@@ -225,12 +192,69 @@ class TagRollup(Base):
     output_tokens: Mapped[int] = mapped_column(sa.BigInteger)
     total_tokens: Mapped[int] = mapped_column(sa.BigInteger)
     cost: Mapped[Decimal] = mapped_column(Money)
+    #: Calls whose cost is in ``cost``. Where there are none, ``cost`` is unknown and not 0.
+    priced_calls: Mapped[int] = mapped_column(sa.BigInteger)
+    #: Calls whose cost is missing, and of those the ones of which nothing was counted.
     unpriced_calls: Mapped[int] = mapped_column(sa.BigInteger)
+    uncounted_calls: Mapped[int] = mapped_column(sa.BigInteger)
     partial_calls: Mapped[int] = mapped_column(sa.BigInteger)
+    #: Refused or failed calls that reported nothing: nothing is missing for them.
+    failed_calls: Mapped[int] = mapped_column(sa.BigInteger)
+    estimated_calls: Mapped[int] = mapped_column(sa.BigInteger)
+    #: Interrupted and failed calls, those of them whose cost is known, and that cost.
+    wasted_calls: Mapped[int] = mapped_column(sa.BigInteger)
+    wasted_priced_calls: Mapped[int] = mapped_column(sa.BigInteger)
+    wasted_cost: Mapped[Decimal] = mapped_column(Money)
     latency_ms: Mapped[int] = mapped_column(sa.BigInteger)
     latency_calls: Mapped[int] = mapped_column(sa.BigInteger)
 
-    __table_args__ = (sa.Index("ix_llm_cost_tag_rollups_key", "key", "day"), _EXACT_STRINGS)
+
+class UsageRollup(_Sums, Base):
+    """Spend per 15-minute UTC bucket, provider, model, component and currency. The empty component counts the calls.
+
+    Rows of a component have ``calls``, ``quantity``, ``cost``, ``priced_calls`` and ``unpriced_calls``; the rest is 0 there.
+    """
+
+    __tablename__ = "llm_cost_usage_rollups"
+
+    #: A hash of the dimensions: the plain key would be too long for MySQL.
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    bucket: Mapped[datetime]
+    provider: Mapped[str] = mapped_column(sa.String(64))
+    #: As priced: what the reply names, else what was asked for, empty where neither is known.
+    model: Mapped[str] = mapped_column(sa.String(256))
+    component: Mapped[str] = mapped_column(sa.String(32))
+    currency: Mapped[str] = mapped_column(sa.String(3))
+    quantity: Mapped[Decimal] = mapped_column(Quantity)
+
+    __table_args__ = (sa.Index("ix_llm_cost_usage_rollups_bucket", "component", "bucket"), _EXACT_STRINGS)
+
+
+class TagRollup(_Sums, Base):
+    """Spend per reporting day, tag key, value, provider, model and currency.
+
+    The empty key counts all calls of the day. ``feature,tenant_id`` keeps two report tags together, the second's value in
+    ``second_value``. ``feature*`` is ``feature`` over all models, whose provider and model are empty.
+    """
+
+    __tablename__ = "llm_cost_tag_rollups"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    day: Mapped[date] = mapped_column(sa.Date)
+    key: Mapped[str] = mapped_column(sa.String(160))
+    value: Mapped[str] = mapped_column(sa.String(256))
+    second_value: Mapped[str] = mapped_column(sa.String(256))
+    provider: Mapped[str] = mapped_column(sa.String(64))
+    model: Mapped[str] = mapped_column(sa.String(256))
+    currency: Mapped[str] = mapped_column(sa.String(3))
+
+    __table_args__ = (
+        # A range of days of all values, of one value, and of one value of the second key of a pair.
+        sa.Index("ix_llm_cost_tag_rollups_key", "key", "day"),
+        sa.Index("ix_llm_cost_tag_rollups_value", "key", "value", "day"),
+        sa.Index("ix_llm_cost_tag_rollups_second", "key", "second_value", "day"),
+        _EXACT_STRINGS,
+    )
 
 
 class BudgetPeriod(Base):
@@ -325,7 +349,7 @@ class Counter(Base):
 
     __tablename__ = "llm_cost_counters"
 
-    name: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(192), primary_key=True)
     value: Mapped[int] = mapped_column(sa.BigInteger)
     text: Mapped[str | None] = mapped_column(sa.String(256))
     updated_at: Mapped[datetime]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -27,6 +27,8 @@ from flask_llm_cost.ledger.health import Health, survey
 from flask_llm_cost.ledger.lines import encode
 from flask_llm_cost.ledger.models import Counter
 from flask_llm_cost.ledger.reading import reading
+from flask_llm_cost.ledger.rollups import Rollups
+from flask_llm_cost.ledger.settings import LedgerConfig
 from flask_llm_cost.ledger.spool import Spool
 from flask_llm_cost.ledger.tally import COUNTERS, Tally, log, log_call, price_or_leave
 from flask_llm_cost.ledger.transaction import WriteError
@@ -41,21 +43,6 @@ AWAY_SECONDS: Final = 5.0
 IDLE_CONNECTION_SECONDS: Final = 30.0
 
 _MEGABYTE: Final = 1_000_000
-
-
-class LedgerConfig(Protocol):
-    """What the ledger reads of :class:`~flask_llm_cost.config.Config`."""
-
-    @property
-    def write_mode(self) -> str: ...
-    @property
-    def write_errors(self) -> str: ...
-    @property
-    def spool_dir(self) -> Path | None: ...
-    @property
-    def spool_max_mb(self) -> int: ...
-    @property
-    def bind_key(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +88,8 @@ class Ledger:
         self._write_failed = write_failed
         self._engine = OwnEngine(engine)
         self._read_engine = OwnEngine(read_engine)
-        self._writer = Writer(self._engine, within)
+        self.rollups = Rollups(config.timezone, config.rollup_tags, config.report_tags)
+        self._writer = Writer(self._engine, (self.rollups, *within))
         self._tally = Tally()
         self._processes: dict[int, _Process] = {}
         self._memory: deque[CallRecord] = deque()

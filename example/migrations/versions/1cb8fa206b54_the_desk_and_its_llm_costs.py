@@ -2,7 +2,7 @@
 
 Revision ID: 1cb8fa206b54
 Revises: 
-Create Date: 2026-11-23 03:17:50.994499
+Create Date: 2026-11-25 16:36:34.896779
 
 """
 from alembic import op
@@ -59,6 +59,7 @@ def upgrade():
     sa.Column('held', sa.Numeric(precision=28, scale=12).with_variant(sa.BigInteger(), 'sqlite'), nullable=False),
     sa.Column('unresolved', sa.Numeric(precision=28, scale=12).with_variant(sa.BigInteger(), 'sqlite'), nullable=False),
     sa.Column('blocked_calls', sa.BigInteger(), nullable=False),
+    sa.Column('created_at', sa.DateTime().with_variant(mysql.DATETIME(fsp=6), 'mariadb').with_variant(mysql.DATETIME(fsp=6), 'mysql'), nullable=False),
     sa.Column('updated_at', sa.DateTime().with_variant(mysql.DATETIME(fsp=6), 'mariadb').with_variant(mysql.DATETIME(fsp=6), 'mysql'), nullable=False),
     sa.PrimaryKeyConstraint('id'),
     mariadb_charset='utf8mb4',
@@ -70,7 +71,7 @@ def upgrade():
         batch_op.create_index('ix_llm_cost_budget_periods_budget', ['budget', 'starts_at'], unique=False)
 
     op.create_table('llm_cost_counters',
-    sa.Column('name', sa.String(length=128), nullable=False),
+    sa.Column('name', sa.String(length=192), nullable=False),
     sa.Column('value', sa.BigInteger(), nullable=False),
     sa.Column('text', sa.String(length=256), nullable=True),
     sa.Column('updated_at', sa.DateTime().with_variant(mysql.DATETIME(fsp=6), 'mariadb').with_variant(mysql.DATETIME(fsp=6), 'mysql'), nullable=False),
@@ -87,7 +88,7 @@ def upgrade():
     sa.Column('matched_key', sa.String(length=320), nullable=False),
     sa.Column('match_kind', sa.String(length=32), nullable=False),
     sa.Column('currency', sa.String(length=3), nullable=False),
-    sa.Column('rates', sa.JSON(none_as_null=True), nullable=False),
+    sa.Column('rates', sa.JSON(), nullable=False),
     sa.Column('pricing_mode', sa.String(length=64), nullable=True),
     sa.Column('tier', sa.String(length=64), nullable=True),
     sa.Column('multiplier', sa.Numeric(precision=28, scale=12).with_variant(sa.BigInteger(), 'sqlite'), nullable=False),
@@ -103,8 +104,9 @@ def upgrade():
     op.create_table('llm_cost_tag_rollups',
     sa.Column('id', sa.Uuid(), nullable=False),
     sa.Column('day', sa.Date(), nullable=False),
-    sa.Column('key', sa.String(length=256), nullable=False),
-    sa.Column('value', sa.String(length=1024), nullable=False),
+    sa.Column('key', sa.String(length=160), nullable=False),
+    sa.Column('value', sa.String(length=256), nullable=False),
+    sa.Column('second_value', sa.String(length=256), nullable=False),
     sa.Column('provider', sa.String(length=64), nullable=False),
     sa.Column('model', sa.String(length=256), nullable=False),
     sa.Column('currency', sa.String(length=3), nullable=False),
@@ -115,8 +117,15 @@ def upgrade():
     sa.Column('output_tokens', sa.BigInteger(), nullable=False),
     sa.Column('total_tokens', sa.BigInteger(), nullable=False),
     sa.Column('cost', sa.Numeric(precision=28, scale=12).with_variant(sa.BigInteger(), 'sqlite'), nullable=False),
+    sa.Column('priced_calls', sa.BigInteger(), nullable=False),
     sa.Column('unpriced_calls', sa.BigInteger(), nullable=False),
+    sa.Column('uncounted_calls', sa.BigInteger(), nullable=False),
     sa.Column('partial_calls', sa.BigInteger(), nullable=False),
+    sa.Column('failed_calls', sa.BigInteger(), nullable=False),
+    sa.Column('estimated_calls', sa.BigInteger(), nullable=False),
+    sa.Column('wasted_calls', sa.BigInteger(), nullable=False),
+    sa.Column('wasted_priced_calls', sa.BigInteger(), nullable=False),
+    sa.Column('wasted_cost', sa.Numeric(precision=28, scale=12).with_variant(sa.BigInteger(), 'sqlite'), nullable=False),
     sa.Column('latency_ms', sa.BigInteger(), nullable=False),
     sa.Column('latency_calls', sa.BigInteger(), nullable=False),
     sa.PrimaryKeyConstraint('id'),
@@ -127,6 +136,8 @@ def upgrade():
     )
     with op.batch_alter_table('llm_cost_tag_rollups', schema=None) as batch_op:
         batch_op.create_index('ix_llm_cost_tag_rollups_key', ['key', 'day'], unique=False)
+        batch_op.create_index('ix_llm_cost_tag_rollups_second', ['key', 'second_value', 'day'], unique=False)
+        batch_op.create_index('ix_llm_cost_tag_rollups_value', ['key', 'value', 'day'], unique=False)
 
     op.create_table('llm_cost_usage_rollups',
     sa.Column('id', sa.Uuid(), nullable=False),
@@ -135,11 +146,23 @@ def upgrade():
     sa.Column('model', sa.String(length=256), nullable=False),
     sa.Column('component', sa.String(length=32), nullable=False),
     sa.Column('currency', sa.String(length=3), nullable=False),
-    sa.Column('calls', sa.BigInteger(), nullable=False),
     sa.Column('quantity', sa.Numeric(precision=28, scale=6).with_variant(sa.BigInteger(), 'sqlite'), nullable=False),
+    sa.Column('calls', sa.BigInteger(), nullable=False),
+    sa.Column('input_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('cache_read_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('cache_write_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('output_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('total_tokens', sa.BigInteger(), nullable=False),
     sa.Column('cost', sa.Numeric(precision=28, scale=12).with_variant(sa.BigInteger(), 'sqlite'), nullable=False),
+    sa.Column('priced_calls', sa.BigInteger(), nullable=False),
     sa.Column('unpriced_calls', sa.BigInteger(), nullable=False),
+    sa.Column('uncounted_calls', sa.BigInteger(), nullable=False),
     sa.Column('partial_calls', sa.BigInteger(), nullable=False),
+    sa.Column('failed_calls', sa.BigInteger(), nullable=False),
+    sa.Column('estimated_calls', sa.BigInteger(), nullable=False),
+    sa.Column('wasted_calls', sa.BigInteger(), nullable=False),
+    sa.Column('wasted_priced_calls', sa.BigInteger(), nullable=False),
+    sa.Column('wasted_cost', sa.Numeric(precision=28, scale=12).with_variant(sa.BigInteger(), 'sqlite'), nullable=False),
     sa.Column('latency_ms', sa.BigInteger(), nullable=False),
     sa.Column('latency_calls', sa.BigInteger(), nullable=False),
     sa.PrimaryKeyConstraint('id'),
@@ -149,7 +172,7 @@ def upgrade():
     mysql_collate='utf8mb4_bin'
     )
     with op.batch_alter_table('llm_cost_usage_rollups', schema=None) as batch_op:
-        batch_op.create_index('ix_llm_cost_usage_rollups_bucket', ['bucket'], unique=False)
+        batch_op.create_index('ix_llm_cost_usage_rollups_bucket', ['component', 'bucket'], unique=False)
 
     op.create_table('tenant',
     sa.Column('id', sa.String(length=32), nullable=False),
@@ -335,6 +358,8 @@ def downgrade():
 
     op.drop_table('llm_cost_usage_rollups')
     with op.batch_alter_table('llm_cost_tag_rollups', schema=None) as batch_op:
+        batch_op.drop_index('ix_llm_cost_tag_rollups_value')
+        batch_op.drop_index('ix_llm_cost_tag_rollups_second')
         batch_op.drop_index('ix_llm_cost_tag_rollups_key')
 
     op.drop_table('llm_cost_tag_rollups')

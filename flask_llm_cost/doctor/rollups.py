@@ -1,0 +1,31 @@
+"""Do the rollups hold what questions are answered from?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flask_llm_cost.doctor.check import Check
+from flask_llm_cost.extension import AppState
+from flask_llm_cost.ledger.rollup_state import read_state
+from flask_llm_cost.ledger.rollups import zone_mismatch
+
+_REBUILD = "run 'flask llm-cost rollups rebuild'"
+
+
+def rollups(state: AppState) -> Iterator[Check]:
+    wanted = state.ledger.rollups
+    with state.ledger.session() as session:
+        found = read_state(session.connection())
+    if found is None:
+        return  # no call has been written yet
+    if found.zone != str(wanted.zone):
+        yield Check("Ledger", "reporting zone", "error", zone_mismatch(found.zone, str(wanted.zone)))
+    if not found.complete:
+        message = f"the rollups do not hold all calls yet, so questions are slow; {_REBUILD}"
+        yield Check("Ledger", "rollups", "warning", message)
+    elif missing := wanted.named - found.kept:
+        message = f"LLM_COST_ROLLUP_TAGS names {', '.join(sorted(missing))}, of which there are no rollups yet; {_REBUILD}"
+        yield Check("Ledger", "rollups", "warning", message)
+    elif found.zone == str(wanted.zone):
+        kept = ", ".join(sorted(found.kept)) or "no tag yet"
+        yield Check("Ledger", "rollups", "ok", f"days of {found.zone}, by {kept}")

@@ -1,0 +1,84 @@
+"""The commands that keep the ledger, as a person types them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+
+from flask_llm_cost import LlmCostTracker, track
+
+
+class Shop:
+    """An app on one database file, made as often as it is configured anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._apps: list[tuple[Flask, SQLAlchemy]] = []
+
+    def app(self, **config: Any) -> Flask:
+        app = Flask("shop", instance_path=str(self._folder))
+        app.config.update(SQLALCHEMY_DATABASE_URI=f"sqlite:///{self._folder}/app.db", TESTING=True)
+        app.config.update({f"LLM_COST_{name.upper()}": value for name, value in config.items()})
+        database = SQLAlchemy(app)
+        LlmCostTracker(app)
+        self._apps.append((app, database))
+        return app
+
+    def close(self) -> None:
+        for app, database in self._apps:
+            app.extensions["llm_cost"].ledger.close(0)
+            with app.app_context():
+                database.engine.dispose()
+
+
+def run(app: Flask, *arguments: str) -> Result:
+    result = app.test_cli_runner().invoke(args=["llm-cost", *arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture
+def make_app(tmp_path: Path) -> Any:
+    shop = Shop(tmp_path)
+    run(shop.app(), "install")
+    yield shop.app
+    shop.close()
+
+
+def record(app: Flask, **tags: str) -> bool:
+    with app.app_context():
+        track("openai", model="gpt-4o", usage={"input": 1_000_000}, tags=tags)
+        done: bool = app.extensions["llm_cost"].ledger.flush(5)
+        return done
+
+
+def test_another_zone_needs_a_rebuild(make_app: Callable[..., Flask]) -> None:
+    """With another LLM_COST_TIMEZONE calls wait, doctor names the command, and after it they are in."""
+    assert record(make_app())
+    moved = make_app(timezone="Asia/Kathmandu")
+    with moved.app_context():
+        track("openai", model="gpt-4o", usage={"input": 1_000_000})
+        assert not moved.extensions["llm_cost"].ledger.flush(1)
+    told = run(moved, "doctor")
+    assert told.exit_code == 1
+    assert "run 'flask llm-cost rollups rebuild'" in told.output
+    done = run(moved, "rollups", "rebuild")
+    assert done.exit_code == 0
+    assert "the rollups hold all calls; 1 were added up" in done.output
+    assert moved.extensions["llm_cost"].ledger.flush(10)
+    assert "days of Asia/Kathmandu" in run(moved, "doctor").output
+
+
+def test_doctor_names_tags_without_rollups(make_app: Callable[..., Flask]) -> None:
+    """A tag that LLM_COST_ROLLUP_TAGS names after its first calls is named by doctor until a rebuild."""
+    assert record(make_app(rollup_tags=("feature",)), feature="chat", team="blue")
+    wider = make_app(rollup_tags=("feature", "team"))
+    assert "LLM_COST_ROLLUP_TAGS names team" in run(wider, "doctor").output
+    run(wider, "rollups", "rebuild")
+    assert "by feature, team" in run(wider, "doctor").output

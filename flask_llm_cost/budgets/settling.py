@@ -142,6 +142,9 @@ class Settling:
         for period_id, amount in counted.items():
             if amount:
                 work.parts.append((period_id, row.id, sign * amount))
+            elif amount is None and sign > 0:
+                # Nothing to add yet, but the account begins with it: a price that it gets later counts.
+                work.moves.setdefault(period_id, Move())
 
     def _leave_out_what_was_never_counted(self, connection: sa.Connection, change: Change, work: _Work) -> None:
         """A call that was recorded before an account began is not in it: a new price of it does not move it either."""

@@ -39,6 +39,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
     def __init__(self, places: int) -> None:
         super().__init__(28, places)
         self.places = places
+        self._last = Decimal(1).scaleb(-places)
 
     class comparator_factory(TypeDecorator.Comparator[Decimal]):  # noqa: N801 - SQLAlchemy's name
         def _refuse(self, other: Any) -> Any:
@@ -57,7 +58,12 @@ class ExactDecimal(TypeDecorator[Decimal]):
         return dialect.type_descriptor(sa.Numeric(28, self.places))
 
     def process_bind_param(self, value: Decimal | int | None, dialect: sa.Dialect) -> Any:
-        if value is None or dialect.name != "sqlite":
+        if value is None:
+            return value
+        if dialect.name != "sqlite":
+            # Servers round a half up; it is to be the same amount on all of them.
+            if isinstance(value, Decimal) and value.as_tuple().exponent < -self.places:  # type: ignore[operator]
+                return value.quantize(self._last, context=_EXACT)
             return value
         if type(value) is int:
             return value * 10**self.places

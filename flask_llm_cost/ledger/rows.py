@@ -169,7 +169,7 @@ def repriced_rows(stored: CallRows, cost: Cost) -> CallRows:
 
 
 def _lines(record: CallRecord, cost: Cost) -> Sequence[Line]:
-    if cost.lines:
+    if cost.lines or cost.price is not None:
         return cost.lines
     # Without a price the quantities are kept all the same, so that the call can be priced later.
     return [

@@ -1,0 +1,64 @@
+"""``backfill`` and ``reprice``: prices for calls that are in the ledger already."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+
+import click
+
+from flask_llm_cost import reprice as repricing
+from flask_llm_cost.cli.group import cli
+from flask_llm_cost.extension import AppState, state_of
+from flask_llm_cost.ledger.local_time import start_of_day
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Show what would be priced, and write nothing.")
+def backfill(dry_run: bool) -> None:
+    """Price what had no price, with the prices of the time of each call. What has a price keeps it."""
+    state = state_of()
+    _run(state, "backfill", repricing.conditions(backfill=True), dry_run=dry_run)
+
+
+@cli.command()
+@click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), required=True, help="The first day.")
+@click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), required=True, help="The last day, included.")
+@click.option("--dry-run", is_flag=True, help="Show the difference by model, and write nothing.")
+@click.option("--yes", is_flag=True, help="Write it without being asked.")
+def reprice(first: datetime, last: datetime, dry_run: bool, yes: bool) -> None:
+    """Price the calls of some days again, by today's book and the prices of the time of each call."""
+    if last < first:
+        raise click.BadParameter("is before --from", param_hint="--to")
+    state = state_of()
+    since, until = _start(state, first.date()), _start(state, last.date() + timedelta(days=1))
+    where = repricing.conditions(backfill=False, since=since, until=until)
+    if dry_run or not yes:
+        outcome = _run(state, "reprice", where, dry_run=True)
+        if dry_run or not outcome.changed:
+            return
+        click.confirm(f"Give these {outcome.changed} calls their new cost?", abort=True)
+    _run(state, "reprice", where, dry_run=False)
+
+
+def _start(state: AppState, day: date) -> datetime:
+    return start_of_day(day, state.config.timezone)
+
+
+def _run(state: AppState, kind: str, where: list[object], *, dry_run: bool) -> repricing.Outcome:
+    with state.ledger.session() as session:
+        total = repricing.count(session, where)
+    with click.progressbar(length=total, label="calls") as bar:
+        outcome = repricing.price_again(state.ledger, state.book, kind=kind, where=where, dry_run=dry_run, told=bar.update)
+    for line in repricing.table(outcome.by_model):
+        click.echo(line)
+    done = "would change" if dry_run else "changed"
+    click.echo(f"{outcome.changed} of {outcome.looked_at + outcome.billed} calls {done}")
+    if outcome.billed:
+        click.echo(f"{outcome.billed} calls stay: their provider said what it charged")
+    if outcome.without:
+        click.echo(f"{outcome.without} calls stay: the book has no whole price for them; see 'flask llm-cost doctor'")
+    if outcome.changed_meanwhile:
+        click.echo(f"{outcome.changed_meanwhile} calls were changed by somebody else meanwhile; run it again")
+    if dry_run:
+        click.echo("nothing was written")
+    return outcome

@@ -85,6 +85,8 @@ class Recorder:
             if _lacks_price(record):
                 self._send(signals.unknown_price, record)
                 self._warn_unpriced(record)
+            else:
+                self._warn_gap(record)
 
     def _warn_unpriced(self, record: CallRecord) -> None:
         key = record.provider, record.price_model
@@ -96,6 +98,24 @@ class Recorder:
             "'flask llm-cost prices explain' says why, LLM_COST_PRICE_OVERRIDES sets a price",
             *(str(part).encode("unicode_escape").decode() for part in key),
         )
+
+    def _warn_gap(self, record: CallRecord) -> None:
+        """A price of the app's own that names no cache rate, of a model that is cached: probably forgotten."""
+        cost = record.cost
+        if cost is None or cost.status != "partial" or cost.price is None or cost.price.source not in ("overrides", "file"):
+            return
+        for line in cost.lines:
+            key = cost.price.key, line.component
+            if line.cost is not None or not line.component.startswith("cache_") or key in self._warned:
+                continue
+            if self._config.unknown_price == "warn" and len(self._warned) < _MAX_WARNED:
+                self._warned.add(key)
+                logger.warning(
+                    "your price of %.320s names no %s, and there are calls with it: they are priced in part only; "
+                    'add it, or say "inherit": true',
+                    str(key[0]).encode("unicode_escape").decode(),
+                    line.component,
+                )
 
 
 def _lacks_price(record: CallRecord) -> bool:

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from flask_llm_cost.doctor.check import Check
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 
+#: Older prices are doubtful.
+OLD_DAYS: Final = 30
+
 
 def prices(state: AppState) -> Iterator[Check]:
     book = state.book
-    yield Check("Prices", "price book", "ok", f"{book.entries} models, version {book.version}")
+    what = f"{book.entries} models, version {book.version}"
+    age = (datetime.now(UTC).date() - book.dated).days if book.dated is not None else None
+    if age is not None and age > OLD_DAYS:
+        yield Check(
+            "Prices",
+            "price book",
+            "warning",
+            f"{what}: the prices are {age} days old, and providers change them twice in ten; "
+            "run 'flask llm-cost prices sync', or upgrade",
+        )
+    else:
+        yield Check("Prices", "price book", "ok", what if age is None else f"{what}, {age} days old")
     with state.ledger.session() as session:
         week = Filter(scope={}, since=datetime.now(UTC) - timedelta(days=7))
         unpriced = queries.unpriced_models(session, week)

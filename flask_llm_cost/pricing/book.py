@@ -6,7 +6,7 @@ Pure: it knows neither Flask nor a database nor a network. Immutable once loaded
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
@@ -80,6 +80,11 @@ class PriceBook:
         return "+".join(catalog.version for catalog in reversed(self._catalogs))
 
     @property
+    def dated(self) -> date | None:
+        """The day of which the prices are: when the file was last synchronised, or when the bundled book was made."""
+        return max((catalog.dated for catalog in self._catalogs if catalog.dated is not None), default=None)
+
+    @property
     def entries(self) -> int:
         """How many models have a price."""
         return len({key for catalog in self._catalogs for key in catalog.keys})
@@ -120,9 +125,11 @@ class PriceBook:
         Vertex the region in the host's name counts.
         """
         mode, names, zone = hosts.reading(record)
+        # What was asked for on Azure is the name of a deployment, which may be called like any model.
+        model = record.model if record.provider == "azure" else record.price_model
         return self._price(
             record.provider,
-            record.price_model,
+            model or ("" if names else None),
             record.usage,
             mode,
             record.occurred_at,
@@ -185,7 +192,7 @@ class PriceBook:
 
     def _new_route(self, provider: str, model: str | None, mode: str | None, more: Any) -> Route | None:
         """The route of names that can be names; it is kept, so that the next call need not look for it."""
-        if not model or not _name(provider, MAX_PROVIDER) or not _name(model, MAX_MODEL):
+        if model is None or not (model or more) or not _name(provider, MAX_PROVIDER) or not _name(model, MAX_MODEL):
             return None
         valid, canonical = _mode(mode)
         if not valid:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
@@ -59,6 +59,9 @@ class Catalog:
         self._sources = {provider: _source(raw, place.at("sources")) for provider, raw in sources.items()}
         listed = (_source(raw, place.at("generated_from")) for _, raw in items(header.get("generated_from", ()), place))
         self._versions = dict(listed)
+        synced = header.get("synced")
+        #: The day of which its prices are, where it says so.
+        self.dated = _day(synced.get("at") if isinstance(synced, Mapping) else version if name == "bundled" else None)
         self._tools_raw = mapping(header.get("tools", {}), place.at("tools"))
         self._tools: dict[str, Mapping[str, ToolRate]] = {}
         #: ``provider/other name`` to the keys that it stood for, and when.
@@ -200,6 +203,13 @@ class Catalog:
                     alias.name, f"{target!r} has this alias too; keep one, or date them"
                 )
         self._aliases[name] = [*existing, (key, alias)]
+
+
+def _day(text: Any) -> date | None:
+    try:
+        return date.fromisoformat(str(text)[:10])
+    except ValueError:
+        return None
 
 
 def _source(value: Any, place: Place) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -153,7 +154,8 @@ def explain_unknown(provider: str, model: str | None, keys: Iterable[str], at: d
     if name:
         lines.append(f'  set it    LLM_COST_PRICE_OVERRIDES = {{{key!r}: {{"input": "0.30", "output": "1.20"}}}}')
         lines.append("            USD per 1,000,000 tokens, with your provider's rates in place of these")
+        lines.append(f"  or run    flask llm-cost prices set {shlex.quote(key)} input=0.30 output=1.20")
     if nearest:
         near_provider, _, near_model = nearest[0].partition("/")
-        lines.append(f"  look      flask llm-cost prices explain {near_provider} {near_model}")
+        lines.append(f"  look      flask llm-cost prices explain {near_provider} {shlex.quote(near_model)}")
     return Explanation(provider, model, False, at, tuple(lines), nearest=nearest)

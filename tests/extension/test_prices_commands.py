@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 
 from flask_llm_cost import LlmCostTracker, track
+from flask_llm_cost.doctor import prices as checks
 from flask_llm_cost.extension import state_of
 from flask_llm_cost.pricing.catalog import bundled
 
@@ -206,3 +208,37 @@ def test_a_file_that_cannot_be_written_says_what_to_do(app: Flask) -> None:
     assert result.exit_code == 1
     assert "checkout" in result.output or "cannot be" in result.output
     os.unlink(path.parent)
+
+
+def test_doctor_says_how_old_the_prices_are(app: Flask) -> None:
+    """By the day on which the file was synchronised, or the bundled book was made, whichever is later."""
+    state = state_of(app)
+    bundled_day = state.book.dated
+    assert bundled_day is not None
+    assert state.book.version.startswith(bundled_day.isoformat())
+    result = app.test_cli_runner().invoke(args=["llm-cost", "doctor"])
+    assert f"{(datetime.now(UTC).date() - bundled_day).days} days old" in result.output
+    state.prices.path.parent.mkdir(exist_ok=True)
+    state.prices.path.write_text(json.dumps({"synced": {"at": datetime.now(UTC).isoformat()}, "models": {}}))
+    assert "0 days old" in app.test_cli_runner().invoke(args=["llm-cost", "doctor"]).output
+
+
+def test_doctor_warns_of_prices_that_are_old(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends in the command that renews them."""
+    monkeypatch.setattr(checks, "OLD_DAYS", -1)
+    result = app.test_cli_runner().invoke(args=["llm-cost", "doctor"])
+    assert "warning  price book" in result.output
+    assert "run 'flask llm-cost prices sync'" in result.output
+
+
+def test_a_price_of_your_own_without_a_cache_rate_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The line stays unpriced, never the input's rate; the key and the component are named."""
+    app = _app(tmp_path, LLM_COST_PRICE_OVERRIDES={"acme/a": {"input": "1", "output": "2"}})
+    with app.app_context():
+        for _ in range(3):
+            record = track("acme", model="a", usage={"input": 10, "cache_read": 1000, "output": 1})
+        assert app.extensions["costs"].flush()
+    assert record is not None
+    told = [message for message in caplog.messages if "names no cache_read" in message]
+    assert len(told) == 1
+    assert "acme/a" in told[0]

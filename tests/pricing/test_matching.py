@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from uuid import uuid4
 
@@ -185,6 +187,67 @@ def test_an_azure_deployment_is_never_a_model() -> None:
     assert told.price_record(record).total == 11
     other = _record("azure", "gpt-4o-2024-08-06", "other.openai.azure.com", requested_model="chat")
     assert told.price_record(other).total == plain.price_record(other).total
+
+
+def test_an_azure_call_whose_reply_names_no_model_is_unknown(book: PriceBook) -> None:
+    """A deployment may be called gpt-4o and be anything; the operator's alias decides, by the resource or without it."""
+    record = _record("azure", None, "my-resource.openai.azure.com", requested_model="gpt-4o")
+    assert book.price_record(record).status == "unpriced"
+    for name in ("azure/my-resource/gpt-4o", "azure/gpt-4o"):
+        cost = PriceBook.load(aliases={name: "azure/gpt-4-turbo"}).price_record(record)
+        assert cost.total == 11
+    assert book.price_record(_record("openai", None, "api.openai.com", requested_model="gpt-4o")).status == "priced"
+
+
+@pytest.mark.parametrize(
+    ("model", "rate"),
+    [
+        ("global.anthropic.claude-sonnet-4-5-20250929-v1:0", "3"),
+        ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", "3.3"),
+        ("eu.anthropic.claude-sonnet-4-5-20250929-v1:0", "3.3"),
+        ("jp.anthropic.claude-sonnet-4-5-20250929-v1:0", "3.3"),
+        ("au.anthropic.claude-sonnet-4-5-20250929-v1:0", "3.3"),
+        ("us-gov.anthropic.claude-sonnet-4-5-20250929-v1:0", "3.6"),
+        ("anthropic.claude-sonnet-4-5-20250929-v1:0", "3.3"),
+    ],
+)
+def test_a_bedrock_profile_is_a_price_of_its_own(book: PriceBook, model: str, rate: str) -> None:
+    """The profile in front of the name counts; the bare id is in-region, 10% above the worldwide one."""
+    usage = Usage({"input": 100_000}, source="response")
+    assert (book.price("bedrock", model, usage, None, NOW).total or 0) * 10 == Decimal(rate)
+
+
+@pytest.mark.parametrize(
+    ("model", "host", "total"),
+    [
+        ("claude-sonnet-4-5", "aiplatform.googleapis.com", "3"),
+        ("claude-sonnet-4-5", "us-east5-aiplatform.googleapis.com", "3.3"),
+        ("claude-sonnet-4-5", "aiplatform.eu.rep.googleapis.com", "3.3"),
+        ("gemini-2.5-flash", "europe-west1-aiplatform.googleapis.com", "0.3"),
+    ],
+)
+def test_a_vertex_location_costs_more_where_the_entry_says_so(book: PriceBook, model: str, host: str, total: str) -> None:
+    """Anywhere but worldwide 10% more for models that have the factor, and the same for those that have none."""
+    usage = Usage({"input": 100_000}, source="response")
+    record = replace(_record("vertex", model, host), usage=usage)
+    assert (book.price_record(record).total or 0) * 10 == Decimal(total)
+
+
+def test_an_openrouter_variant_is_a_model_of_its_own() -> None:
+    """``:free`` by its own key only; a moving or routed name is never a base model; dots in a version may be dashes."""
+    book = PriceBook.load(
+        overrides={"openrouter/x/one-1-5": {"input": "1"}, "openrouter/x/one-1-5:free": {"input": "0", "output": "0"}}
+    )
+    assert _match(book, "openrouter", "x/one-1.5") == ("openrouter/x/one-1-5", "spelling")
+    assert book.price("openrouter", "x/one-1-5:free", TOKENS, None, NOW).status == "free"
+    for model in ("x/one-1-5:nitro", "x/one-1-5:floor", "~x/one-latest", "x/one~latest", "openrouter/auto", "x/two:free"):
+        assert _match(book, "openrouter", model) is None
+
+
+def test_another_gateway_has_no_price_unless_the_file_has_it(book: PriceBook) -> None:
+    """Whatever it serves: its name is the operator's, and so is its price."""
+    assert _match(book, "my-gateway", "gpt-4o") is None
+    assert _match(PriceBook.load(overrides={"my-gateway/gpt-4o": {"input": "1"}}), "my-gateway", "gpt-4o") is not None
 
 
 def test_azure_falls_back_to_openai_and_says_so() -> None:

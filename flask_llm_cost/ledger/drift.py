@@ -1,0 +1,59 @@
+"""How far the price book is from what providers say they charged, where they say so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_llm_cost.ledger.filter import MODEL, Filter
+from flask_llm_cost.ledger.models import Call
+
+
+@dataclass(frozen=True, slots=True)
+class BilledDrift:
+    """One model's calls that have both figures.
+
+    :param billed: what the provider says it charged, which is the bill
+    :param computed: what the book makes of the same calls
+    """
+
+    provider: str
+    model: str
+    currency: str
+    calls: int
+    billed: Decimal
+    computed: Decimal
+
+    @property
+    def difference(self) -> Decimal:
+        """By how much the book is too high; below zero where it is too low."""
+        return self.computed - self.billed
+
+    @property
+    def share(self) -> Decimal | None:
+        """The difference as a part of the bill, ``0.05`` for 5%; ``None`` where nothing was charged."""
+        return self.difference / self.billed if self.billed else None
+
+
+def billed_drift(session: Session, flt: Filter, *, top: int = 50) -> list[BilledDrift]:
+    """Models whose provider says what it charged, the largest difference first."""
+    rows = session.execute(
+        sa.select(
+            Call.provider,
+            MODEL.label("k1"),
+            Call.currency,
+            sa.func.count(),
+            sa.func.sum(Call.total_cost),
+            sa.func.sum(Call.computed_cost),
+        )
+        .where(*flt.conditions(), Call.computed_cost.is_not(None), Call.total_cost.is_not(None))
+        .group_by(Call.provider, sa.text("k1"), Call.currency)
+    )
+    found = [
+        BilledDrift(provider, model or "", currency, calls, billed or Decimal(0), computed or Decimal(0))
+        for provider, model, currency, calls, billed, computed in rows
+    ]
+    return sorted(found, key=lambda drift: (-abs(drift.difference), drift.provider, drift.model))[:top]

@@ -30,6 +30,7 @@ from flask_llm_cost.ledger.store import Ledger
 from flask_llm_cost.pricing import PriceBook
 from flask_llm_cost.pricing.pricefile import DEFAULT_NAME
 from flask_llm_cost.pricing.shelf import Shelf
+from flask_llm_cost.receivers import Receivers
 from flask_llm_cost.recorder import Recorder
 from flask_llm_cost.records import CallRecord, Cost
 from flask_llm_cost.tags import TagRules
@@ -50,6 +51,7 @@ class AppState:
 
     def __init__(self, app: Flask, config: Config, tracker: LlmCostTracker) -> None:
         self._app = weakref.ref(app)
+        self.receivers = Receivers(app)
         self.config = config
         self.tracker = tracker
         self.libraries = patching.libraries(config.instrument)
@@ -140,21 +142,16 @@ class AppState:
             self.recorder.committed(records)
 
     def _write_failed(self, error_class: str, waiting: int) -> None:
-        if signals.write_failed.receivers:
-            with self.app.app_context():
-                self._send_all(signals.write_failed, error_class=error_class, waiting=waiting)
+        self._send_all(signals.write_failed, error_class=error_class, waiting=waiting)
 
     def _send(self, signal: Signal, record: CallRecord) -> None:
-        if signal.receivers:
-            self._send_all(signal, call=record)
+        self._send_all(signal, call=record)
 
     def _send_all(self, signal: Signal, **facts: Any) -> None:
-        app = self.app
-        for receiver in list(signal.receivers_for(app)):
-            try:
-                receiver(app, **facts)
-            except Exception as error:
-                logger.warning("a receiver of %s raised %s", signal.name, type(error).__name__)  # type: ignore[attr-defined]
+        if self.ledger.mode == "memory":
+            self.receivers.tell_here(signal, facts)
+        else:
+            self.receivers.tell(signal, facts)
 
 
 class LlmCostTracker:
@@ -216,7 +213,7 @@ class LlmCostTracker:
 
         At the end of a task its records are written: a worker's processes end without running any exit handler.
         """
-        propagation.follow_tasks(celery, self.flush)
+        propagation.follow_tasks(celery, lambda timeout: state_of().ledger.flush(timeout))
 
     def request_tagger(self, function: _F) -> _F:
         """Register what tags every LLM call of a request: a function without arguments that returns a dict.
@@ -297,11 +294,17 @@ class LlmCostTracker:
         return state_of().book.price(provider, model, usage_from(provider, usage), mode, when)
 
     def flush(self, timeout: float = 10) -> bool:
-        """Wait until every record so far is in the database. ``False`` when *timeout* seconds were not enough."""
+        """Wait until every record so far is in the database. ``False`` when *timeout* seconds were not enough.
+
+        What is left of them is given to the receivers of signals, which are told of those records in a thread of their own.
+        """
         state = state_of()
-        began = time.monotonic()
+        deadline = time.monotonic() + timeout
         written = state.ledger.flush(timeout)
-        return (state.budgets is None or state.budgets.flush(timeout - (time.monotonic() - began))) and written
+        if state.budgets is not None:
+            written = state.budgets.flush(deadline - time.monotonic()) and written
+        state.receivers.settle(deadline - time.monotonic())
+        return written
 
     @contextmanager
     def session(self) -> Iterator[Session]:

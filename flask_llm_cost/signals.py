@@ -1,4 +1,5 @@
-"""Signals, sent in an app context by the thread that committed the row. A receiver that raises is logged, nothing more."""
+"""Signals. Receivers run in an app context, one after the other, in a thread of their own: one that is slow holds up neither
+a call nor the ledger, one that raises is logged, nothing more."""
 
 from __future__ import annotations
 

@@ -24,7 +24,15 @@ class Living(Protocol):
     def close_at_exit(self, patience: float) -> None: ...
 
 
+class Listening(Protocol):
+    """What is told after the ledgers, whose last writes are news to it."""
+
+    def after_fork_in_child(self) -> None: ...
+    def close_at_exit(self, patience: float) -> None: ...
+
+
 ledgers: weakref.WeakSet[Living] = weakref.WeakSet()
+listeners: weakref.WeakSet[Listening] = weakref.WeakSet()
 _testing_folders: dict[int, Path] = {}
 
 
@@ -50,12 +58,16 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     for ledger in list(ledgers):
         ledger.after_fork_in_child()
+    for listener in list(listeners):
+        listener.after_fork_in_child()
 
 
 def _at_exit() -> None:
     deadline = time.monotonic() + EXIT_SECONDS
     for ledger in list(ledgers):
         ledger.close_at_exit(deadline - time.monotonic())
+    for listener in list(listeners):
+        listener.close_at_exit(deadline - time.monotonic())
     folder = _testing_folders.pop(os.getpid(), None)
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)

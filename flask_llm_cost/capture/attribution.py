@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +30,7 @@ _ON_G: Final = "_llm_cost_request"
 
 #: The apps set up in this process. Held weakly: a test suite makes hundreds.
 _apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+_stand_ins: list[Flask] = []
 
 #: The request that the code here works for, also where its context is gone: in the body of a stream, in a carried thread.
 request_here: ContextVar[RequestTags | CarriedApp | None] = ContextVar("llm_cost_request", default=None)
@@ -208,7 +210,18 @@ def register_app(app: Flask) -> None:
     _apps.add(app)
 
 
-def owner() -> AppState | None:
+@contextmanager
+def standing_in(app: Flask) -> Iterator[None]:
+    """Let *app* own the calls, while the block runs, of which nobody can say whose they are."""
+    _apps.discard(app)
+    _stand_ins.append(app)
+    try:
+        yield
+    finally:
+        _stand_ins.remove(app)
+
+
+def owner(*, warn: bool = True) -> AppState | None:
     """The app that a call made here belongs to: the current one, the one whose request this works for, or the only one.
 
     ``None`` means that the call passes unrecorded: because the current app does not have the extension or has it switched
@@ -221,7 +234,9 @@ def owner() -> AppState | None:
     live = [state for state in map(_state, _apps) if state is not None]
     if len(live) == 1:
         return live[0]
-    if live:
+    if _stand_ins:
+        return _state(_stand_ins[-1])
+    if live and warn:
         _warn_once(
             "owner",
             "an LLM call outside any app context passed unrecorded: %d apps use flask-llm-cost here; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from flask import Flask
 
@@ -26,17 +26,18 @@ def capture_calls() -> Iterator[list[CallRecord]]:
         assert calls[0].usage["output"] > 0
         assert calls[0].tags["feature"] == "support_chat"
 
-    Works with an app that is set up, and without any app at all.
+    Works with an app that is set up, without any app at all, and outside the contexts of several.
     """
     calls: list[CallRecord] = []
-    stand_in = None if attribution.owner() is not None else _app_without_a_database()
-    with capturing(calls):
+    with ExitStack() as stack:
+        if attribution.owner(warn=False) is None:
+            stack.enter_context(attribution.standing_in(_app_without_a_database()))
+        stack.enter_context(capturing(calls))
         yield calls
-    del stand_in
 
 
 def _app_without_a_database() -> Flask:
-    """An app that owns the calls of code that is tested without one, for as long as it is referred to."""
+    """An app that owns the calls of code that is tested without one."""
     app = Flask("flask_llm_cost.testing")
     app.config["LLM_COST_WRITE_MODE"] = "log"
     LlmCostTracker(app)

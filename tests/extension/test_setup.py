@@ -280,7 +280,10 @@ def test_calls_can_be_captured_without_a_database(make_app: Callable[..., Flask]
     with capture_calls() as calls:
         track("openai", model="gpt-4o", usage={"input": 1000, "output": 10})
     assert (calls[0].usage["output"], calls[0].total_cost) == (10, Decimal("0.0026"))
-    app = make_app()
+    app, _other = make_app(), make_app()
+    with capture_calls() as calls:
+        track("openai", model="gpt-4o", usage={"input": 1})
+    assert len(calls) == 1
     with app.app_context(), capture_calls() as calls:
         track("openai", model="gpt-4o", usage={"input": 1})
         assert len(calls) == 1

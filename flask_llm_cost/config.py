@@ -296,6 +296,23 @@ def unknown_keys(values: Mapping[str, Any]) -> Sequence[tuple[str, str | None]]:
     ]
 
 
+def changed_keys(config: Config, values: Mapping[str, Any]) -> Sequence[str]:
+    """The keys whose value in *values* is no longer the one that *config* was read from, or cannot be read any more."""
+    changed = []
+    for item in fields(Config):
+        key = PREFIX + item.name.upper()
+        if key == PREFIX + "ENABLED" and key in os.environ:
+            continue
+        try:
+            now = item.metadata["parse"](values.get(key, item.metadata["default"]))
+        except (_BadValueError, ConfigError):
+            changed.append(key)
+            continue
+        if now != getattr(config, item.name):
+            changed.append(key)
+    return sorted(changed)
+
+
 def keys_without_effect(config: Config) -> Sequence[str]:
     """The keys that were changed although their feature is not there yet."""
     default = Config.from_mapping({})

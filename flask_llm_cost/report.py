@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from sqlalchemy.orm import Session
@@ -26,6 +27,9 @@ _NUMBERS = (
     ("output_tokens", "output"),
 )
 
+#: How many values of a leading tag are named.
+_LEADING: Final = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -39,11 +43,16 @@ class Report:
     rows: Sequence[Spend]
     total: Spend
     unpriced: Sequence[UnpricedModel]
+    #: Dimension to its dearest rows, what and who: shown above a table that is not by tags itself.
+    leads: Mapping[str, Sequence[Spend]] = field(default_factory=dict)
 
 
-def make_report(session: Session, dimensions: Sequence[str], *, days: int, today: date, zone: ZoneInfo) -> Report:
+def make_report(
+    session: Session, dimensions: Sequence[str], *, days: int, today: date, zone: ZoneInfo, tags: Sequence[str] = ()
+) -> Report:
     """Ask the ledger for the last *days* days, *today* included.
 
+    :param tags: the keys to lead with, ``LLM_COST_REPORT_TAGS``, unless *dimensions* name a tag
     :raises QueryError: for a dimension that is not known; the message lists those that are
     """
     first = today - timedelta(days=days - 1)
@@ -57,17 +66,30 @@ def make_report(session: Session, dimensions: Sequence[str], *, days: int, today
         rows=queries.pivot(session, flt, tuple(dimensions), zone=zone),
         total=queries.totals(session, flt),
         unpriced=queries.unpriced_models(session, flt),
+        leads={} if any(name.startswith("tag:") for name in dimensions) else _leads(session, flt, tags, zone),
     )
+
+
+def _leads(session: Session, flt: Filter, tags: Sequence[str], zone: ZoneInfo) -> dict[str, Sequence[Spend]]:
+    found = {f"tag:{key}": queries.pivot(session, flt, (f"tag:{key}",), zone=zone, top=_LEADING + 1) for key in tags}
+    named = {name: [row for row in rows if row.key is not None][:_LEADING] for name, rows in found.items()}
+    return {name: rows for name, rows in named.items() if rows}
 
 
 def as_text(report: Report) -> str:
     """The report as an aligned table. What is not in the number is said below it."""
+    title = f"LLM spend, {report.since} to {report.until} ({report.zone}, {report.currency})"
     heads = [*(_head(name) for name in report.dimensions), *(head for _, head in _NUMBERS), "cost"]
     body = [[*map(_key, (row[name] for name in report.dimensions)), *_numbers(row)] for row in report.rows]
     blank = [""] * (len(report.dimensions) - 1)
-    table = [heads, *body, ["total", *blank, *_numbers(report.total)]]
+    table = text_table(heads, body, ["total", *blank, *_numbers(report.total)], keys=len(report.dimensions))
+    return "\n".join([title, "", *_leading(report), *table, *_missing(report)])
+
+
+def text_table(heads: Sequence[str], body: Sequence[Sequence[str]], total: Sequence[str], *, keys: int) -> list[str]:
+    """The lines of an aligned table, the first *keys* columns to the left, with rules under heads and above the total."""
+    table = [heads, *body, total]
     widths = [max(len(line[column]) for line in table) for column in range(len(heads))]
-    keys = len(report.dimensions)
     lines = [
         "  ".join(
             cell.ljust(width) if column < keys else cell.rjust(width)
@@ -76,8 +98,23 @@ def as_text(report: Report) -> str:
         for line in table
     ]
     rule = "-" * max(map(len, lines))
-    title = f"LLM spend, {report.since} to {report.until} ({report.zone}, {report.currency})"
-    return "\n".join([title, "", lines[0], rule, *lines[1:-1], rule, lines[-1], *_missing(report)])
+    return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+
+
+def _leading(report: Report) -> list[str]:
+    """A line for each of the leading tags: its dearest values, and their part of all."""
+    if not report.leads:
+        return []
+    width = max(len(_head(name)) for name in report.leads)
+    whole = report.total.cost
+    lines = []
+    for name, rows in report.leads.items():
+        parts = [
+            f"{row.key} {dollars(row.cost)}" + (f" ({row.cost / whole * 100:.0f}%)" if whole and row.cost else "")
+            for row in rows
+        ]
+        lines.append(f"{_head(name).ljust(width)}  {', '.join(parts)}")
+    return [*lines, ""]
 
 
 def as_json(report: Report) -> str:
@@ -90,6 +127,10 @@ def as_json(report: Report) -> str:
             "currency": report.currency,
             "rows": [_plain(report, row) for row in report.rows],
             "total": _plain(report, report.total),
+            "leads": {
+                name: [{"value": row.key, "calls": row.calls, "cost": _exact(row.cost)} for row in rows]
+                for name, rows in report.leads.items()
+            },
             "unpriced_models": [
                 {"provider": item.provider, "model": item.model, "calls": item.calls} for item in report.unpriced
             ],
@@ -125,8 +166,11 @@ _MEASURES = (
 def _plain(report: Report, row: Spend) -> dict[str, object]:
     keys = {name: row.keys[name] for name in report.dimensions if name in row.keys}
     measures = {name: getattr(row, name) for name in _MEASURES}
-    measures["cost"] = None if row.cost is None else format(row.cost.normalize(), "f")
-    return {**keys, **measures}
+    return {**keys, **measures, "cost": _exact(row.cost)}
+
+
+def _exact(amount: Decimal | None) -> str | None:
+    return None if amount is None else format(amount.normalize(), "f")
 
 
 def _defused(value: object) -> object:

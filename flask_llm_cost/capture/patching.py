@@ -34,6 +34,8 @@ _LIBRARY_MODULES: Final[dict[str, tuple[str, _Targets]]] = {
     "aiohttp": ("aiohttp", aiohttp.targets),
     "botocore": ("botocore.session", botocore.targets),
 }
+#: The client libraries that can be watched.
+WATCHED: Final = frozenset(_LIBRARY_MODULES)
 _SDK_MODULES: Final[dict[str, tuple[str, _Targets]]] = {
     "openai": ("openai._base_client", sdk.targets),
     "anthropic": ("anthropic._base_client", sdk.targets),
@@ -150,6 +152,24 @@ def uninstall() -> None:
             if owner.__dict__.get(attribute) is replacement:
                 setattr(owner, attribute, original)
                 del _patched[owner, attribute]
+
+
+def is_imported(library: str) -> bool:
+    """Whether what is patched of *library* is there."""
+    return _LIBRARY_MODULES[library][0] in sys.modules
+
+
+def undone(library: str) -> list[str]:
+    """What of *library* was patched and is no longer, because somebody replaced it: ``module.Class.attribute``."""
+    module_name, targets = _LIBRARY_MODULES[library]
+    module = sys.modules.get(module_name)
+    if module is None:
+        return []
+    return [
+        f"{owner.__module__.partition('.')[0]}.{owner.__qualname__}.{attribute}"
+        for owner, attribute, _ in targets(module)
+        if (owner, attribute) in _patched and not _is_in_place(owner.__dict__.get(attribute), _patched[owner, attribute][1])
+    ]
 
 
 def patched() -> list[str]:

@@ -2,27 +2,88 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 
 import click
+from click.shell_completion import CompletionItem
 
+from flask_llm_cost import anomalies, invoice
 from flask_llm_cost import report as reports
 from flask_llm_cost.cli.group import cli
-from flask_llm_cost.extension import state_of
+from flask_llm_cost.extension import AppState, state_of
+from flask_llm_cost.ledger.filter import dimensions
+
+
+def _complete_dimension(context: click.Context, option: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    begun, comma, last = incomplete.rpartition(",")
+    names = [*(name for name in dimensions() if name != "tag:<key>"), "tag:feature", "tag:tenant_id", "tag:user_id"]
+    return [CompletionItem(begun + comma + name) for name in names if name.startswith(last)]
 
 
 @cli.command()
 @click.option("--days", type=click.IntRange(1, 3660), default=30, show_default=True, help="How many days, today included.")
 @click.option(
-    "--by", "by", default="model", show_default=True, help="model, provider, day, tag:feature, …; several with commas."
+    "--by",
+    "by",
+    default="model",
+    show_default=True,
+    shell_complete=_complete_dimension,
+    help="model, provider, day, tag:feature, …; several with commas.",
 )
 @click.option("--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", show_default=True)
-def report(days: int, by: str, form: str) -> None:
-    """Print what was spent, and on what."""
+@click.option("--anomalies", "odd", is_flag=True, help="Show odd days instead, and exit 1 when there is one: for cron.")
+@click.option(
+    "--invoice",
+    "invoices",
+    multiple=True,
+    metavar="MONTH=PROVIDER:DOLLARS",
+    help="Put an invoice beside the ledger instead: 2026-10=openai:1234.56. May be repeated.",
+)
+def report(days: int, by: str, form: str, odd: bool, invoices: tuple[str, ...]) -> None:
+    """Print what was spent, and on what.
+
+    Calls without a price are not in the number; the report says how many they are.
+    """
+    if odd and invoices:
+        raise click.UsageError("--anomalies and --invoice are two different reports; ask for one at a time")
+    if (odd or invoices) and form == "csv":
+        raise click.UsageError("--format csv is for the table of spend; use json")
     state = state_of()
+    if invoices:
+        _compare(state, invoices, form)
+    elif odd:
+        _judge(state, days, form)
+    else:
+        zone, tags = state.config.timezone, state.config.report_tags
+        chosen = [name.strip() for name in by.split(",") if name.strip()]
+        today = datetime.now(zone).date()
+        with state.ledger.session() as session:
+            made = reports.make_report(session, chosen, days=days, today=today, zone=zone, tags=tags)
+        text = {"text": reports.as_text, "json": reports.as_json, "csv": reports.as_csv}[form](made)
+        click.echo(text.rstrip("\n"))
+
+
+def _judge(state: AppState, days: int, form: str) -> None:
     zone = state.config.timezone
-    dimensions = [name.strip() for name in by.split(",") if name.strip()]
     with state.ledger.session() as session:
-        made = reports.make_report(session, dimensions, days=days, today=datetime.now(zone).date(), zone=zone)
-    text = {"text": reports.as_text, "json": reports.as_json, "csv": reports.as_csv}[form](made)
-    click.echo(text.rstrip("\n"))
+        made = anomalies.find_anomalies(
+            session, days=days, today=datetime.now(zone).date(), zone=zone, tags=state.config.report_tags
+        )
+    if form == "json":
+        click.echo(json.dumps({"since": made.since.isoformat(), "until": made.until.isoformat(), "timezone": made.zone,
+                               "anomalies": anomalies.as_rows(made)}, indent=2))  # fmt: skip
+    else:
+        click.echo(anomalies.as_text(made))
+    if made.found:
+        raise SystemExit(1)
+
+
+def _compare(state: AppState, written: tuple[str, ...], form: str) -> None:
+    wanted = invoice.parse_invoices(written)
+    with state.ledger.session() as session:
+        made = [invoice.compare(session, each) for each in wanted]
+    if form == "json":
+        click.echo(json.dumps([invoice.as_row(each) for each in made], indent=2))
+    else:
+        click.echo("\n\n".join(invoice.as_text(each) for each in made))

@@ -38,6 +38,8 @@ class Mount:
     url_prefix: str
     guarded: bool
     scoped: bool
+    #: What the guard is called where it was defined, for doctor.
+    guard_name: str = ""
 
 
 class ScopeRefusedError(Exception):

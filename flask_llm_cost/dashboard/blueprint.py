@@ -49,7 +49,9 @@ def dashboard_blueprint(*, guard: Guard | None, scope: Scope | None = None, name
     def registered(state: BlueprintSetupState) -> None:
         prefix = state.url_prefix or "/"
         mounted = ".".join(part for part in (state.name_prefix, state.name) if part)
-        state.app.extensions.setdefault(_EXTENSION, []).append(Mount(mounted, prefix, guard is not None, scope is not None))
+        guard_name = getattr(guard, "__name__", "")
+        mount = Mount(mounted, prefix, guard is not None, scope is not None, guard_name)
+        state.app.extensions.setdefault(_EXTENSION, []).append(mount)
         if guard is None:
             logger.warning("the dashboard %r at %s is open to everybody: it is registered with guard=None", mounted, prefix)
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from flask_llm_cost.doctor import capture, dashboard, ledger, prices, rollups, schema, setup
+import sqlalchemy as sa
+
+from flask_llm_cost.doctor import bills, capture, dashboard, ledger, prices, rollups, schema, setup
 from flask_llm_cost.doctor.check import MIGRATE, Check
 from flask_llm_cost.errors import LlmCostError, SchemaMissingError
 from flask_llm_cost.extension import AppState
 
 __all__ = ["Check", "examine"]
+
+
+GROUPS: Final = ("Setup", "Capture", "Schema", "Prices", "Ledger", "Budgets", "Dashboard")
 
 
 def examine(state: AppState) -> list[Check]:
@@ -23,18 +28,30 @@ def examine(state: AppState) -> list[Check]:
             # One cause, one error: the group that looks for the tables says what to do.
             if look is schema.schema:
                 found.append(Check(group, "tables", "error", f"the tables are missing; {MIGRATE}"))
+        except sa.exc.DBAPIError as error:
+            if not any(check.name == setup.UNREACHABLE and check.status == "error" for check in found):
+                found.append(Check(group, look.__name__, "error", _unchecked(type(error.orig or error).__name__)))
         except Exception as error:
             reason = str(error) if isinstance(error, LlmCostError) else type(error).__name__
-            found.append(Check(group, look.__name__, "error", f"could not be checked: {reason}"))
-    return found
+            found.append(Check(group, look.__name__, "error", _unchecked(reason)))
+    # A group may have several checks in several places.
+    return sorted(found, key=lambda check: GROUPS.index(check.group))
+
+
+def _unchecked(reason: str) -> str:
+    return f"could not be checked: {reason}; run 'flask llm-cost doctor' again, and report it if it stays"
 
 
 _CHECKS: Final[tuple[tuple[str, Callable[[AppState], Iterator[Check]]], ...]] = (
     ("Setup", setup.setup),
+    ("Setup", setup.database),
     ("Schema", schema.schema),
+    ("Setup", setup.clock),
     ("Capture", capture.capture),
+    ("Capture", capture.hosts),
     ("Prices", prices.prices),
     ("Ledger", ledger.ledger),
     ("Ledger", rollups.rollups),
+    ("Ledger", bills.bills),
     ("Dashboard", dashboard.dashboard),
 )

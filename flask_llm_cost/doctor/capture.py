@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
@@ -10,6 +9,7 @@ from importlib import metadata
 from flask_llm_cost.capture import patching
 from flask_llm_cost.config import LIBRARIES
 from flask_llm_cost.doctor.check import Check
+from flask_llm_cost.doctor.tested import untested
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
@@ -17,19 +17,41 @@ from flask_llm_cost.usage import known_provider
 
 
 def capture(state: AppState) -> Iterator[Check]:
-    for name in sorted({*state.libraries, *LIBRARIES}):
+    for name in sorted({*patching.WATCHED, *LIBRARIES}):
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-        if name in patching.failures:
-            yield Check(
-                "Capture", name, "error", f"{name} {version} cannot be watched ({patching.failures[name]}); upgrade it"
-            )
-        elif name in state.libraries and name in sys.modules:
-            yield Check("Capture", name, "ok", f"{name} {version} is watched")
-        elif name in state.libraries:
-            yield Check("Capture", name, "ok", f"{name} {version} will be watched when the app imports it")
+        yield _library(state, name, version)
+
+
+def _library(state: AppState, name: str, version: str) -> Check:
+    if name in patching.failures:
+        why = patching.failures[name]
+        return Check(
+            "Capture", name, "error", f"{name} {version} cannot be watched ({why}); upgrade flask-llm-cost or {name}"
+        )
+    if name not in patching.WATCHED:  # an SDK, whose client library is watched
+        seen = " and ".join(sorted({*LIBRARIES[name]} & state.libraries)) or "nothing that is watched"
+        said = f"{name} {version} calls through {seen}"
+    elif name not in state.libraries or not state.config.enabled:
+        said = f"{name} {version} is not watched; take LLM_COST_INSTRUMENT away, or add {name!r} to it"
+        return Check("Capture", name, "warning", said)
+    elif gone := patching.undone(name):
+        said = f"{name} {version} is not watched any more: somebody replaced {gone[0]} after us"
+        return Check("Capture", name, "error", f"{said}; let them do so before LlmCostTracker(app)")
+    else:
+        said = (
+            f"{name} {version} {'is watched' if patching.is_imported(name) else 'will be watched when the app imports it'}"
+        )
+    if other := untested(name, version):
+        return Check(
+            "Capture", name, "warning", f"{said}, and is {other}; upgrade flask-llm-cost, or try a call and look at it"
+        )
+    return Check("Capture", name, "ok", said)
+
+
+def hosts(state: AppState) -> Iterator[Check]:
     with state.ledger.session() as session:
         week = Filter(scope={}, since=datetime.now(UTC) - timedelta(days=7))
         unknown = [item for item in queries.unpriced_models(session, week) if _is_host(item.provider)]

@@ -14,7 +14,7 @@ MIGRATE: Final = "run 'flask db upgrade' (Flask-Migrate) or 'flask llm-cost inst
 class Check:
     """One thing that was looked at.
 
-    :param group: ``Setup``, ``Capture``, ``Schema``, ``Prices``, ``Ledger`` or ``Dashboard``
+    :param group: ``Setup``, ``Capture``, ``Schema``, ``Prices``, ``Ledger``, ``Budgets`` or ``Dashboard``
     :param message: what is so; where it is not in order, ends in what to do
     """
 

@@ -140,6 +140,16 @@ class PlayedProvider:
         return {f"{self.host}/openai": "openai", f"{self.host}/anthropic": "anthropic"}
 
     @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which the SDKs find the two addresses, with keys that are none."""
+        return {
+            "OPENAI_BASE_URL": self.openai_url,
+            "OPENAI_API_KEY": "played",
+            "ANTHROPIC_BASE_URL": self.anthropic_url,
+            "ANTHROPIC_API_KEY": "played",
+        }
+
+    @property
     def truth(self) -> list[Billed]:
         """Every exchange billed so far, in order. An exchange is in it before its last byte is sent."""
         with self._lock:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from flask_llm_cost.usage.first_look import first_look
 from flask_llm_cost.usage.format import Format
@@ -33,6 +35,26 @@ class Route:
     events: str | None = None
     believes_cost: bool = False
     subject: str | None = None
+
+
+#: Hosts that a provider is played on while a test runs, for all apps of the process.
+_played: Final[dict[str, list[tuple[str, str]]]] = {}
+
+
+@contextmanager
+def playing(hosts: Mapping[str, str]) -> Iterator[None]:
+    """Let every app take *hosts*, written as in ``LLM_COST_HOSTS``, for the providers that they play."""
+    added: dict[str, list[tuple[str, str]]] = {}
+    for key, provider in hosts.items():
+        host, slash, prefix = key.partition("/")
+        added.setdefault(host, []).append((slash + prefix, provider))
+    _played.update(added)
+    first_look.teach(hosts=added)
+    try:
+        yield
+    finally:
+        for host in added:
+            _played.pop(host, None)
 
 
 class HostMap:
@@ -79,7 +101,8 @@ class HostMap:
     def configured(self, host: str, path: str) -> str | None:
         """The provider that the app's configuration names for ``host``, ``host:port`` or the longest ``host/prefix``."""
         for name in (host, host.partition(":")[0]):
-            for prefix, provider in self._configured.get(name, ()):
+            entries: list[tuple[str, str]] = [*self._configured.get(name, ()), *_played.get(name, ())]
+            for prefix, provider in entries:
                 if not prefix or path == prefix or path.startswith(prefix + "/"):
                     return provider
         return None

@@ -1,0 +1,245 @@
+"""Doctor finds each fault that is really made, says it in a sentence, and ends in what repairs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import wraps
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import pytest
+import sqlalchemy as sa
+from databases import Server
+from flask import Flask
+from flask_login import login_required
+from flask_sqlalchemy import SQLAlchemy
+from matrix.environments import ENVIRONMENTS
+
+from flask_llm_cost import LlmCostTracker, dashboard_blueprint, track
+from flask_llm_cost.doctor import GROUPS, Check, examine
+from flask_llm_cost.doctor.tested import TESTED, untested
+from flask_llm_cost.ledger import Call
+
+Make = Callable[..., Flask]
+
+
+@pytest.fixture
+def make_app(tmp_path: Path) -> Iterator[Make]:
+    made: list[Flask] = []
+
+    def make(url: Any = None, *, tables: bool = True, **config: Any) -> Flask:
+        app = Flask(f"patient{len(made)}", instance_path=str(tmp_path))
+        app.config["SQLALCHEMY_DATABASE_URI"] = url or f"sqlite:///{tmp_path}/app{len(made)}.db"
+        app.config["TESTING"] = True
+        app.config.update(config)
+        database = SQLAlchemy(app)
+        LlmCostTracker(app)
+        made.append(app)
+        if tables:
+            with app.app_context():
+                database.create_all()
+        return app
+
+    yield make
+    for app in made:
+        app.extensions["llm_cost"].ledger.close()
+        with app.app_context():
+            for engine in app.extensions["sqlalchemy"].engines.values():
+                engine.dispose()
+
+
+def found(app: Flask, name: str) -> list[Check]:
+    """The checks called *name*."""
+    with app.app_context():
+        return [check for check in examine(app.extensions["llm_cost"]) if check.name == name]
+
+
+def one(app: Flask, name: str) -> Check:
+    (check,) = found(app, name)
+    return check
+
+
+def recorded(app: Flask, *models: str, **facts: Any) -> None:
+    with app.app_context():
+        for model in models:
+            track("openai", model=model, usage={"input": 1_000_000}, **facts)
+        assert app.extensions["llm_cost"].tracker.flush()
+
+
+def test_all_is_well(make_app: Make) -> None:
+    """In an app that is in order every group has a check, none is an error, and the command exits 0 with the same list."""
+    app = make_app()
+    app.register_blueprint(dashboard_blueprint(guard=lambda view: view), url_prefix="/costs")
+    recorded(app, "gpt-4o")
+    result = app.test_cli_runner().invoke(args=["llm-cost", "doctor", "--format", "json"])
+    assert result.exit_code == 0, result.output
+    checks = json.loads(result.output)
+    groups = list(dict.fromkeys(check["group"] for check in checks))
+    assert groups == [group for group in GROUPS if group in groups]
+    assert len(groups) >= 6
+    assert [check for check in checks if check["status"] == "error"] == []
+    assert {"database", "calls against lines"} <= {check["name"] for check in checks if check["status"] == "ok"}
+
+
+def test_warnings_do_not_fail(make_app: Make) -> None:
+    """Only errors make the exit code 1."""
+    app = make_app()
+    result = app.test_cli_runner().invoke(args=["llm-cost", "doctor"])
+    assert "warning  mounted: no dashboard" in click.unstyle(result.output)
+    assert result.exit_code == 0
+
+
+def test_a_database_that_is_away_is_one_error(database_server: Server, database_url: sa.URL, make_app: Make) -> None:
+    """Doctor says that the database cannot be reached, once, with the class of the error and never its text."""
+    app = make_app(database_url)
+    with database_server.down(database_url), app.app_context():
+        errors = [check for check in examine(app.extensions["llm_cost"]) if check.status == "error"]
+    assert [(check.group, check.name) for check in errors] == [("Setup", "database")]
+    assert "cannot be reached" in errors[0].message
+    assert "ledger" not in errors[0].message.replace("the ledger's database", "")
+    assert one(app, "database").status == "ok"
+
+
+def test_a_changed_setting(make_app: Make) -> None:
+    """A key that is set or changed after init_app has no effect: doctor names it, and one whose new value is refused."""
+    app = make_app(LLM_COST_HOSTS={"llm.example": "openai"})
+    assert found(app, "changed setting") == []
+    app.config["LLM_COST_WRITE_MODE"] = "inline"
+    app.config["LLM_COST_HOSTS"]["other.example"] = "openai"
+    changed = found(app, "changed setting")
+    assert [check.message.split()[0] for check in changed] == ["LLM_COST_HOSTS", "LLM_COST_WRITE_MODE"]
+    assert all(check.status == "warning" and "before costs.init_app(app)" in check.message for check in changed)
+    app.config["LLM_COST_WRITE_MODE"] = "somehow"
+    assert "LLM_COST_WRITE_MODE" in found(app, "changed setting")[1].message
+
+
+def test_an_unknown_setting(make_app: Make) -> None:
+    """A key that is none is an error, with the key that was meant."""
+    check = one(make_app(LLM_COST_TIMEZON="UTC"), "unknown key")
+    assert (check.status, check.message.endswith("rename it to LLM_COST_TIMEZONE")) == ("error", True)
+
+
+def test_libraries_with_their_versions(make_app: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is watched is named with its version; a patch that somebody took away is an error, what is off is said."""
+    app = make_app()
+    check = one(app, "httpx")
+    assert (check.status, check.message) == ("ok", f"httpx {metadata.version('httpx')} is watched")
+    original = httpx.Client.send
+    with monkeypatch.context() as patch:
+        patch.setattr(httpx.Client, "send", lambda *a, **k: original(*a, **k))
+        taken = one(app, "httpx")
+        assert taken.status == "error"
+        assert "httpx.Client.send" in taken.message
+        assert "before LlmCostTracker(app)" in taken.message
+    assert one(app, "httpx").status == "ok"
+    off = one(make_app(LLM_COST_INSTRUMENT=["requests"]), "httpx")
+    assert (off.status, "LLM_COST_INSTRUMENT" in off.message) == ("warning", True)
+
+
+def test_versions_that_were_not_tested(make_app: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version outside the tested range is a warning that names the range."""
+    app = make_app()
+    monkeypatch.setitem(TESTED, "httpx", ("0.1", "0.2"))
+    check = one(app, "httpx")
+    assert check.status == "warning"
+    assert "newer than what was tested (tested are 0.1 to 0.2.x)" in check.message
+    assert untested("openai", "1.3.0") is not None
+    assert untested("openai", "4.0.0rc1") is not None
+    assert untested("openai", "3.99.1") is None
+    assert untested("nobody-knows", "1") is None
+
+
+@pytest.mark.parametrize("library", sorted(TESTED))
+def test_the_tested_range_is_that_of_the_tests(library: str) -> None:
+    """What these tests run with, and what the matrix installs, lies in the range that doctor tells."""
+    try:
+        assert untested(library, metadata.version(library)) is None
+    except metadata.PackageNotFoundError:
+        assert library in {name.partition("=")[0] for each in ENVIRONMENTS for name in each.requirements}
+    for environment in ENVIRONMENTS:
+        for requirement in environment.requirements:
+            name, _, version = requirement.partition("==")
+            if name == library and version:
+                assert untested(library, version.rstrip(".*")) is None
+
+
+def test_a_call_that_was_changed_by_hand(database_url: sa.URL, make_app: Make) -> None:
+    """A call that does not cost what its lines add up to is an error that names it; unpriced and billed calls are fine."""
+    app = make_app(database_url)
+    recorded(app, "gpt-4o", "gpt-4o-mini", "nobody-knows")
+    recorded(app, "gpt-4o", billed="0.5")
+    assert one(app, "calls against lines").status == "ok"
+    with app.app_context():
+        database = app.extensions["sqlalchemy"]
+        call_id = database.session.scalar(sa.select(Call.id).where(Call.model == "gpt-4o-mini"))
+        database.session.execute(sa.update(Call).where(Call.id == call_id).values(total_cost=0))
+        database.session.commit()
+    check = one(app, "calls against lines")
+    assert (check.status, check.message.split()[:3]) == ("error", ["1", "of", "4"])
+    assert str(call_id) in check.message
+    assert "flask llm-cost reprice" in check.message
+
+
+def test_calls_from_the_future(make_app: Make) -> None:
+    """A machine whose clock is ahead leaves calls that are not made yet: a warning says how far."""
+    app = make_app()
+    recorded(app, "gpt-4o")
+    assert one(app, "clock").status == "ok"
+    recorded(app, "gpt-4o", occurred_at=datetime.now(UTC) + timedelta(hours=1))
+    check = one(app, "clock")
+    assert check.status == "warning"
+    assert "59 minutes ahead" in check.message or "60 minutes ahead" in check.message
+
+
+def test_the_database_has_another_time(mariadb_url: sa.URL, make_app: Make) -> None:
+    """A database server whose clock differs by more than half a minute is a warning that says which is ahead."""
+    options = {"connect_args": {"init_command": "SET timestamp = UNIX_TIMESTAMP() + 600"}}
+    assert one(make_app(mariadb_url), "clock").status == "ok"
+    check = one(make_app(mariadb_url, SQLALCHEMY_ENGINE_OPTIONS=options), "clock")
+    assert check.status == "warning"
+    assert "behind the database's" in check.message
+
+
+def test_open_dashboards(make_app: Make) -> None:
+    """Without a guard, with sign-in switched off, or with a bare login_required and no scope: each is said."""
+    app = make_app()
+    for guard, name, scope in (
+        (None, "open", None),
+        (login_required, "bare", None),
+        (login_required, "scoped", lambda: {"tenant_id": "1"}),
+        (staff_required, "staff", None),
+    ):
+        app.register_blueprint(dashboard_blueprint(guard=guard, name=name, scope=scope), url_prefix=f"/{name}")
+    assert {name: one(app, name).status for name in ("open", "bare", "scoped", "staff")} == {
+        "open": "error",
+        "bare": "warning",
+        "scoped": "ok",
+        "staff": "ok",
+    }
+    assert "every signed-in user sees all tenants" in one(app, "bare").message
+    assert "scope=" in one(app, "bare").message
+    app.config["LOGIN_DISABLED"] = True
+    assert all("LOGIN_DISABLED" in one(app, name).message for name in ("bare", "scoped", "staff"))
+
+
+def staff_required(view: Callable[..., Any]) -> Callable[..., Any]:
+    @login_required
+    @wraps(view)
+    def wrapper(**values: Any) -> Any:
+        return view(**values)
+
+    return wrapper
+
+
+def test_no_tables_is_one_error(make_app: Make) -> None:
+    """Before the migration there is one error, with the command that makes the tables."""
+    app = make_app(tables=False)
+    with app.app_context():
+        errors = [check for check in examine(app.extensions["llm_cost"]) if check.status == "error"]
+    assert [check.group for check in errors] == ["Schema"]
+    assert "flask db upgrade" in errors[0].message

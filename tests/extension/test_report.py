@@ -1,0 +1,157 @@
+"""The report: what leads it, odd days for cron, an invoice beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from ledger_rows import add_call
+
+from flask_llm_cost import LlmCostTracker
+from flask_llm_cost.dashboard.forecast import ANOMALY_RULE
+
+Run = Callable[..., Result]
+NOW = datetime.now(UTC).replace(hour=0, minute=0, second=1, microsecond=0)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Flask]:
+    app = Flask("reporting", instance_path=str(tmp_path))
+    app.config.update(SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/app.db", TESTING=True)
+    database = SQLAlchemy(app)
+    LlmCostTracker(app)
+    with app.app_context():
+        database.create_all()
+        yield app
+        database.session.remove()
+        database.engine.dispose()
+    app.extensions["llm_cost"].ledger.close()
+
+
+@pytest.fixture
+def add(app: Flask) -> Callable[..., Any]:
+    def add(days_ago: float, cost: str | None, **columns: Any) -> None:
+        session = app.extensions["sqlalchemy"].session
+        at = columns.pop("at", None) or NOW - timedelta(days=days_ago)
+        add_call(session, at, cost, **columns)
+        session.commit()
+
+    return add
+
+
+@pytest.fixture
+def run(app: Flask) -> Run:
+    def invoke(*arguments: str) -> Result:
+        result = app.test_cli_runner().invoke(args=["llm-cost", "report", *arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    return invoke
+
+
+def test_what_and_who_lead(add: Callable[..., Any], run: Run) -> None:
+    """Above a table by model stands a line for each of LLM_COST_REPORT_TAGS that calls have; a table by tag needs none."""
+    for number, (feature, cost) in enumerate((("chat", "6"), ("search", "3"), ("digest", "1"), ("triage", "0.5"))):
+        add(number, cost, tags={"feature": feature, "tenant_id": "acme"})
+    lines = run().output.splitlines()
+    assert lines[2] == "feature    chat $6.00 (57%), search $3.00 (29%), digest $1.00 (10%)"
+    assert lines[3] == "tenant_id  acme $10.50 (100%)"
+    assert not any(line.startswith("user_id") for line in lines)
+    assert "chat $6.00" not in run("--by", "tag:feature").output
+    found = json.loads(run("--format", "json").output)
+    assert found["leads"]["tag:tenant_id"] == [{"value": "acme", "calls": 4, "cost": "10.5"}]
+
+
+@pytest.fixture
+def month(add: Callable[..., Any]) -> None:
+    """Four quiet weeks, a little more and a little less, until yesterday."""
+    for day in range(2, 31):
+        add(day, "2" if day % 2 else "2.2", model="gpt-4o", tags={"feature": "chat"})
+
+
+def test_a_quiet_month_has_no_odd_day(month: None, run: Run) -> None:
+    """``--anomalies`` exits 0 where nothing is out of line."""
+    result = run("--anomalies", "--days", "10")
+    assert (result.exit_code, result.output.startswith("No odd day")) == (0, True)
+
+
+def test_odd_days_fail_a_cron_job(month: None, add: Callable[..., Any], run: Run) -> None:
+    """A day out of line is told with what it went to and the dashboard's rule, and makes the exit code 1."""
+    add(1, "2", model="gpt-4o", tags={"feature": "chat"})
+    add(1, "38", model="o3-pro", tags={"feature": "digest"})
+    result = run("--anomalies")
+    assert result.exit_code == 1
+    assert f"{(NOW - timedelta(days=1)).date()}  $40.00, " in result.output
+    assert "model o3-pro ($38.00 more), feature digest ($38.00 more)" in result.output
+    assert ANOMALY_RULE[1:] in result.output
+    found = json.loads(run("--anomalies", "--format", "json").output)["anomalies"]
+    assert [(odd["cost"], odd["usual"]) for odd in found] == [("40", "2.1")]
+    assert run("--anomalies", "--days", "1").exit_code == 0
+
+
+def test_today_can_be_odd_already(month: None, add: Callable[..., Any], run: Run) -> None:
+    """Today counts: what is too much already does not become less."""
+    add(0, "50")
+    assert run("--anomalies", "--days", "1").exit_code == 1
+
+
+@pytest.fixture
+def october(add: Callable[..., Any]) -> None:
+    inside = datetime(2026, 10, 31, 23, 59, 59, tzinfo=UTC)
+    add(0, "900", at=inside, model="gpt-4o")
+    add(0, "100", at=inside, model="gpt-4o-mini")
+    add(0, None, at=inside, model="gpt-new")
+    add(0, "7", at=inside, model="gpt-4o", usage_source="stream_partial")
+    add(0, "50", at=datetime(2026, 11, 1, tzinfo=UTC), model="gpt-4o")
+    add(0, "50", at=inside, provider="anthropic", model="claude-sonnet-4-6")
+
+
+def test_an_invoice_beside_the_ledger(october: None, run: Run) -> None:
+    """The month's calls of that provider, by model, with differences that add up, and what can explain them."""
+    output = run("--invoice", "2026-10=openai:1234.56").output
+    assert "Invoice of openai, 2026-10 (UTC, USD)" in output
+    assert "$1,007.00" in output
+    assert "+$227.56" in output
+    assert "1 calls without a price" in output
+    assert "Estimated: 1 calls" in output
+    assert "in proportion" in output
+    (found,) = json.loads(run("--invoice", "2026-10=openai:1234.56", "--format", "json").output)
+    assert (found["ledger"], found["invoice"], found["difference"]) == ("1007", "1234.56", "227.56")
+    differences = {row["model"]: row["difference"] for row in found["models"]}
+    assert differences["gpt-new"] is None
+    assert sum(Decimal(value) for value in differences.values() if value) == Decimal("227.56")
+
+
+def test_an_invoice_by_model(october: None, run: Run) -> None:
+    """Amounts of single models are compared with that model's calls, models that the ledger has not seen included."""
+    written = [f"--invoice=2026-10=openai/{name}" for name in ("gpt-4o:907", "gpt-4o-mini:120.5", "dall-e-3:10")]
+    (found,) = json.loads(run(*written, "--format", "json").output)
+    assert {row["model"]: row["difference"] for row in found["models"]} == {
+        "gpt-4o": "0", "gpt-4o-mini": "20.5", "gpt-new": None, "dall-e-3": "10",
+    }  # fmt: skip
+    assert found["difference"] == "30.5"
+    assert "in proportion" not in run(*written).output
+
+
+@pytest.mark.parametrize(
+    "written", ["openai:12", "2026-13=openai:12", "2026-10=openai", "2026-10=openai:dear", "2026-10=:1"]
+)
+def test_what_is_no_invoice(written: str, run: Run) -> None:
+    """A mistyped invoice is an error that shows how to write one."""
+    result = run("--invoice", written)
+    assert result.exit_code == 1
+    assert "2026-10=openai:1234.56" in result.output
+
+
+def test_one_report_at_a_time(run: Run) -> None:
+    """Odd days and an invoice at once, or as CSV, are refused with a sentence."""
+    assert run("--anomalies", "--invoice", "2026-10=openai:1").exit_code == 2
+    assert run("--anomalies", "--format", "csv").exit_code == 2

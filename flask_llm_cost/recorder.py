@@ -56,6 +56,10 @@ class Recorder:
         :raises UnknownPriceError: it has no price, and the app asked for that to be raised; it is kept all the same
         :raises LedgerError: it could not be written at once, and the app asked for that to be raised
         """
+        if not record.is_call:
+            if self.ledger is not None and not _captures:
+                self.ledger.append(record, quick=quick)
+            return record
         if _captures or self._config.unknown_price == "raise":
             record = self.price(record)
         if _captures:

@@ -163,6 +163,7 @@ class Reading:
     :param settles: the provider's own key for what is billed here (the id of a background response, of a line of a batch):
         however often and wherever it is read, it counts once. ``None`` where each reply is a bill of its own
     :param created_at: when the provider says that what is settled was created
+    :param batch: the provider's key of the batch that this is a line of
     :param malformed: the field of the usage block that made no sense, so that nothing of it is believed
     """
 
@@ -172,7 +173,21 @@ class Reading:
     mode: str | None = None
     settles: str | None = None
     created_at: datetime | None = None
+    batch: str | None = None
     malformed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNews:
+    """What a reply says of a batch that was created earlier, perhaps elsewhere.
+
+    :param batch: the provider's key of it
+    :param becomes: the key under which its lines are found from now on, such as the file that they are in; ``None`` when
+        nothing more comes of it
+    """
+
+    batch: str
+    becomes: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +294,15 @@ class CallRecord:
     tags: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     cost: Cost | None = None
     hold_id: UUID | None = None
+    #: Of what a batch bills, the pending call that created the batch: this call was made for whom that one was.
+    batch: UUID | None = None
+    #: Whether this is no call, but word that nothing more comes of :attr:`batch`.
+    batch_ended: bool = False
+
+    @property
+    def is_call(self) -> bool:
+        """Whether this is a call, not just news of a batch: that it ended, or by which id it goes from now on."""
+        return self.batch is None or not (self.batch_ended or self.usage.source == "pending")
 
     @property
     def total_cost(self) -> Decimal | None:

@@ -6,22 +6,30 @@ through is guarded, and what goes wrong is logged as the name of an exception cl
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from flask_llm_cost import usage as wire
 from flask_llm_cost.budgets.accounts import Subject
+from flask_llm_cost.capture.asked import attempt, requested_model
 from flask_llm_cost.capture.attribution import collect_tags
 from flask_llm_cost.capture.decoding import Decoder, decoder_for
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.sdk import Marker
 from flask_llm_cost.recorder import capturing_now
-from flask_llm_cost.records import UNKNOWN_USAGE, CallRecord, Reading, new_call_id, settled_call_id
+from flask_llm_cost.records import (
+    UNKNOWN_USAGE,
+    BatchNews,
+    CallRecord,
+    Reading,
+    Usage,
+    new_call_id,
+    settled_call_id,
+)
 from flask_llm_cost.usage.scanner import Scanner
 from flask_llm_cost.usage.stream_options import UsageEventFilter, ask_for_usage
 
@@ -31,8 +39,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flask_llm_cost")
 
-_SMALL_REQUEST: Final = 4 * 1024
-_REQUESTED_MODEL: Final = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){1,512}")')
+#: How much of a whole reply is looked at at once, and how many lines of a batch wait to be counted.
+_PIECE: Final = 64 * 1024
+_MANY_LINES: Final = 256
 
 
 class Observation:
@@ -40,10 +49,12 @@ class Observation:
 
     __slots__ = (
         "_asked",
+        "_begun",
         "_body",
         "_decoder",
         "_first_ns",
         "_holds",
+        "_kept",
         "_marker",
         "_occurred_at",
         "_open",
@@ -85,7 +96,7 @@ class Observation:
         self._route = route
         self._marker = marker
         self._tags = collect_tags(state, carried)
-        self._requested_model = route.model or (marker.model if marker else None) or _requested_model(content)
+        self._requested_model = route.model or (marker.model if marker else None) or requested_model(content)
         self._asked = route.format.quantities_of_request(content) if route.format.reads_request and content else {}
         self._status: int | None = None
         self._stream = False
@@ -94,10 +105,12 @@ class Observation:
         self._decoder: Decoder | None = None
         self._body: wire.BodyCollector | None = None
         self._silent = False
+        self._begun = False
+        self._kept = 0
         # Whoever takes the token out finishes the call. A list pops atomically: close, finaliser and other threads agree.
         self._open: list[None] = [None]
         self.host = host
-        self.attempt = _attempt(headers)
+        self.attempt = attempt(headers)
         #: What to send instead of the request's body, where a stream is asked for its usage.
         self.content: bytes | None = None
         if route.takes_stream_options and may_change and content is not None:
@@ -177,10 +190,11 @@ class Observation:
         scanner = self._scanner = wire.scanner(self._route, content_type)
         if scanner is not None:
             self._stream = True
-            scanner.feed(content)
+            for start in range(0, len(content), _PIECE):
+                self._scan(scanner, content[start : start + _PIECE])
             self._close(ended=True, error=None)
         else:
-            self._finish(wire.read_body(self._route, content, self._asked), "ok")
+            self._finish(wire.read_body(self._route, content, self._asked), "ok", news=wire.batch_news(self._route, content))
 
     @guarded
     def opened(self, status: int, content_type: str) -> bool:
@@ -194,7 +208,8 @@ class Observation:
         if self._scanner is None:
             self._withheld = None
             self._body = wire.BodyCollector(self._route)
-        if self._route.certain:
+        if self._route.certain and not self._route.format.shape_only:
+            self._begun = True
             self._state.recorder.started(self._record(Reading(), "interrupted", None))
         return True
 
@@ -214,7 +229,7 @@ class Observation:
         try:
             text = self._decoder.decode(piece) if self._decoder is not None else piece
             if self._scanner is not None:
-                self._scanner.feed(text)
+                self._scan(self._scanner, text)
             elif self._body is not None:
                 self._body.feed(text)
         except Exception as error:
@@ -228,6 +243,13 @@ class Observation:
             logger.warning("taking our event out of a stream failed with %s: it passes as it is", type(error).__name__)
             waiting, self._withheld = self._withheld.finish(), None
             return waiting + text
+
+    def _scan(self, scanner: Scanner, text: bytes) -> None:
+        scanner.feed(text)
+        if self._route.format.each_event_counts and len(scanner.events) >= _MANY_LINES:
+            # The lines of a batch are thousands of bills: none waits for the others.
+            lines, scanner.events = scanner.events, []
+            self._keep(wire.read_stream(self._route, lines, False, self._asked), "ok")
 
     def rest(self) -> bytes:
         """What the app has still to see when the body has ended."""
@@ -259,19 +281,23 @@ class Observation:
         if not self._open:
             return
         scanner = self._scanner
+        news: Sequence[BatchNews] = ()
         if scanner is not None:
             scanner.finish()
             ended = ended or scanner.done
             readings = wire.read_stream(self._route, scanner.events, ended, self._asked)
             scanner.events = []
+            if ended and self._route.format.each_event_counts and self._route.subject and self._status == 200:
+                news = [BatchNews(self._route.subject)]
             ended = ended or any(reading.usage.source == "stream_final" for reading in readings)
         elif self._body is not None:
             content = self._body.finish()
             self._body = None
             readings = wire.read_body(self._route, content, self._asked)
+            news = wire.batch_news(self._route, content)
         else:
             readings = [Reading()]
-        self._finish(readings, "ok" if ended else "interrupted", type(error).__name__ if error else None)
+        self._finish(readings, "ok" if ended else "interrupted", type(error).__name__ if error else None, news)
 
     def _stop_reading(self, error: Exception) -> None:
         self._scanner = None
@@ -279,12 +305,22 @@ class Observation:
         self._body = None
         logger.warning("reading a reply failed with %s: its usage stays unknown", type(error).__name__)
 
-    def _finish(self, readings: Sequence[Reading], outcome: str, error_class: str | None = None) -> None:
+    def _finish(
+        self, readings: Sequence[Reading], outcome: str, error_class: str | None = None, news: Sequence[BatchNews] = ()
+    ) -> None:
         try:
             self._open.pop()
         except IndexError:
             return
-        for number, reading in enumerate(readings):
+        self._keep(readings, outcome, error_class)
+        for new in news:
+            self._hand_over(self._record_of_news(new))
+        if self._begun and not any(reading.settles is None for reading in readings):
+            # It goes by another id, or was no call: what was said when it began must not outlive it.
+            self._hand_over(self._ended(self._record_id))
+
+    def _keep(self, readings: Sequence[Reading], outcome: str, error_class: str | None = None) -> None:
+        for reading in readings:
             if reading.malformed:
                 self._warn(
                     "%s sent a usage block in which the field %r is no count; the call's usage stays unknown",
@@ -293,14 +329,18 @@ class Observation:
                 )
             elif outcome == "ok" and not reading.usage.known and reading.usage.source != "pending":
                 self._explain_unknown()
-            try:
-                self._state.recorder.record(self._record(reading, outcome, error_class, number), quick=self._silent)
-            except self._state.recorder.raises as error:
-                # Inside the client's send the SDKs would swallow it and pay again: it is raised at the marker.
-                if self._marker is None:
-                    self._warn("%s", error)
-                else:
-                    self._marker.error = error
+            self._hand_over(self._record(reading, outcome, error_class, self._kept))
+            self._kept += 1
+
+    def _hand_over(self, record: CallRecord) -> None:
+        try:
+            self._state.recorder.record(record, quick=self._silent)
+        except self._state.recorder.raises as error:
+            # Inside the client's send the SDKs would swallow it and pay again: it is raised at the marker.
+            if self._marker is None:
+                self._warn("%s", error)
+            else:
+                self._marker.error = error
 
     def _explain_unknown(self) -> None:
         if self._stream and not self._route.takes_stream_options:
@@ -348,29 +388,24 @@ class Observation:
             provider_response_id=reading.response_id,
             tags=self._tags,
             hold_id=self._record_id if self._holds and not number and call_id != self._record_id else None,
+            batch=settled_call_id(self._route.provider, reading.batch, None) if reading.batch else None,
         )
 
+    def _record_of_news(self, news: BatchNews) -> CallRecord:
+        batch = settled_call_id(self._route.provider, news.batch, None)
+        if news.becomes is None:
+            return self._ended(batch)
+        moved = Reading(Usage(source="pending"), None, news.batch, "batch", news.becomes, batch=news.batch)
+        return self._record(moved, "ok", None)
 
-def _attempt(headers: Mapping[str, str]) -> int:
-    """Which attempt of the same SDK call this is. The SDKs of OpenAI and Anthropic number their retries from 0."""
-    retries = headers.get("x-stainless-retry-count", "")
-    return int(retries) + 1 if retries.isdigit() and len(retries) < 4 else 1
-
-
-def _requested_model(content: bytes | None) -> str | None:
-    """The model that a JSON request asks for. Long prompts are searched rather than parsed, unless that is ambiguous."""
-    if not content:
-        return None
-    if len(content) > _SMALL_REQUEST:
-        found = _REQUESTED_MODEL.findall(content)
-        if len(found) == 1:
-            return _text(json.loads(found[0]))
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return _text(body.get("model")) if isinstance(body, dict) else None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    def _ended(self, call_id: UUID) -> CallRecord:
+        """Word that nothing more comes of a pending call, or of one that has only begun."""
+        own_id = call_id if call_id == self._record_id else new_call_id()
+        return CallRecord(
+            id=own_id,
+            occurred_at=self._occurred_at,
+            provider=self._route.provider,
+            operation=self._route.operation,
+            batch=call_id,
+            batch_ended=True,
+        )

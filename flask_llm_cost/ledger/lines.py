@@ -111,6 +111,10 @@ def encode(record: CallRecord, kind: str = CALL) -> bytes:
         fields["first_token_ms"] = record.first_token_ms
     if record.provider_response_id is not None:
         fields["provider_response_id"] = record.provider_response_id
+    if record.batch is not None:
+        fields["batch"] = record.batch.hex
+    if record.batch_ended:
+        fields["batch_ended"] = True
     if record.tags:
         fields["tags"] = dict(record.tags)
     usage = record.usage
@@ -196,6 +200,8 @@ def record_of(fields: Mapping[str, Any]) -> CallRecord:
             usage=_usage_of(fields["usage"]) if "usage" in fields else Usage(),
             cost=_cost_of(fields["cost"]) if "cost" in fields else None,
             hold_id=UUID(fields["hold"]) if "hold" in fields else None,
+            batch=UUID(fields["batch"]) if "batch" in fields else None,
+            batch_ended=fields.get("batch_ended", False),
             **{name: fields[name] for name in _PLAIN_FIELDS if name in fields},
         )
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:

@@ -202,7 +202,7 @@ class Ledger:
                 log.warning("llm_cost: telling of recorded calls failed (%s)", type(error).__name__)
 
     def _log_memory(self) -> None:
-        for record in _taken(self._memory):
+        for record in filter(lambda record: record.is_call, _taken(self._memory)):
             log_call(price_or_leave(self._price, record, self._tally))
 
     def _write_memory(self) -> bool:

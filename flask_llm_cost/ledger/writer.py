@@ -10,6 +10,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from flask_llm_cost.ledger import batches
 from flask_llm_cost.ledger.bulk import CALLS, ITEMS, PRICES, TAGS, Inserts
 from flask_llm_cost.ledger.change import After, Change, Within
 from flask_llm_cost.ledger.engine import OwnEngine
@@ -67,7 +68,7 @@ class Writer:
         :raises WriteError: the database is away or has no tables; what was written before stays written
         """
         unique = {record.id: record for record in records}
-        ordered = sorted(unique.values(), key=lambda record: record.id.int)
+        ordered = sorted(unique.values(), key=batches.in_order)
         written = Written()
         for start in range(0, len(ordered), BATCH):
             self._write_batch(ordered[start : start + BATCH], written, patience)
@@ -75,19 +76,19 @@ class Writer:
 
     def _write_batch(self, records: Sequence[CallRecord], written: Written, patience: float | None) -> None:
         try:
-            fresh = self._insert(records, patience)
+            fresh, duplicates = self._insert(records, patience)
         except WriteError as error:
             if error.fault not in (Fault.DATA, Fault.DOUBT):
                 raise
         else:
             written.fresh += fresh
-            written.duplicates += len(records) - len(fresh)
+            written.duplicates += duplicates
             return
         doubtful: list[tuple[CallRecord, WriteError]] = []
         taken = 0
         for record in records:
             try:
-                fresh = self._insert([record], patience)
+                fresh, duplicates = self._insert([record], patience)
             except WriteError as error:
                 if error.fault is Fault.DATA:
                     written.poison.append((record, error.name))
@@ -98,13 +99,14 @@ class Writer:
             else:
                 taken += 1
                 written.fresh += fresh
-                written.duplicates += 1 - len(fresh)
+                written.duplicates += duplicates
         if doubtful and not taken:
             # When not one record gets in it is the tables, not the records: let them wait.
             raise doubtful[0][1]
         written.poison += ((record, error.name) for record, error in doubtful)
 
-    def _insert(self, records: Sequence[CallRecord], patience: float | None) -> list[CallRecord]:
+    def _insert(self, records: Sequence[CallRecord], patience: float | None) -> tuple[list[CallRecord], int]:
+        """Write *records* in one transaction. Those that are new, and how many were there already."""
         now = datetime.now(UTC)
         try:
             entries = [_Entry(record, call_rows(record, now)) for record in records]
@@ -116,26 +118,30 @@ class Writer:
             for entry in entries:
                 entry.bound = _bind(entry.rows, inserts)
 
-        def insert(connection: sa.Connection) -> tuple[list[CallRecord], list[After]]:
+        def insert(connection: sa.Connection) -> tuple[list[CallRecord], int, list[After]]:
             return self._insert_within(connection, entries, now)
 
-        fresh, after = self.transactions.run(insert, prepare=bind, patience=patience)
+        fresh, duplicates, after = self.transactions.run(insert, prepare=bind, patience=patience)
         for told in after:
             told()
-        return fresh
+        return fresh, duplicates
 
     def _insert_within(
         self, connection: sa.Connection, entries: Sequence[_Entry], now: datetime
-    ) -> tuple[list[CallRecord], list[After]]:
+    ) -> tuple[list[CallRecord], int, list[After]]:
         inserts = self.inserts(connection)
         held = self._held([entry.record.id for entry in entries], connection)
-        removed, settled = self._replace_provisional(entries, held, now, connection)
+        removed, changed = self._replace_provisional(entries, held, connection)
+        followed = batches.follow(connection, [entry.record for entry in entries], held)
+        for rows in followed.gone:
+            _delete(connection, rows.id)
+        changed.update(followed.changed)
+        removed = (*removed, *followed.gone)
         fresh: list[_Entry] = []
-        after: list[After] = []
         for entry in entries:
-            if entry.record.id not in held:
-                rows = settled.get(entry.record.id)
-                fresh.append(entry if rows is None else _Entry(entry.record, rows, _bind(rows, inserts)))
+            if entry.record.id not in held and entry.record.id not in followed.skipped:
+                record = changed.get(entry.record.id)
+                fresh.append(entry if record is None else _changed(record, now, inserts))
         if fresh:
             self.insert_prices(connection, (entry.record.cost.price for entry in fresh if entry.record.cost), now)
             bound = [entry.bound for entry in fresh if entry.bound is not None]
@@ -143,8 +149,10 @@ class Writer:
                 raise ConflictError
             inserts.items(connection, [item for rows in bound for item in rows.items])
             inserts.tags(connection, [tag for rows in bound for tag in rows.tags])
-            after = self.move(connection, Change(tuple(entry.rows for entry in fresh), removed))
-        return [entry.record for entry in fresh], after
+        moved = fresh or removed
+        after = self.move(connection, Change(tuple(entry.rows for entry in fresh), removed)) if moved else []
+        duplicates = sum(1 for entry in entries if entry.record.id in held and entry.record.is_call)
+        return [entry.record for entry in fresh], duplicates, after
 
     def move(self, connection: sa.Connection, change: Change) -> list[After]:
         """Let everything that moves with the rows move by *change*. Part of every transaction that changes calls.
@@ -172,12 +180,12 @@ class Writer:
 
     @staticmethod
     def _replace_provisional(
-        entries: Sequence[_Entry], held: dict[UUID, bool], now: datetime, connection: sa.Connection
-    ) -> tuple[tuple[CallRows, ...], dict[UUID, CallRows]]:
+        entries: Sequence[_Entry], held: dict[UUID, bool], connection: sa.Connection
+    ) -> tuple[tuple[CallRows, ...], dict[UUID, CallRecord]]:
         """Make room for real records where calls wait for their usage, or were left by a process that looked dead.
 
-        Takes those ids out of *held*. Returns what was removed, and the rows of the calls that were waiting: they keep the
-        time, the words and the tags of whoever made them, not of whoever asked how they went.
+        Takes those ids out of *held*. Returns what was removed, and the records of the calls that were waiting: they keep
+        the time, the words and the tags of whoever made them, not of whoever asked how they went.
         """
         final = {entry.record.id: entry.record for entry in entries if held.get(entry.record.id) and _is_final(entry.record)}
         provisional = sa.or_(
@@ -185,17 +193,15 @@ class Writer:
             sa.and_(CALLS.c.outcome == "interrupted", CALLS.c.usage_source == "unknown"),
         )
         removed = stored_calls(connection, list(final), provisional, lock=True) if final else ()
-        settled: dict[UUID, CallRows] = {}
+        settled: dict[UUID, CallRecord] = {}
         for rows in removed:
-            for children in (TAGS, ITEMS):
-                connection.execute(sa.delete(children).where(children.c.call_id == rows.id))
-            connection.execute(sa.delete(CALLS).where(CALLS.c.id == rows.id))
+            _delete(connection, rows.id)
             del held[rows.id]
             if rows.call["usage_source"] == "pending":
                 kept = ("occurred_at", "operation", "requested_model", "host", "stream", "attempt")
                 words = {name: rows.call[name] for name in kept}
                 tags = {tag["key"]: tag["value"] for tag in rows.tags}
-                settled[rows.id] = call_rows(replace(final[rows.id], tags=tags, **words), now)
+                settled[rows.id] = replace(final[rows.id], tags=tags, **words)
         return removed, settled
 
     def insert_prices(self, connection: sa.Connection, applied: Iterable[Price | None], now: datetime) -> None:
@@ -237,6 +243,17 @@ class _Bound:
     call: Any
     items: list[Any]
     tags: list[Any]
+
+
+def _changed(record: CallRecord, now: datetime, inserts: Inserts) -> _Entry:
+    rows = call_rows(record, now)
+    return _Entry(record, rows, _bind(rows, inserts))
+
+
+def _delete(connection: sa.Connection, call_id: UUID) -> None:
+    for children in (TAGS, ITEMS):
+        connection.execute(sa.delete(children).where(children.c.call_id == call_id))
+    connection.execute(sa.delete(CALLS).where(CALLS.c.id == call_id))
 
 
 def _is_final(record: CallRecord) -> bool:

@@ -10,7 +10,16 @@ from urllib.parse import unquote
 
 from flask_llm_cost.usage.anthropic import Messages
 from flask_llm_cost.usage.any_shape import AnyShape
-from flask_llm_cost.usage.batches import AnthropicBatch, GeminiBatch, GeminiBatchFile, OpenAIBatch
+from flask_llm_cost.usage.batches import (
+    AnthropicBatch,
+    AnthropicBatchCreation,
+    AnthropicBatchState,
+    BatchState,
+    GeminiBatchCreation,
+    GeminiBatchFile,
+    OpenAIBatch,
+    OpenAIBatchCreation,
+)
 from flask_llm_cost.usage.bedrock import Converse, Invoke
 from flask_llm_cost.usage.cohere import Chat, Embed, Rerank
 from flask_llm_cost.usage.first_look import first_look
@@ -23,6 +32,7 @@ from flask_llm_cost.usage.openai_responses import Responses, SettledResponses
 from flask_llm_cost.usage.reading import (
     MALFORMED_USAGE,
     BodyCollector,
+    batch_news,
     read_body,
     read_json,
     read_stream,
@@ -38,6 +48,7 @@ __all__ = [
     "HostMap",
     "MalformedUsageError",
     "Route",
+    "batch_news",
     "first_look",
     "known_provider",
     "provider_format",
@@ -71,7 +82,9 @@ _PATHS: Final[Mapping[str, tuple[str, Format]]] = {
     "/audio/transcriptions": ("audio.transcriptions", _TRANSCRIPTIONS),
     "/audio/translations": ("audio.translations", _TRANSCRIPTIONS),
     "/audio/speech": ("audio.speech", _SPEECH),
+    "/batches": ("batch", OpenAIBatchCreation()),
     "/messages": ("messages", _MESSAGES),
+    "/messages/batches": ("batch", AnthropicBatchCreation()),
     "/v1/chat": ("chat", _COHERE),
     "/v2/chat": ("chat", _COHERE),
     "/v1/embed": ("embed", _COHERE_EMBED),
@@ -89,7 +102,9 @@ _PATTERNS: Final[tuple[tuple[str, str, str, Format, str | None], ...]] = (
     ("POST", r"/responses/(?P<subject>[^/]+)/cancel", "responses", _SETTLED, None),
     ("GET", r"/files/(?P<subject>[^/]+)/content", "batch", OpenAIBatch(), "ndjson"),
     ("GET", r"/messages/batches/(?P<subject>[^/]+)/results", "batch", AnthropicBatch(), "ndjson"),
-    ("GET", r"/v1(?:alpha|beta)\w*/batches/(?P<subject>[^/]+)", "batch", GeminiBatch(), None),
+    ("GET", r"/messages/batches(?:/[^/]+)?", "batch", AnthropicBatchState(), None),
+    ("GET", r"/batches(?:/(?P<subject>[^/]+))?", "batch", BatchState(), None),
+    ("POST", r"/batches/(?P<subject>[^/]+)/cancel", "batch", BatchState(), None),
     ("GET", r"/files/(?P<subject>[^/]+):download", "batch", GeminiBatchFile(), "ndjson"),
     ("POST", r"/(?:models|tunedModels|endpoints)/(?P<model>[^/:]+):generateContent", "generate_content", _CONTENT, None),
     (
@@ -98,6 +113,13 @@ _PATTERNS: Final[tuple[tuple[str, str, str, Format, str | None], ...]] = (
         "generate_content",
         _CONTENT,
         "json-array",
+    ),
+    (
+        "POST",
+        r"/models/(?P<model>[^/:]+):(?:batchGenerateContent|asyncBatchEmbedContent)",
+        "batch",
+        GeminiBatchCreation(),
+        None,
     ),
     ("POST", r"/models/(?P<model>[^/:]+):(?:embedContent|batchEmbedContents)", "embed_content", _EMBED_CONTENT, None),
     ("POST", r"/models/(?P<model>[^/:]+):predict", "predict", Predict(), None),
@@ -114,8 +136,8 @@ _MATCHERS: Final = tuple(
 #: How the path of a call ends. Some clients write a colon as %3A.
 _ENDS: Final = (
     *(re.escape(path[1:]) for path in _PATHS),
-    r"responses/[^/]+(?:/cancel)?|files/[^/]+(?:/content|(?::|%3[Aa])download)|messages/batches/[^/]+/results",
-    r"v1(?:alpha|beta)\w*/batches/[^/]+|(?:models|tunedModels|endpoints)/[^/:]+(?::|%3[Aa])\w+",
+    r"responses/[^/]+(?:/cancel)?|files/[^/]+(?:/content|(?::|%3[Aa])download)|messages/batches/[^/]+(?:/results)?",
+    r"batches/[^/]+(?:/cancel)?|(?:models|tunedModels|endpoints)/[^/:]+(?::|%3[Aa])\w+",
     r"model/.{1,1024}/(?:invoke|converse)(?:-[a-z-]+)?",
 )
 _PATH: Final = re.compile("/(?:" + "|".join(_ENDS) + r")/?\Z")
@@ -242,11 +264,14 @@ def route(hosts: HostMap, method: str, host: str, path: str, headers: Mapping[st
     operation, wire, model, events, subject = found
     provider = hosts.configured(host, path) or known_provider(host)
     name = provider or host
+    certain = marked or provider is not None or _introduced(headers)
+    if operation == "batch" and not certain:
+        return None  # ordinary words, and files: on a host that nobody knows they are somebody else's
     return Route(
         provider=name,
         operation=operation,
         format=wire,
-        certain=marked or provider is not None or _introduced(headers),
+        certain=certain,
         model=model,
         residency=_RESIDENCY.get(host),
         takes_stream_options=wire is _CHAT and hosts.takes_stream_options(host, name in _TAKES_STREAM_OPTIONS),

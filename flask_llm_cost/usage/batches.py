@@ -2,6 +2,7 @@
 
 Shapes are from the providers' API references: OpenAI's batch output file (and Azure's, Groq's, Mistral's, which copy it),
 Anthropic's batch results, Gemini's batch with inlined responses. The batch object's own totals are the same money: not read.
+Creating a batch is a pending call, which says whose its lines are.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from flask_llm_cost.records import Reading, Usage
+from flask_llm_cost.records import BatchNews, Reading, Usage
 from flask_llm_cost.usage.anthropic import Messages
 from flask_llm_cost.usage.format import Format, MalformedUsageError, block, items, moment, text
 from flask_llm_cost.usage.gemini import EmbedContent, GenerateContent
@@ -80,6 +81,36 @@ def _as_batch(mode: str | None) -> str:
     return f"{_BATCH}+{zone}" if zone else _BATCH
 
 
+def _created(key: str | None, model: str | None = None) -> Reading:
+    return Reading(Usage(source="pending"), model, key, _BATCH, key)
+
+
+class OpenAIBatchCreation(Format):
+    """``POST /batches``."""
+
+    name = "openai.batch_creation"
+    shape_only = True
+
+    def fits(self, body: Mapping[str, Any]) -> bool:
+        return body.get("object") == "batch" and text(body, "id") is not None
+
+    def read(self, body: Mapping[str, Any]) -> Reading:
+        return _created(text(body, "id"), text(body, "model"))
+
+
+_OVER: Final = frozenset({"completed", "failed", "expired", "cancelled"})
+
+
+def _openai_news(body: Mapping[str, Any]) -> list[BatchNews]:
+    """Which file the lines of one batch, or of those in a list, are in."""
+    states = [(text(batch, "id"), batch) for batch in (body, *items(body, "data")) if batch.get("object") == "batch"]
+    return [
+        BatchNews(key, text(batch, "output_file_id"))
+        for key, batch in states
+        if key and (text(batch, "output_file_id") or batch.get("status") in _OVER)
+    ]
+
+
 class OpenAIBatch(BatchLines):
     """``GET /files/{id}/content`` of a batch's output. Any other file is not a call."""
 
@@ -113,6 +144,33 @@ def _format_of(body: Mapping[str, Any]) -> Format:
     if body.get("object") == "list":
         return _EMBEDDINGS
     return _IMAGES if _IMAGES.fits(body) else _CHAT
+
+
+class AnthropicBatchCreation(Format):
+    """``POST /v1/messages/batches``."""
+
+    name = "anthropic.batch_creation"
+    shape_only = True
+
+    def fits(self, body: Mapping[str, Any]) -> bool:
+        return body.get("type") == "message_batch" and text(body, "id") is not None
+
+    def read(self, body: Mapping[str, Any]) -> Reading:
+        return _created(text(body, "id"))
+
+
+class AnthropicBatchState(AnthropicBatchCreation):
+    """``GET /v1/messages/batches/{id}`` and the list of them: no bill, but they say when a batch has come to nothing."""
+
+    name = "anthropic.batch_state"
+
+    def fits(self, body: Mapping[str, Any]) -> bool:
+        return False
+
+    def batch_news(self, body: Mapping[str, Any]) -> list[BatchNews]:
+        ended = [batch for batch in (body, *items(body, "data")) if batch.get("processing_status") == "ended"]
+        names = [text(batch, "id") for batch in ended if block(batch, "request_counts").get("succeeded") == 0]
+        return [BatchNews(name) for name in names if name]
 
 
 class AnthropicBatch(BatchLines):
@@ -150,12 +208,27 @@ class GeminiBatchFile(BatchLines):
 
 
 _LINES: Final = GeminiBatchFile()
+_FAILED: Final = frozenset({"FAILED", "CANCELLED", "EXPIRED"})
 
 
-class GeminiBatch(Format):
-    """``GET /v1beta/batches/{id}``: an operation that, once done, has the responses in it."""
+class GeminiBatchCreation(Format):
+    """``POST …:batchGenerateContent`` and ``…:asyncBatchEmbedContent``: the reply is an operation."""
 
-    name = "gemini.batch"
+    name = "gemini.batch_creation"
+    shape_only = True
+
+    def fits(self, body: Mapping[str, Any]) -> bool:
+        return (text(body, "name") or "").startswith("batches/")
+
+    def read(self, body: Mapping[str, Any]) -> Reading:
+        return _created((text(body, "name") or "").removeprefix("batches/"))
+
+
+class BatchState(Format):
+    """``GET /batches/{id}``: Gemini's operation that, once done, has the responses in it, or OpenAI's object, which names
+    the file that they are in."""
+
+    name = "batch_state"
     mark = b'"usageMetadata"'
     shape_only = True
 
@@ -172,6 +245,16 @@ class GeminiBatch(Format):
             if _LINES.fits(line):
                 readings += _guarded(_LINES.read_line, _LINES.name_of, line)
         return readings
+
+    def batch_news(self, body: Mapping[str, Any]) -> list[BatchNews]:
+        if not (text(body, "name") or "").startswith("batches/"):
+            return _openai_news(body)
+        key, state = (text(body, "name") or "").removeprefix("batches/"), text(block(body, "metadata"), "state") or ""
+        for owner in (block(body, "response"), block(block(body, "metadata"), "output")):
+            if file := text(owner, "responsesFile"):
+                return [BatchNews(key, file.removeprefix("files/"))]
+        ended = self.fits(body) or isinstance(body.get("error"), Mapping) or state.rpartition("_")[2] in _FAILED
+        return [BatchNews(key)] if ended else []
 
 
 def _inlined(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from flask_llm_cost.records import Quantity, Reading
+from flask_llm_cost.records import BatchNews, Quantity, Reading
 
 #: More than any provider bills in one call; a count beyond it is an error of the sender.
 MAX_COUNT: Final = 10**12
@@ -93,6 +93,10 @@ class Format:
         :raises MalformedUsageError: when a usage block says something impossible
         """
         return [self.read(body)]
+
+    def batch_news(self, body: Mapping[str, Any]) -> list[BatchNews]:
+        """What a reply's JSON body says of batches that were created earlier."""
+        return []
 
     def read_stream(self, events: Sequence[Mapping[str, Any]], ended: bool) -> Reading:
         """Read the events of a stream: the first one, and those that matched :attr:`mark`.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from flask_llm_cost.records import Quantity, Reading, Usage
+from flask_llm_cost.records import BatchNews, Quantity, Reading, Usage
 from flask_llm_cost.usage.aws import FrameScanner
 from flask_llm_cost.usage.excerpt import Excerpt, salvaged
 from flask_llm_cost.usage.format import Format, MalformedUsageError, quantities
@@ -153,6 +153,17 @@ def read_stream(
     return _readings(found, lambda: wire.read_stream_all(events, ended), events, asked)
 
 
+def batch_news(found: Route, content: bytes) -> list[BatchNews]:
+    """What a reply's body says of batches that were created earlier. Empty for almost all."""
+    if found.operation != "batch" or found.events is not None:
+        return []
+    try:
+        body = json.loads(content)
+        return found.format.batch_news(body) if isinstance(body, Mapping) else []
+    except (ValueError, RecursionError):
+        return []
+
+
 def _proven(found: Route, events: Sequence[Mapping[str, Any]]) -> bool:
     """Whether this is a call: by host or SDK, else by the shape of the reply."""
     if found.certain and not found.format.shape_only:
@@ -188,8 +199,10 @@ def _names(wire: Format, events: Sequence[Mapping[str, Any]]) -> Reading:
 
 
 def _as_served(found: Route, reading: Reading, asked: Mapping[str, Quantity]) -> Reading:
-    if reading.settles is not None and found.operation == "batch" and found.subject:
-        reading = replace(reading, settles=f"{found.subject}/{reading.settles}")
+    if found.operation == "batch" and found.subject:
+        reading = replace(
+            reading, settles=f"{found.subject}/{reading.settles}" if reading.settles else None, batch=found.subject
+        )
     if found.provider == "bedrock" and found.model and reading.model:
         # The reply has the model's own name; what is billed, with its region and profile, is the one in the URL.
         reading = replace(reading, model=found.model)

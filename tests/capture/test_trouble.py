@@ -157,7 +157,7 @@ STEPS = [
     "flask_llm_cost.capture.exchange.wire.route",
     "flask_llm_cost.capture.observation.collect_tags",
     "flask_llm_cost.capture.observation.new_call_id",
-    "flask_llm_cost.capture.observation._requested_model",
+    "flask_llm_cost.capture.observation.requested_model",
     "flask_llm_cost.capture.observation.ask_for_usage",
     "flask_llm_cost.capture.observation.wire.scanner",
     "flask_llm_cost.capture.observation.UsageEventFilter",

@@ -73,9 +73,9 @@ def anthropic_sdk(provider: PlayedProvider) -> None:
 
 @way
 def anthropic_sdk_stream(provider: PlayedProvider) -> None:
-    with anthropic.Anthropic(base_url=provider.anthropic_url, api_key="test") as client:
-        with client.messages.stream(model="claude-sonnet-4-6", max_tokens=10, messages=BODY["messages"]) as stream:
-            list(stream)
+    client = anthropic.Anthropic(base_url=provider.anthropic_url, api_key="test")
+    with client, client.messages.stream(model="claude-sonnet-4-6", max_tokens=10, messages=BODY["messages"]) as stream:
+        list(stream)
 
 
 @way
@@ -102,9 +102,9 @@ async def raw_httpx_async(provider: PlayedProvider) -> None:
 
 @way
 async def raw_httpx2_async_stream(provider: PlayedProvider) -> None:
-    async with httpx2.AsyncClient() as client:
-        async with client.stream("POST", f"{provider.openai_url}/chat/completions", json={**BODY, "stream": True}) as reply:
-            await reply.aread()
+    url = f"{provider.openai_url}/chat/completions"
+    async with httpx2.AsyncClient() as client, client.stream("POST", url, json={**BODY, "stream": True}) as reply:
+        await reply.aread()
 
 
 @way
@@ -127,9 +127,9 @@ def requests_adapter(provider: PlayedProvider) -> None:
 
 @way
 async def raw_aiohttp(provider: PlayedProvider) -> None:
-    async with aiohttp.ClientSession() as session:
-        async with session.post(f"{provider.openai_url}/chat/completions", json=BODY) as reply:
-            await reply.read()
+    url = f"{provider.openai_url}/chat/completions"
+    async with aiohttp.ClientSession() as session, session.post(url, json=BODY) as reply:
+        await reply.read()
 
 
 @way
@@ -173,26 +173,20 @@ def test_the_app_gets_the_error_itself(sqlite_app: AppMaker, provider: PlayedPro
 
 def test_the_error_says_what_it_knows(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
     """The attributes of the error are the row's numbers, and its text says them to a person; both survive a job queue."""
-    app = sqlite_app(
-        {"name": "daily", "limit": "0.0015", "period": "day", "per": "tenant_id", "action": "block"},
-        timezone="Europe/Berlin",
-    )
+    budget = {"name": "daily", "limit": "0.0015", "period": "day", "per": "tenant_id", "action": "block"}
+    app = sqlite_app(budget, timezone="Europe/Berlin")
     with tags(tenant_id="42"):
         run(app, openai_sdk, provider)
         app.flush()
-        spent = app.period().spent
         with pytest.raises(BudgetExceededError) as caught:
             run(app, openai_sdk, provider)
-            app.flush()
-            run(app, openai_sdk, provider)
     error = caught.value
-    assert (error.budget, error.scope, error.limit, error.held, error.stage) == (
-        "daily", "tenant_id=42", Decimal("0.0015"), 0, "admit",
-    )  # fmt: skip
-    assert error.spent is not None and error.spent >= spent > 0
-    assert error.estimate is not None and error.spent + error.estimate > Decimal("0.0015")
+    assert (error.budget, error.scope, error.limit) == ("daily", "tenant_id=42", Decimal("0.0015"))
+    assert (error.spent, error.held, error.stage) == (app.period().spent, 0, "admit")
+    assert error.estimate is not None
+    assert app.period().spent + error.estimate > Decimal("0.0015")
     assert error.period_ends == app.period().ends_at
     assert str(error).startswith("budget 'daily' of tenant_id=42 has no room for this call: its limit is $0.00150 a day")
-    assert str(error).endswith("00:00 CET") or str(error).endswith("00:00 CEST")
+    assert " 00:00 CE" in str(error)
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.__dict__) == (str(error), error.__dict__)

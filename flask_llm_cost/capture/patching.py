@@ -18,13 +18,13 @@ from typing import Any, Final
 
 import wrapt
 
-from flask_llm_cost.capture import aiohttp, botocore, httpx, propagation, requests, sdk
+from flask_llm_cost.capture import aiohttp, botocore, httpx, litellm, propagation, requests, sdk
 from flask_llm_cost.config import LIBRARIES
 from flask_llm_cost.errors import IntegrationError
 
 logger = logging.getLogger("flask_llm_cost")
 
-_Targets = Callable[[ModuleType], tuple[tuple[type, str, Callable[..., Any]], ...]]
+_Targets = Callable[[ModuleType], tuple[tuple[type | ModuleType, str, Callable[..., Any]], ...]]
 
 #: The module in which a library keeps what is patched, and what that is.
 _LIBRARY_MODULES: Final[dict[str, tuple[str, _Targets]]] = {
@@ -39,6 +39,13 @@ WATCHED: Final = frozenset(_LIBRARY_MODULES)
 _SDK_MODULES: Final[dict[str, tuple[str, _Targets]]] = {
     "openai": ("openai._base_client", sdk.targets),
     "anthropic": ("anthropic._base_client", sdk.targets),
+    # Made by the same generator.
+    "groq": ("groq._base_client", sdk.targets),
+    "cerebras": ("cerebras.cloud.sdk._base_client", sdk.targets),
+    "together": ("together._base_client", sdk.targets),
+    "google-genai interactions": ("google.genai._interactions._base_client", sdk.targets),
+    "litellm errors": ("litellm.litellm_core_utils.exception_mapping_utils", litellm.targets),
+    "litellm streams": ("litellm.litellm_core_utils.streaming_handler", litellm.stream_targets),
 }
 
 #: Distributions that are imported by another name.
@@ -46,7 +53,7 @@ _IMPORT_NAMES: Final = {"google-genai": "google.genai"}
 
 _lock = threading.Lock()
 #: Class and attribute to what was there, and what is there now.
-_patched: dict[tuple[type, str], tuple[Any, Any]] = {}
+_patched: dict[tuple[type | ModuleType, str], tuple[Any, Any]] = {}
 _hooked: set[str] = set()
 #: Library to what went wrong when it was patched; doctor shows it.
 failures: dict[str, str] = {}
@@ -174,4 +181,8 @@ def undone(library: str) -> list[str]:
 
 def patched() -> list[str]:
     """What is patched now, as ``module.Class.attribute``."""
-    return sorted(f"{owner.__module__}.{owner.__qualname__}.{attribute}" for owner, attribute in _patched)
+    return sorted(f"{_name_of(owner)}.{attribute}" for owner, attribute in _patched)
+
+
+def _name_of(owner: type | ModuleType) -> str:
+    return owner.__name__ if isinstance(owner, ModuleType) else f"{owner.__module__}.{owner.__qualname__}"

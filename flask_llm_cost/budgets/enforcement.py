@@ -24,14 +24,16 @@ from flask_llm_cost.budgets.accounts import Account, Subject, Verdict, accounts_
 from flask_llm_cost.budgets.declaration import Budget
 from flask_llm_cost.budgets.desk import Desk, Job, LateError
 from flask_llm_cost.budgets.holds import Hold, Standing, stored
-from flask_llm_cost.budgets.limits import LimitError, Limits
-from flask_llm_cost.budgets.reading import BudgetStatus, OpenHold, open_holds, statuses
+from flask_llm_cost.budgets.limits import LimitError, Limits, active_lifts
+from flask_llm_cost.budgets.reading import BudgetStatus, OpenHold, open_holds, status_of, statuses
 from flask_llm_cost.budgets.refusals import Trouble, exceeded, not_checked, unpriced
 from flask_llm_cost.budgets.settling import Crossing, Settling
 from flask_llm_cost.errors import BudgetExceededError
 from flask_llm_cost.ledger import lifecycle
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.faults import Fault, fault_of, name_of
+from flask_llm_cost.ledger.models import BudgetPeriod
+from flask_llm_cost.ledger.models import Counter as Counters
 from flask_llm_cost.ledger.reading import reading
 from flask_llm_cost.ledger.transaction import Transactions, WriteError
 from flask_llm_cost.pricing import PriceBook
@@ -461,6 +463,26 @@ class Budgets:
         """
         with self.session() as session:
             return statuses(session, self.declared, self.limits, self.zone, scope=scope, at=at, most=most)
+
+    def status(self, account: Account) -> BudgetStatus:
+        """How one account stands.
+
+        :raises SchemaMissingError: the tables are not there yet
+        """
+        with self.session() as session:
+            lifts = {(lift.budget, lift.scope): lift for lift in active_lifts(session)}
+            row = session.get(BudgetPeriod, account.id)
+            return status_of(account, row, self.limits, lifts, datetime.now(UTC))
+
+    @property
+    def on_sqlite(self) -> bool:
+        return self._engine.url.get_backend_name() == "sqlite"
+
+    def counted(self, name: str) -> int:
+        """How often something has happened, in all processes."""
+        with self.session() as session:
+            counter = session.get(Counters, name)
+            return counter.value if counter is not None else 0
 
     def open_holds(self, scope: str | None = None, *, most: int = 200) -> list[OpenHold]:
         """What is held now, and what is unresolved, the oldest first.

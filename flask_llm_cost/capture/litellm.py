@@ -16,11 +16,9 @@ _DEEPEST: Final = 20
 def targets(module: ModuleType) -> tuple[tuple[ModuleType, str, Callable[..., Any]], ...]:
     """What to patch where litellm maps errors, and in those of its modules that have the function already."""
     original = module.__dict__["exception_type"]
-    loaded = [
-        other for name, other in list(sys.modules.items()) if name.partition(".")[0] == "litellm" and other is not module
-    ]
+    loaded = [other for name, other in list(sys.modules.items()) if name.partition(".")[0] == "litellm"]
     owners = [other for other in loaded if getattr(other, "__dict__", {}).get("exception_type") is original]
-    return tuple((owner, "exception_type", _let_ours_pass) for owner in (module, *owners))
+    return tuple((owner, "exception_type", _let_ours_pass) for owner in owners)
 
 
 def stream_targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], ...]:

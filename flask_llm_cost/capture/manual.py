@@ -10,9 +10,10 @@ from decimal import Decimal, InvalidOperation
 from types import TracebackType
 from typing import Any
 
+from flask_llm_cost.budgets.accounts import Subject
 from flask_llm_cost.capture.attribution import collect_tags
 from flask_llm_cost.errors import UsageError
-from flask_llm_cost.extension import state_of
+from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.records import UNKNOWN_USAGE, CallRecord, Reading, Usage, new_call_id
 from flask_llm_cost.usage import provider_format
 from flask_llm_cost.usage.format import MAX_COUNT, MalformedUsageError
@@ -33,6 +34,7 @@ def track(
     billed: Decimal | str | int | None = None,
     stream: bool = False,
     operation: str = "manual",
+    enforce_budget: bool = False,
 ) -> CallRecord:
     """Record a call that was made some other way.
 
@@ -46,7 +48,9 @@ def track(
     :param billed: what the provider says it charged, in US dollars; then it is the bill
     :param stream: whether it was streamed
     :param operation: what kind of call it was, for reports: ``chat.completions``, ``embeddings``, …
+    :param enforce_budget: raise, once it is recorded, where a budget that blocks or raises is used up by now
     :returns: the record, priced
+    :raises BudgetExceededError: *enforce_budget* is set, and the call is recorded all the same
     :raises UsageError: an unknown component, or a quantity that is no count; the message lists what is known
     """
     _check_words(provider=provider, model=model, mode=mode, response_id=response_id, operation=operation)
@@ -65,6 +69,7 @@ def track(
         latency_ms=_milliseconds(latency_ms),
         stream=stream,
         tags=tags,
+        enforce_budget=enforce_budget,
     )
 
 
@@ -73,6 +78,9 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
 
     ``feed`` it the stream's events as they come, or ``set_usage`` when you know it. It may be fed from several threads. When
     the block raises, the call is recorded as interrupted, and the exception goes its way.
+
+    With ``enforce_budget=True`` the block is not entered where a budget that blocks or raises is used up, and at its end it
+    raises :exc:`~flask_llm_cost.BudgetExceededError` where one is by then. The call is recorded all the same.
     """
 
     def __init__(
@@ -84,6 +92,7 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         mode: str | None = None,
         response_id: str | None = None,
         operation: str = "manual",
+        enforce_budget: bool = False,
     ) -> None:
         _check_words(provider=provider, model=model, mode=mode, response_id=response_id, operation=operation)
         self._provider = provider
@@ -92,6 +101,7 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         self._mode = mode
         self._response_id = response_id
         self._operation = operation
+        self._enforce_budget = enforce_budget
         self._lock = threading.Lock()
         self._events: list[Mapping[str, Any]] = []
         self._scanner: EventScanner | None = None
@@ -137,6 +147,9 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
             self._usage = usage
 
     def __enter__(self) -> track_stream:
+        if self._enforce_budget:
+            state = state_of()
+            _enforce(state, "check", self._provider, (self._model,), collect_tags(state, explicit=self._tags))
         return self
 
     def __exit__(
@@ -166,6 +179,7 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
                 outcome="ok" if error is None else "interrupted",
                 error_class=type(error).__name__ if error is not None else None,
                 tags=self._tags,
+                enforce_budget=self._enforce_budget and error is None,
             )
         except Exception:
             if error is None:
@@ -220,6 +234,7 @@ def _record(
     first_token_ms: int | None = None,
     outcome: str = "ok",
     error_class: str | None = None,
+    enforce_budget: bool = False,
 ) -> CallRecord:
     state = state_of()
     when = datetime.now(UTC) if occurred_at is None else occurred_at
@@ -243,7 +258,19 @@ def _record(
         tags=collect_tags(state, explicit=tags),
     )
     record = state.recorder.price(record)
-    return state.recorder.record(record) if state.config.enabled else record
+    if state.config.enabled:
+        record = state.recorder.record(record)
+        if enforce_budget:
+            _enforce(state, "record", provider, (record.model, record.requested_model), record.tags)
+    return record
+
+
+def _enforce(state: AppState, stage: str, provider: str, models: tuple[str | None, ...], tags: Mapping[str, str]) -> None:
+    if state.budgets is None or not state.config.enabled:
+        return
+    subject = Subject(provider, tuple(model for model in models if model), tags, datetime.now(UTC))
+    if (error := state.budgets.used_up(subject, stage)) is not None:
+        raise error
 
 
 def _check_words(**words: object) -> None:

@@ -46,6 +46,10 @@ class Provider(PlayedProvider):
         return {f"{self.host}/{name}": name for name in PLAYED}
 
 
+#: Of what is tagged for it, no call fits in.
+NO_ROOM: Any = {"name": "no_room", "limit": "0", "period": "total", "action": "block", "where": {"room": "none"}}
+
+
 @dataclass(frozen=True)
 class Route:
     """One way to make a billed call.
@@ -152,12 +156,19 @@ def described(call: Call) -> dict[str, Any]:
     }
 
 
+def make(route: Route, provider: Provider, loop: asyncio.Runner) -> None:
+    result = route.run(provider)
+    if inspect.iscoroutine(result):
+        loop.run(result, context=contextvars.copy_context())
+
+
 def run(routes: Routes, folder: Path) -> dict[str, Any]:
     """Run every route, each with its name as a tag."""
     report: dict[str, Any] = {
         "versions": {name: importlib.metadata.version(name) for name in routes.packages},
         "absent": [],
         "routes": {},
+        "blocked": {},
     }
     # One loop for all: some packages keep an async client for good.
     with Provider() as provider, asyncio.Runner() as loop:
@@ -166,6 +177,7 @@ def run(routes: Routes, folder: Path) -> dict[str, Any]:
             SQLALCHEMY_DATABASE_URI=f"sqlite:///{folder / 'app.db'}",
             LLM_COST_SPOOL_DIR=str(folder / "spool"),
             LLM_COST_HOSTS=provider.hosts,
+            LLM_COST_BUDGETS=[NO_ROOM],
         )
         database = SQLAlchemy(app)
         costs = LlmCostTracker(app)
@@ -178,18 +190,27 @@ def run(routes: Routes, folder: Path) -> dict[str, Any]:
             before, error = len(provider.truth), None
             with app.app_context(), tags(route=route.name):
                 try:
-                    result = route.run(provider)
-                    if inspect.iscoroutine(result):
-                        loop.run(result, context=contextvars.copy_context())
+                    make(route, provider, loop)
                 except Exception:
                     error = traceback.format_exc()
             truth = [billed(entry) for entry in provider.truth[before:]]
             report["routes"][route.name] = {"error": error, "billed": truth, "recorded": [], "rows": []}
+            before = len(provider.truth)
+            with app.app_context(), tags(route=route.name, room="none"):
+                try:
+                    make(route, provider, loop)
+                    raised = None
+                except BaseException as stopped:
+                    raised = f"{type(stopped).__module__}.{type(stopped).__name__}"
+            report["blocked"][route.name] = {"raised": raised, "billed": len(provider.truth) - before}
+            provider.clear()  # of the replies that nobody came for
         gc.collect()
         loop.run(asyncio.sleep(0.05))  # what was broken off and collected is closed by the loop
         assert costs.flush(60)
         with app.app_context(), costs.session() as session:
             for call in session.query(Call).order_by(Call.occurred_at, Call.id):
+                if call.outcome == "blocked":
+                    continue
                 name = next((tag.value for tag in call.tags if tag.key == "route"), "untagged")
                 if name not in report["routes"]:
                     report["routes"][name] = {"error": None, "billed": [], "recorded": [], "rows": []}

@@ -78,6 +78,17 @@ def test_sums_are_equal_and_priced(environment: Environment, run: str) -> None:
 
 
 @pytest.mark.xdist_group(ENVIRONMENTS[0].name)
+@pytest.mark.parametrize(("environment", "run"), RUNS)
+def test_a_blocked_call_is_never_sent(environment: Environment, run: str) -> None:
+    """Where a budget has no room, each route raises BudgetExceededError itself, and nothing of it was billed."""
+    blocked = report_of(environment, run)["blocked"]
+    assert {name for name, found in blocked.items() if found["billed"]} == set()
+    raised = {name: found["raised"] for name, found in blocked.items()}
+    raised.pop("free", None)
+    assert raised
+    assert set(raised.values()) == {"flask_llm_cost.errors.BudgetExceededError"}, raised
+
+
 def test_the_newest_sdks_have_at_least_61_routes() -> None:
     """The matrix covers the routes that were counted when the choke points were chosen."""
     newest = ENVIRONMENTS[0]

@@ -1,0 +1,63 @@
+"""Do budgets add up, and can they be asked?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flask_llm_cost.budgets.operating import mismatches
+from flask_llm_cost.doctor.check import Check
+from flask_llm_cost.extension import AppState
+from flask_llm_cost.ledger.transaction import WriteError, not_written
+
+
+def budgets(state: AppState) -> Iterator[Check]:
+    ours = state.budgets
+    if ours is None:
+        return
+    functions = state.tracker.budget_limits
+    for name in functions.keys() - {budget.name for budget in ours.declared}:
+        message = f"@costs.budget_limit({name!r}) names no budget; declare it in LLM_COST_BUDGETS"
+        yield Check("Budgets", name, "error", message)
+    for budget in ours.declared:
+        if budget.limit is None and budget.name not in functions:
+            yield Check("Budgets", budget.name, "error", "it has no limit; declare one, or register @costs.budget_limit")
+        else:
+            how = "computed by the app" if budget.name in functions else f"{budget.limit} {budget.unit}"
+            yield Check("Budgets", budget.name, "ok", f"{budget.action} at {how} per {budget.period}")
+    try:
+        wrong = ours.read(mismatches)
+    except WriteError as error:
+        raise not_written(error) from None
+    if wrong:
+        yield Check(
+            "Budgets",
+            "holds",
+            "error",
+            f"{len(wrong)} accounts do not say what their holds add up to; run 'flask llm-cost budgets --repair'",
+        )
+    else:
+        yield Check("Budgets", "holds", "ok", "every account says what its holds add up to")
+    late = sum(1 for status in ours.statuses() if status.unresolved)
+    if late:
+        yield Check(
+            "Budgets",
+            "unresolved",
+            "warning",
+            f"{late} accounts have amounts of calls that nobody has heard of; look at the provider's console, then "
+            "run 'flask llm-cost budgets --release'",
+        )
+    if ours.on_sqlite and any(budget.blocks for budget in ours.declared):
+        yield Check(
+            "Budgets",
+            "SQLite",
+            "warning",
+            "a call made while the same request has an open write is refused, since SQLite has one writer; commit before "
+            "calling the model, keep the ledger in a file of its own with LLM_COST_BIND_KEY, or set on_busy to 'allow'",
+        )
+    for name, what in (
+        ("budget_unavailable", "calls were blocked because a budget could not be asked"),
+        ("budget_unavailable_allowed", "calls passed although a budget could not be asked"),
+        ("budget_unpriced", "calls of models without a price were held at another price, blocked or let through"),
+    ):
+        if count := ours.counted(name):
+            yield Check("Budgets", name, "warning", f"{count} {what}; see the log")

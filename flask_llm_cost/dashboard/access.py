@@ -135,11 +135,11 @@ def _scope_tags(tags: Mapping[str, Any] | None) -> dict[str, str]:
     return held
 
 
-def secured(response: Response, *, stylesheet: bool = False) -> Response:
+def secured(response: Response, *, asset: bool = False) -> Response:
     """Our headers, on our own responses only."""
     headers = response.headers
     headers["Content-Security-Policy"] = _POLICY
-    headers["Cache-Control"] = "private, max-age=3600" if stylesheet else "no-store, private"
+    headers["Cache-Control"] = "private, max-age=3600" if asset else "no-store, private"
     headers["X-Content-Type-Options"] = "nosniff"
     headers["X-Frame-Options"] = "DENY"
     headers["Referrer-Policy"] = "no-referrer"

@@ -10,6 +10,12 @@ from flask.blueprints import BlueprintSetupState
 
 from flask_llm_cost.dashboard import views
 from flask_llm_cost.dashboard.access import Guard, Mount, Scope, View, guarded
+from flask_llm_cost.dashboard.budgets_page import budgets
+from flask_llm_cost.dashboard.explore import explore
+from flask_llm_cost.dashboard.models_page import models
+from flask_llm_cost.dashboard.pricing_page import pricing
+from flask_llm_cost.dashboard.quality import quality
+from flask_llm_cost.dashboard.tags_pages import tag, tags
 from flask_llm_cost.dashboard.visit import respond
 
 logger = logging.getLogger("flask_llm_cost")
@@ -44,7 +50,16 @@ def dashboard_blueprint(*, guard: Guard | None, scope: Scope | None = None, name
     page("/calls", "calls", views.calls)
     page("/calls.csv", "calls_csv", views.calls_csv)
     page("/calls/<uuid:call_id>", "call", views.call)
+    page("/explore", "explore", explore)
+    page("/models", "models", models)
+    page("/tags", "tags", tags)
+    page("/tags/<key>", "tag", tag)
+    page("/budgets", "budgets", budgets)
+    page("/data-quality", "quality", quality)
+    page("/pricing", "pricing", pricing)
     _add(blueprint, "/app.css", "stylesheet", guarded(views.stylesheet, guard, name))
+    _add(blueprint, "/app.js", "script", guarded(views.script, guard, name))
+    _add(blueprint, "/icon.svg", "icon", guarded(views.icon, guard, name))
 
     def registered(state: BlueprintSetupState) -> None:
         prefix = state.url_prefix or "/"

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.formatting import UNTAGGED
+from flask_llm_cost.dashboard.sums import without
 from flask_llm_cost.ledger import queries
+from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.queries import Spend
 
 #: Names for the ids of a tag key, asked once a page: key and values to value and name.
 Names: TypeAlias = Callable[[str, Sequence[str]], Mapping[str, str]]
+
+#: So many values are told apart; of more it is only said that there are more.
+MOST_VALUES: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,66 +54,95 @@ class Breakdown:
 
     :param rows: at most as many as were asked for
     :param others: how many more values there are
+    :param endless: whether there are even more than that, uncounted
     :param rest: what those came to; ``None`` where there are no more
+    :param total: what all values came to
     :param gone: values of the compared period that have no calls now
+    :param options: all values that are told apart, with their names
     """
 
     dimension: str
     rows: tuple[Row, ...]
     others: int
-    rest: Decimal | None
-    rest_calls: int
+    endless: bool
+    rest: Spend | None
+    total: Spend
     gone: tuple[Row, ...]
+    options: tuple[tuple[str | None, str], ...]
 
     @property
     def tagged(self) -> bool:
         """Whether any call has the tag at all."""
         return any(row.value is not None for row in self.rows)
 
+    @property
+    def rest_share(self) -> Decimal | None:
+        """The rest's part of the total's cost."""
+        if self.rest is None or self.rest.cost is None or not self.total.cost:
+            return None
+        return self.rest.cost / self.total.cost
 
-def breakdown(
-    session: Session,
-    selection: Selection,
-    dimension: str,
-    total: Spend,
-    names: Names,
-    *,
-    most: int = 7,
-) -> Breakdown:
-    """Spend of the selection by *dimension*, in four or five queries whatever the number of values."""
-    zone, flt = selection.period.zone, selection.filter
-    top = queries.pivot(session, flt, (dimension,), top=most + 1)
-    shown = top[:most]
+    @property
+    def more(self) -> str:
+        """How many values are not among the rows: ``93 more``, ``over 93 more``."""
+        return f"{'over ' if self.endless else ''}{self.others:,} more"
+
+
+def breakdown(session: Session, selection: Selection, dimension: str, total: Spend, *, most: int = 7) -> Breakdown:
+    """Spend of the selection by *dimension*, in three to five queries whatever the number of values.
+
+    Its labels are the values themselves, until :func:`named` gives them their names.
+    """
+    now, before = _both(session, selection, dimension, most)
+    known = sorted(now.values(), key=_dearest)
+    shown, endless = known[:most], len(now) > MOST_VALUES
     values = [row.key for row in shown]
-    wanted = {dimension: values}
-    before = {row.key: row for row in queries.pivot(session, selection.compared(), (dimension,), only=wanted)}
     days: dict[object, dict[date, Decimal]] = {}
-    for row in queries.pivot(session, flt, ("day", dimension), zone=zone, only=wanted):
-        days.setdefault(row[dimension], {})[row.day] = row.cost or Decimal(0)  # type: ignore[index] # days are dates
-    others = 0
-    if len(top) > most:
-        others = queries.count_values(session, flt, dimension) - sum(value is not None for value in values)
-        # The untagged may be among the rest.
-        others += int(dimension.startswith("tag:") and None not in values and _any_without(session, selection, dimension))
-    earlier = queries.pivot(session, selection.compared(), (dimension,), top=most)
-    missing = [row.key for row in earlier if row.key not in values]
-    if missing:
-        still = {row.key for row in queries.pivot(session, flt, (dimension,), only={dimension: missing})}
-        missing = [value for value in missing if value not in still]
-    labels = _labels(dimension, [*values, *missing], names)
-    known = [row.cost for row in shown if row.cost is not None]
+    if values:
+        zone = selection.period.zone
+        for row in queries.pivot(session, selection.filter, ("day", dimension), zone=zone, only={dimension: values}):
+            days.setdefault(row[dimension], {})[row.day] = row.cost or Decimal(0)  # type: ignore[index] # days are dates
+    missing = [row.key for row in sorted(before.values(), key=_dearest)[:most] if row.key not in now]
+    others = min(len(now), MOST_VALUES) - len(shown)
+    options = [row.key for row in known[:MOST_VALUES]]
+    labels: dict[object, str] = {value: value_name(dimension, value) for value in (*options, *missing)}
     return Breakdown(
         dimension=dimension,
         rows=tuple(_row(row, labels, before.get(row.key, queries.NOTHING), total, days.get(row.key, {})) for row in shown),
         others=others,
-        rest=(total.cost or Decimal(0)) - sum(known, Decimal(0)) if others else None,
-        rest_calls=total.calls - sum(row.calls for row in shown),
-        gone=tuple(_row(queries.NOTHING, labels, row, total, {}, row.key) for row in earlier if row.key in missing),
+        endless=endless,
+        rest=without(total, shown) if others else None,
+        total=total,
+        gone=tuple(_row(queries.NOTHING, labels, before[value], total, {}, value) for value in missing),
+        options=tuple((None if value is None else str(value), labels[value]) for value in options),
     )
 
 
-def _any_without(session: Session, selection: Selection, dimension: str) -> bool:
-    return queries.any_calls(session, selection.filter.narrowed(tags={dimension[4:]: None}))
+def _dearest(row: Spend) -> tuple[bool, Decimal, int]:
+    return (row.cost is None, -(row.cost or Decimal(0)), -row.calls)
+
+
+def _both(
+    session: Session, selection: Selection, dimension: str, most: int
+) -> tuple[dict[object, Spend], dict[object, Spend]]:
+    """The dearest values of the range and of the compared one. Those that are shown are exact on both sides."""
+    flt, compared = selection.filter, selection.compared()
+    now = _top(session, flt, dimension)
+    before = _top(session, compared, dimension)
+    # Beyond the dearest, a value that is not found may still be there.
+    shown = [row.key for row in sorted(now.values(), key=_dearest)[:most]]
+    if len(before) > MOST_VALUES and (unsure := [value for value in shown if value not in before]):
+        before |= {row.key: row for row in queries.pivot(session, compared, (dimension,), only={dimension: unsure})}
+    if len(now) > MOST_VALUES:
+        earlier = [row.key for row in sorted(before.values(), key=_dearest)[:most]]
+        if unsure := [value for value in earlier if value not in now]:
+            still = {row.key for row in queries.pivot(session, flt, (dimension,), only={dimension: unsure})}
+            before = {value: row for value, row in before.items() if value not in still or value in now}
+    return now, before
+
+
+def _top(session: Session, flt: Filter, dimension: str) -> dict[object, Spend]:
+    return {row.key: row for row in queries.pivot(session, flt, (dimension,), top=MOST_VALUES + 1)}
 
 
 def _row(
@@ -125,17 +159,44 @@ def _row(
     return Row(value=text, label=labels[value], spend=spend, before=before, share=share, days=days)
 
 
-def _labels(dimension: str, values: Iterable[object], names: Names) -> dict[object, str]:
-    if not dimension.startswith("tag:"):
-        return {value: "(no model)" if value is None else str(value) for value in values}
-    known = [value for value in values if isinstance(value, str)]
-    named = names(dimension[4:], known) if known else {}
-    return {None: UNTAGGED, **{value: named.get(value) or value for value in known}}
+def named(found: Iterable[Breakdown], names: Names, also: Mapping[str, Iterable[str]] = {}) -> list[Breakdown]:
+    """The same with names for the values of tags, all that a page needs of one key asked at once.
+
+    :param also: what else the page has of a tag key
+    """
+    found = list(found)
+    wanted: dict[str, list[str]] = {key: list(values) for key, values in also.items()}
+    for item in found:
+        if item.dimension.startswith("tag:"):
+            rows = [row.value for row in (*item.rows, *item.gone)] + [value for value, _ in item.options]
+            wanted.setdefault(item.dimension[4:], []).extend(value for value in rows if value is not None)
+    known = {key: names(key, list(dict.fromkeys(values))) for key, values in wanted.items() if values}
+    return [_relabelled(item, known.get(item.dimension[4:], {})) for item in found]
+
+
+def _relabelled(item: Breakdown, names: Mapping[str, str]) -> Breakdown:
+    if not names or not item.dimension.startswith("tag:"):
+        return item
+
+    def rows(of: tuple[Row, ...]) -> tuple[Row, ...]:
+        return tuple(replace(row, label=names.get(row.value, row.label)) if row.value is not None else row for row in of)
+
+    options = tuple((value, names.get(value, label) if value is not None else label) for value, label in item.options)
+    return replace(item, rows=rows(item.rows), gone=rows(item.gone), options=options)
+
+
+def value_name(dimension: str, value: object) -> str:
+    """A value as one says it, where it has no name of its own."""
+    if value is None:
+        return UNTAGGED if dimension.startswith("tag:") else f"(no {dimension_name(dimension)})"
+    if dimension == "stream":
+        return "streamed" if value else "at once"
+    return str(value)
 
 
 def dimension_name(dimension: str) -> str:
     """``tag:tenant_id`` as one says it: ``tenant``."""
     if not dimension.startswith("tag:"):
-        return dimension
+        return dimension.replace("_", " ")
     key = dimension[4:]
     return (key.removesuffix("_id") or key).replace("_", " ")

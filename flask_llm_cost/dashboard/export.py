@@ -14,6 +14,7 @@ from uuid import UUID
 
 from flask import Response, request
 
+from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.formatting import plain
 
 #: What makes a spreadsheet take a cell for a formula, full-width forms included.
@@ -41,29 +42,37 @@ def jsonable(value: Any) -> Any:
     return value
 
 
-def csv_response(filename: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Response:
+def filename(what: str, selection: Selection) -> str:
+    """``llm-spend-2026-11-01-to-2026-11-30.csv``: ASCII, and nothing of what was asked for but the days."""
+    return f"llm-{what}-{selection.period.first}-to-{selection.period.last}.csv"
+
+
+def csv_response(filename: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, decimal: str = "point") -> Response:
     """A table as a download: UTF-8 with a byte order mark, RFC 4180, sent as it is read, however long it is.
 
-    The first rows are read before the response begins, so that a database that does not answer is an error page.
+    With *decimal* ``comma`` numbers have a decimal comma, and cells are separated by semicolons, as spreadsheets of such
+    countries read them. The first rows are read before the response begins, so that a database that does not answer is an
+    error page.
     """
     iterator = iter(rows)
     if request.method == "HEAD":
         iterator = iter(())
     first = next(iterator, None)
     body = chain([first] if first is not None else [], iterator)
-    response = Response(_lines(header, body), mimetype="text/csv")
+    response = Response(_lines(header, body, decimal), mimetype="text/csv")
     response.call_on_close(getattr(rows, "close", lambda: None))
     response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
     return response
 
 
-def _lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+def _lines(header: Sequence[str], rows: Iterable[Sequence[Any]], decimal: str) -> Iterator[str]:
     buffer = io.StringIO()
-    writer = csv.writer(buffer)
+    writer = csv.writer(buffer, delimiter=";" if decimal == "comma" else ",")
+    mark = "," if decimal == "comma" else "."
     buffer.write("\ufeff")
     writer.writerow([cell(name) for name in header])
     for number, row in enumerate(rows, start=1):
-        writer.writerow([cell(value) for value in row])
+        writer.writerow([cell(value, mark) for value in row])
         if number % _ROWS_A_CHUNK == 0:
             yield buffer.getvalue()
             buffer.seek(0)
@@ -71,16 +80,19 @@ def _lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str
     yield buffer.getvalue()
 
 
-def cell(value: Any) -> str:
-    """One cell. Numbers stay numbers; text that a spreadsheet would run gets an apostrophe in front; unknown is empty."""
+def cell(value: Any, mark: str = ".") -> str:
+    """One cell. Numbers stay numbers; text that a spreadsheet would run gets an apostrophe in front; unknown is empty.
+
+    :param mark: the decimal mark
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | Decimal):
-        return plain(value)
+        return plain(value).replace(".", mark)
     if isinstance(value, float):
-        return plain(Decimal(str(value)))
+        return plain(Decimal(str(value))).replace(".", mark)
     if isinstance(value, date | datetime):
         return value.isoformat()
     text = str(value)

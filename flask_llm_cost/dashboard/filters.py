@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -38,15 +39,28 @@ CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "stream": ("yes", "no"),
 }  # fmt: skip
-_COMMON: Final = ("range", "from", "to", "untagged", "currency", "format", *CHOICES)
+_FILTERS: Final = ("range", "from", "to", "untagged", "currency", *CHOICES)
+_FILES: Final = ("format", "decimal")
 _PAGES: Final[Mapping[str, tuple[str, ...]]] = {
-    "overview": ("by", "table"),
-    "calls": ("sort", "after", "before", "limit"),
-    "call": (),
+    "overview": (*_FILTERS, "by", "table"),
+    "explore": (*_FILTERS, "rows", "cols", "show", "invoice"),
+    "models": _FILTERS,
+    "calls": (*_FILTERS, "sort", "after", "before", "limit"),
+    "call": _FILTERS,
+    "tags": _FILTERS,
+    "tag": (*_FILTERS, "value", "by", "table"),
+    "budgets": (),
+    "quality": _FILTERS,
+    "pricing": ("search",),
 }
 #: What spend can be broken down by on a page, besides tags.
-_BREAKDOWNS: Final = ("model", "provider", "operation")
+BREAKDOWNS: Final = ("model", "provider", "operation")
+#: The columns of a pivot, besides those: none, and the days in units that fit the range.
+COLUMNS: Final = ("none", "time")
+#: What a pivot's cells can show.
+MEASURES: Final = ("cost", "calls", "tokens", "each")
 _POSITION: Final = ("after", "before")
+_AMOUNT: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +71,10 @@ class Selection:
     :param filter: the scope, the range and every filter; made from *base* only
     :param by: what spend is broken down by
     :param params: the query string that asks for exactly this, defaults left out
+    :param cols: the columns of a pivot, one of :data:`COLUMNS` or a dimension
+    :param show: what a pivot's cells show, one of :data:`MEASURES`
+    :param invoice: a provider, and what it says one owes
+    :param value: the value of a tag whose page is asked for; empty where none is
     """
 
     base: Filter
@@ -70,6 +88,23 @@ class Selection:
     after: UUID | None = None
     before: UUID | None = None
     limit: int = 50
+    rows: str = "model"
+    cols: str = "none"
+    show: str = "cost"
+    invoice: tuple[str, Decimal] | None = None
+    value: str = ""
+    search: str = ""
+    decimal: str = "point"
+
+    @property
+    def currency(self) -> str:
+        """The one currency of all amounts."""
+        return self.filter.currency or "USD"
+
+    @property
+    def carried(self) -> dict[str, str | list[str]]:
+        """The range and the filters alone, as they go along to another page."""
+        return {name: value for name, value in self.changed().items() if name in _FILTERS or name.startswith("tag.")}
 
     @property
     def narrow(self) -> bool:
@@ -98,12 +133,24 @@ class Selection:
 
     def with_value(self, dimension: str, value: str | None) -> dict[str, str | list[str]]:
         """The query string narrowed to one value of a dimension, ``None`` to the untagged."""
+        if dimension == "stream":
+            return self.changed(stream="yes" if value in ("True", "yes") else "no")
         if not dimension.startswith("tag:"):
             return self.changed(**{dimension: value})
         key = dimension[4:]
         params = self.changed(**{f"tag.{key}": value})
         untagged = [name for name in params.pop("untagged", []) if name != key] + ([key] if value is None else [])
         return {**params, "untagged": untagged} if untagged else params
+
+    def valued(self, key: str) -> Selection:
+        """``?value=`` of a tag's page, as the filter that it stands for."""
+        if not self.value:
+            return self
+        if key in self.filter.tags:
+            raise QueryError(f"this page is about one value of {key!r} already: tag.{key} says another")
+        params = {name: value for name, value in self.params.items() if name != "value"}
+        narrowed = self.filter.narrowed(tags={key: self.value})
+        return replace(self, filter=narrowed, params={**params, f"tag.{key}": self.value})
 
     def without_tag(self, key: str) -> dict[str, str | list[str]]:
         """The query string without the filter on one tag."""
@@ -120,6 +167,7 @@ def parse(
     :raises QueryError: with a sentence for people, for anything that is not understood
     """
     given = _given(args, page)
+    given = _other_tag(given)
     untagged = [_text("untagged", value) for value in dict.fromkeys(args.getlist("untagged")) if value]
     tags: dict[str, str | None] = {}
     for name, value in given.items():
@@ -142,8 +190,9 @@ def parse(
     if not re.fullmatch(r"[A-Z]{3}", currency):
         raise QueryError("currency is a code of three capital letters, such as USD")
     first_choice = next((f"tag:{key}" for key in report_tags if key not in base.scope), "model")
+    measure = _among("show", given.get("show", "cost"), MEASURES)
     params: dict[str, str | list[str]] = {
-        name: value for name, value in given.items() if name not in ("untagged", "format", "table")
+        name: value for name, value in given.items() if name not in ("untagged", "table", *_FILES)
     }
     if span.name != "custom":
         params.pop("from", None)
@@ -160,6 +209,13 @@ def parse(
         params=params,
         format=_among("format", given.get("format", "html"), FORMATS),
         table=_among("table", given.get("table", "by"), TABLES),
+        rows=_breakdown(given.get("rows", first_choice)),
+        cols=cols if (cols := given.get("cols", "time")) in COLUMNS else _breakdown(cols),
+        show=measure,
+        invoice=_invoice(given.get("invoice")),
+        value=_text("value", given.get("value", "")),
+        search=_text("search", given.get("search", "")),
+        decimal=_among("decimal", given.get("decimal", "point"), ("point", "comma")),
     )
     if page != "calls":
         return selection
@@ -173,20 +229,48 @@ def parse(
 
 
 def _given(args: MultiDict[str, str], page: str) -> dict[str, str]:
-    known = (*_COMMON, *_PAGES[page])
+    known = (*_FILES, *_PAGES[page])
+    tagged = "range" in known
     if len(args) > _MOST_PARAMETERS:
         raise QueryError(f"at most {_MOST_PARAMETERS} parameters are understood")
     given = {}
     for name, values in args.lists():
-        if name not in known and not name.startswith("tag."):
+        if name not in known and not (tagged and (name.startswith("tag.") or name in _OTHER_TAG)):
             # Not ignored: a filter with a typing error would show a figure that is not what was asked for.
-            raise QueryError(f"there is no parameter {name[:40]!r} here", choices=(*known, "tag.<key>"))
+            raise QueryError(
+                f"there is no parameter {name[:40]!r} here", choices=(*known, *(("tag.<key>",) if tagged else ()))
+            )
         values = [value for value in values if value]
         if len(values) > 1 and name != "untagged":
             raise QueryError(f"{name[:40]!r} is given {len(values)} times; one value is understood")
         if values:
             given[name] = values[0]
     return given
+
+
+#: A form's two fields for a tag of any key: they become ``tag.<key>``, or ``untagged`` where the value is left empty.
+_OTHER_TAG: Final = ("key", "is")
+
+
+def _other_tag(given: dict[str, str]) -> dict[str, str]:
+    key, value = (given.pop(name, None) for name in _OTHER_TAG)
+    if key is None:
+        if value is not None:
+            raise QueryError("is=... needs the key of a tag: key=team&is=billing")
+        return given
+    check_dimension("tag:" + key)
+    if value is None:
+        raise QueryError("key=... needs the value that the tag has: key=team&is=billing")
+    return {**given, f"tag.{key}": value}
+
+
+def _invoice(value: str | None) -> tuple[str, Decimal] | None:
+    if value is None:
+        return None
+    provider, _, amount = value.rpartition(":")
+    if not provider or not _AMOUNT.fullmatch(amount):
+        raise QueryError("invoice is a provider and an amount, such as openai:1234.56")
+    return _text("invoice", provider), Decimal(amount)
 
 
 def _text(name: str, value: str) -> str:
@@ -208,8 +292,8 @@ def _among(name: str, value: str, choices: tuple[str, ...]) -> str:
 
 
 def _breakdown(name: str) -> str:
-    if name not in _BREAKDOWNS and not name.startswith("tag:"):
-        raise QueryError(f"spend cannot be broken down by {name[:40]!r} here", choices=(*_BREAKDOWNS, "tag:<key>"))
+    if name not in BREAKDOWNS and not name.startswith("tag:"):
+        raise QueryError(f"spend cannot be broken down by {name[:40]!r} here", choices=(*BREAKDOWNS, "tag:<key>"))
     return check_dimension(name)
 
 

@@ -20,7 +20,8 @@ FORECAST_RULE: Final = (
     "The range holds four of five outcomes if days go on to vary as they did."
 )
 ANOMALY_RULE: Final = (
-    "More than the median of the 28 days before plus four times their median absolute deviation, and over 1."
+    "More than the median of the 28 days before plus four times their median absolute deviation, at least half as much "
+    "again as that median, and over 1."
 )
 
 

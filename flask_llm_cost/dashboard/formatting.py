@@ -114,6 +114,26 @@ def plural(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def signed(number: int) -> str:
+    """``+68``, ``−3``."""
+    return f"{'+' if number > 0 else MINUS if number < 0 else ''}{abs(number):,}"
+
+
+def signed_money(amount: Decimal, currency: str = "USD") -> str:
+    """``+$6.31``, ``−$0.04``."""
+    return f"+{money(amount, currency)}" if amount > 0 else money(amount, currency)
+
+
+def short_count(number: int | Decimal) -> str:
+    """A large count in three digits: ``982``, ``14.2k``, ``3.07M``."""
+    value = Decimal(number)
+    for power, sign in ((9, "bn"), (6, "M"), (3, "k")):
+        if abs(value) >= Decimal("999.5").scaleb(power - 3):
+            scaled = value.scaleb(-power)
+            return f"{_rounded(scaled, max(0, 2 - scaled.adjusted())):f}{sign}"
+    return f"{value:,.0f}"
+
+
 def percent(share: float | Decimal | None) -> str:
     """``38%``, ``0.4%``; never 100% or 0% unless it is."""
     if share is None:
@@ -162,6 +182,31 @@ def day(when: date) -> str:
 def long_day(when: date) -> str:
     """``Tuesday 17 November 2026``."""
     return f"{_WEEKDAYS[when.weekday()]} {when.day} {MONTHS[when.month - 1]} {when.year}"
+
+
+def full_day(when: date) -> str:
+    """``17 Nov 2026``."""
+    return f"{day(when)} {when.year}"
+
+
+def rate(amount: Decimal | None, currency: str = "USD") -> str:
+    """A rate with every digit that it has: ``$2.50``, ``$0.075``."""
+    return "" if amount is None else exact_amount(amount, currency)
+
+
+def period_name(name: str) -> str:
+    """A budget's period as one says it."""
+    return {"call": "each call", "hour": "hourly", "day": "daily", "week": "weekly", "month": "monthly"}.get(name, "in all")
+
+
+def near_moment(when: datetime, now: datetime, zone: ZoneInfo) -> str:
+    """``at 14:41`` of the same day, ``on 17 Nov`` else."""
+    local = when.astimezone(zone)
+    if local.date() == now.astimezone(zone).date():
+        return f"at {local:%H:%M}"
+    if (local.date() - now.astimezone(zone).date()).days == 1:
+        return f"tomorrow at {local:%H:%M}"
+    return f"on {day(local)}"
 
 
 def month(when: date) -> str:

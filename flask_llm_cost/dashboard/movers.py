@@ -1,4 +1,4 @@
-"""What changed against the compared period: who is new, who stopped, whose volume and whose price of a call moved."""
+"""What changed against the compared period: who is new, whose volume moved, and whose mix of models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Final
 
 from flask_llm_cost.dashboard.breakdown import Breakdown, Row
-from flask_llm_cost.dashboard.formatting import count, money
+from flask_llm_cost.dashboard.formatting import count, money, plural, signed, signed_money
 
 _MOST: Final = 6
 _SMALLEST: Final = Decimal("0.01")
@@ -18,7 +18,8 @@ _SMALLEST: Final = Decimal("0.01")
 class Mover:
     """One value whose cost moved.
 
-    :param kind: ``new``, ``gone``, ``volume`` (its calls became more or fewer) or ``per_call`` (each costs more or less)
+    :param kind: ``new``, ``volume`` (its calls became more or fewer) or ``mix`` (a call of its came to more or less, by
+        other models or longer texts)
     :param why: the arithmetic, for people
     """
 
@@ -28,6 +29,10 @@ class Mover:
     delta: Decimal
     kind: str
     why: str
+
+
+#: What each kind is called.
+KINDS: Final = {"new": "new", "volume": "volume", "mix": "model mix"}
 
 
 def movers(found: Iterable[Breakdown], currency: str = "USD") -> tuple[Mover, ...]:
@@ -46,15 +51,25 @@ def _mover(dimension: str, row: Row, currency: str) -> Mover | None:
     if now.cost is None or before.cost is None or abs(delta := now.cost - before.cost) < _SMALLEST:
         return None
     if not before.calls:
-        kind, why = "new", f"new: {count(now.calls)} calls, none before"
+        kind, why = "new", f"{plural(now.calls, 'call')} × {money(now.cost / now.calls, currency)}, none before"
     elif not now.calls:
-        kind, why = "gone", f"no calls any more, {count(before.calls)} before"
+        kind, why = (
+            "volume",
+            f"no calls any more, {count(before.calls)} × {money(before.cost / before.calls, currency)} before",
+        )
     else:
         each, formerly = now.cost / now.calls, before.cost / before.calls
         # delta = (calls - calls before) x former cost of a call + calls x change of that: the larger part names it.
-        by_volume, by_price = (now.calls - before.calls) * formerly, now.calls * (each - formerly)
-        kind = "volume" if abs(by_volume) >= abs(by_price) else "per_call"
-        calls = f"{count(before.calls)} → {count(now.calls)} calls"
-        price = f"{money(formerly, currency)} → {money(each, currency)} each"
-        why = f"{calls}, {price}" if kind == "volume" else f"{price}, {calls}"
+        more = now.calls - before.calls
+        by_volume, by_mix = more * formerly, now.calls * (each - formerly)
+        kind = "volume" if abs(by_volume) >= abs(by_mix) else "mix"
+        if kind == "mix" and dimension == "model":
+            return None  # one model is no mix: its features say why
+        calls = f"{signed(more)} {'call' if abs(more) == 1 else 'calls'}"
+        dearer = f"{count(now.calls)} × {signed_money(each - formerly, currency)} a call"
+        parts = {
+            "volume": f"{calls} × {money(formerly, currency)} = {signed_money(by_volume, currency)}",
+            "mix": f"{dearer} = {signed_money(by_mix, currency)}",
+        }
+        why = ", ".join([parts.pop(kind), *parts.values()])
     return Mover(dimension=dimension, value=row.value, label=row.label, delta=delta, kind=kind, why=why)

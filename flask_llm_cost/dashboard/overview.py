@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Final
-from zoneinfo import ZoneInfo
 
+from flask import Response
 from sqlalchemy.orm import Session
 
-from flask_llm_cost.dashboard import charts
-from flask_llm_cost.dashboard.breakdown import Breakdown, Names, Row, breakdown
+from flask_llm_cost.dashboard import charts, pages_json
+from flask_llm_cost.dashboard.breakdown import Breakdown, Names, Row, breakdown, named
+from flask_llm_cost.dashboard.budgets_page import BudgetBar, budget_bars
 from flask_llm_cost.dashboard.charts import Column, Outlook, StackedBars
+from flask_llm_cost.dashboard.controls import chips, overview_controls
+from flask_llm_cost.dashboard.empty import nothing
+from flask_llm_cost.dashboard.export import csv_response, filename, json_response
 from flask_llm_cost.dashboard.filters import Selection
-from flask_llm_cost.dashboard.forecast import HISTORY, Forecast, forecast, odd_days
+from flask_llm_cost.dashboard.forecast import Forecast, forecast, odd_days
+from flask_llm_cost.dashboard.formatting import UNTAGGED, long_day, money, plural
 from flask_llm_cost.dashboard.formatting import day as short_day
-from flask_llm_cost.dashboard.formatting import long_day, money, plural
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.movers import Mover, movers
 from flask_llm_cost.dashboard.periods import Bucket, buckets
+from flask_llm_cost.dashboard.sums import cache_share, per_call
+from flask_llm_cost.dashboard.timeline import Timeline, timeline
+from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
-from flask_llm_cost.ledger.filter import Filter
-from flask_llm_cost.ledger.local_time import start_of_day
+from flask_llm_cost.ledger.call_queries import CallRow, calls_page
 from flask_llm_cost.ledger.queries import Completeness, Spend, UnpricedModel
+from flask_llm_cost.ledger.sample_queries import Moved, latest, moved_since, quantile
 
 _NARROW_BARS: Final = 31
+_MOST_BUDGETS: Final = 5
+_MOST_DEAREST: Final = 5
+_SPEND: Final = ("calls", "unpriced_calls", "cost", "input_tokens", "cache_read_tokens", "output_tokens", "total_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +67,18 @@ class DayRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """The row of figures at the foot."""
+    """The row of figures at the foot.
+
+    :param sampled: of how many calls, the latest, the medians are, where that is not all of them
+    """
 
     mean_cost: Decimal | None
     median_cost: Decimal | None
     p95_cost: Decimal | None
     cache_share: Decimal | None
-    median_latency: Decimal | int | None
-    median_first_token: Decimal | int | None
+    median_latency: int | None
+    median_first_token: int | None
+    sampled: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +98,7 @@ class Overview:
     completeness: Completeness
     unpriced: tuple[UnpricedModel, ...]
     other_currencies: tuple[Spend, ...]
+    moved: Moved | None
     series: tuple[Series, ...]
     wide: StackedBars
     narrow: StackedBars
@@ -91,6 +106,7 @@ class Overview:
     panels: tuple[Breakdown, ...]
     by: Breakdown
     movers: tuple[Mover, ...]
+    dearest: tuple[CallRow, ...]
     facts: Facts
     odd: str | None
     past: tuple[date, ...]
@@ -107,34 +123,88 @@ class Overview:
         return charts.sparkline([row.days.get(day, Decimal(0)) for day in self.past])
 
 
-def build(
-    session: Session, selection: Selection, links: Links, names: Names, report_tags: tuple[str, ...], total: Spend
-) -> Overview:
-    """Ask all that the page shows. *total* is the selection's, asked already to see that there is anything."""
-    flt, period = selection.filter, selection.period
-    compared = selection.compared()
-    before = queries.totals(session, compared)
-    daily = _daily(session, selection)
-    costs = _costs(daily)
-    whole_before = compared.narrowed(until=start_of_day(period.before_last + timedelta(days=1), period.zone))
-    earlier = _costs(_by_day(session, whole_before, period.zone))
+def overview_of(visit: Visit, selection: Selection, key: str | None = None) -> Response:
+    """The page, its files and its JSON.
 
+    :param key: of a tag whose one value is the subject of the page
+    """
+    bars: list[BudgetBar] = []
+    with visit.session() as session:
+        if selection.format == "csv":
+            return _spend_csv(session, selection)
+        time = timeline(session, selection)
+        if not time.total.calls and selection.format == "html":
+            return nothing(visit, session, selection)
+        page = build(session, selection, visit.links, visit.names, visit.report_tags, time)
+        if key is None and not selection.narrow:
+            bars = budget_bars(visit, visit.names, most=_MOST_BUDGETS)
+    if selection.format == "json":
+        return json_response(pages_json.overview(selection, page))
+    found = {item.dimension: item for item in (page.by, *page.panels)}.values()
+    shown = [name for name in visit.report_tags if name not in visit.base.scope]
+    tagged = {name: [call.tags[name] for call in page.dearest if name in call.tags] for name in shown}
+    subject = None
+    if key is not None:
+        value = selection.filter.tags[key]
+        subject = UNTAGGED if value is None else visit.names(key, [value]).get(value, value)
+    return visit.html(
+        "overview.html",
+        sel=selection,
+        it=page,
+        key=key,
+        subject=subject,
+        budgets=bars,
+        tags=shown,
+        names={name: visit.names(name, values) for name, values in tagged.items()},
+        controls=overview_controls(selection, visit.report_tags, found),
+        chips=chips(selection, visit.here, visit.names, besides=key),
+    )
+
+
+def _spend_csv(session: Session, selection: Selection) -> Response:
+    by, zone = selection.by, selection.period.zone
+    dimensions = ("day", by) if selection.table == "days" else (by,)
+    found = queries.pivot(session, selection.filter, dimensions, zone=zone)
+    empty = UNTAGGED if by.startswith("tag:") else None
+    rows = [
+        [
+            *(empty if row[name] is None else row[name] for name in dimensions),
+            *(row[name] for name in _SPEND),
+            selection.currency,
+        ]
+        for row in found
+    ]
+    header = [*dimensions, *_SPEND, "currency"]
+    return csv_response(filename("spend", selection), header, rows, decimal=selection.decimal)
+
+
+def build(
+    session: Session, selection: Selection, links: Links, names: Names, report_tags: tuple[str, ...], time: Timeline
+) -> Overview:
+    """Ask all that the page shows. *time* is the selection's, asked already to see that there is anything."""
+    flt, period = selection.filter, selection.period
+    total, before = time.total, time.before
     dimensions = [f"tag:{key}" for key in report_tags if key not in selection.base.scope] + ["model"]
-    found = {name: breakdown(session, selection, name, total, names) for name in dict.fromkeys([selection.by, *dimensions])}
+    dearest = calls_page(session, flt, order="dearest", limit=_MOST_DEAREST).rows
+    also: dict[str, list[str]] = {}
+    for key, value in (pair for call in dearest for pair in call.tags.items() if pair[0] in report_tags):
+        also.setdefault(key, []).append(value)
+    asked = [breakdown(session, selection, name, total) for name in dict.fromkeys([selection.by, *dimensions])]
+    found = {item.dimension: item for item in named(asked, names, also)}
     by = found[selection.by]
     panels = tuple(found[name] for name in dimensions if found[name].tagged or name == "model")
 
     heading = None
     if period.name == "this_month" and total.cost is not None:
-        heading = forecast(total.cost, costs, period.today, period.last)
-    rows, chart, narrow, odd = _draw(selection, links, by, daily, earlier, heading, before.calls > 0)
+        heading = forecast(total.cost, time.costs, period.today, period.last)
+    rows, chart, narrow, odd = _draw(selection, links, by, time, heading)
     delta = total.cost - before.cost if before.calls and total.cost is not None and before.cost is not None else None
     leader_dimension = next((name for name in dimensions[1:-1] if found[name].tagged), dimensions[0])
     driver, most = _driver(found[dimensions[0]], delta)
     quality = queries.completeness(session, flt)
     return Overview(
         total=total,
-        today=daily[period.today].cost if period.running else None,
+        today=time.daily[period.today].cost if period.running else None,
         before=before,
         delta=delta,
         heading=heading,
@@ -146,49 +216,34 @@ def build(
         completeness=quality,
         unpriced=tuple(queries.unpriced_models(session, flt)) if quality.unpriced or quality.partial else (),
         other_currencies=_other_currencies(session, selection),
-        series=_series(by),
+        moved=moved_since(session, flt, period.until) if period.until <= period.now else None,
+        series=series_of(by),
         wide=chart,
         narrow=narrow,
         days=rows,
         panels=panels,
         by=by,
-        movers=movers([found[name] for name in dimensions]) if before.calls else (),
+        movers=movers([found[name] for name in dimensions], selection.filter.currency or "USD") if before.calls else (),
+        dearest=dearest,
         facts=_facts(session, selection, total),
         odd=odd,
         past=tuple(day for day in period.days if day <= period.today),
     )
 
 
-def _daily(session: Session, selection: Selection) -> dict[date, Spend]:
-    """The period's days, and those before that its forecast and its odd days are judged by."""
-    period = selection.period
-    first = min(period.first, period.today) - timedelta(days=HISTORY)
-    flt = selection.filter.narrowed(since=start_of_day(first, period.zone))
-    return _by_day(session, flt, period.zone)
-
-
-def _by_day(session: Session, flt: Filter, zone: ZoneInfo) -> dict[date, Spend]:
-    return {at: row for at, row in queries.over(session, flt, "day", zone).items() if isinstance(at, date)}
-
-
-def _costs(daily: Mapping[date, Spend]) -> dict[date, Decimal]:
-    return {day: row.cost or Decimal(0) for day, row in daily.items()}
-
-
 def _draw(
     selection: Selection,
     links: Links,
     by: Breakdown,
-    daily: Mapping[date, Spend],
-    earlier: Mapping[date, Decimal],
+    time: Timeline,
     heading: Forecast | None,
-    compare: bool,
 ) -> tuple[tuple[DayRow, ...], StackedBars, StackedBars, str | None]:
-    period = selection.period
+    period, daily, costs = selection.period, time.daily, time.costs
+    compare = time.before.calls > 0
     past = [day for day in period.days if day <= period.today]
     shift = {day: period.before + timedelta(days=index) for index, day in enumerate(period.days)}
     inside = {
-        day: earlier.get(shift[day], Decimal(0)) if compare and shift[day] <= period.before_last else None
+        day: costs.get(shift[day], Decimal(0)) if compare and shift[day] <= period.before_last else None
         for day in period.days
     }
 
@@ -206,8 +261,8 @@ def _draw(
             bucket, tuple(amounts), total if known else None, calls, unpriced, sum(former, Decimal(0)) if former else None
         )
 
-    odd = odd_days([day for day in past if day != period.today], _costs(daily))
-    remark = _remark(odd[0], by, daily) if odd else None
+    odd = odd_days([day for day in past if day != period.today], costs)
+    remark = _remark(odd[0], by, past) if odd else None
     wide_rows = tuple(row(bucket) for bucket in buckets(past))
     narrow_rows = tuple(row(bucket) for bucket in buckets(past, _NARROW_BARS))
 
@@ -219,7 +274,7 @@ def _draw(
         return charts.stacked_bars(
             [_column(selection, links, by, item) for item in rows],
             currency=selection.filter.currency or "USD",
-            colours=[item.colour for item in _series(by)],
+            colours=[item.colour for item in series_of(by)],
             previous=previous,
             outlook=[Outlook(item.low, item.middle, item.high) for item in ahead],
             note=(index, remark) if note and index is not None and remark else None,
@@ -248,29 +303,29 @@ def _column(selection: Selection, links: Links, by: Breakdown, row: DayRow) -> C
     return Column(short_day(row.bucket.first), row.amounts, title, href, running)
 
 
-def _series(by: Breakdown) -> tuple[Series, ...]:
+def series_of(by: Breakdown) -> tuple[Series, ...]:
+    """The colours of a breakdown, the dearest first, the rest in grey."""
     found = [
         Series(colour=index, label=row.label, total=row.cost, value=row.value) for index, row in enumerate(by.rows, start=1)
     ]
     if by.others:
-        found.append(Series(colour=charts.OTHER, label=f"{by.others} more", total=by.rest, value=None, other=True))
+        found.append(
+            Series(colour=charts.OTHER, label=by.more, total=by.rest.cost if by.rest else None, value=None, other=True)
+        )
     return tuple(found)
 
 
-def _remark(odd: tuple[date, Decimal], by: Breakdown, daily: Mapping[date, Spend]) -> str:
+def _remark(odd: tuple[date, Decimal], by: Breakdown, past: Sequence[date]) -> str:
     """What an odd day says of itself: whose part of it grew most, and by how much."""
     day, times = odd
-    days = len([at for at in daily if at < day]) or 1
-    grown = [
-        (
-            row.days.get(day, Decimal(0))
-            - sum((row.days.get(at, Decimal(0)) for at in daily if at < day), Decimal(0)) / days,
-            row,
-        )
-        for row in by.rows
-    ]
-    most = max(grown, key=lambda item: item[0], default=None)
-    who = most[1].label if most and most[0] > 0 else "spend"
+    before = [at for at in past if at < day]
+
+    def grown(row: Row) -> Decimal:
+        usual = sum((row.days.get(at, Decimal(0)) for at in before), Decimal(0)) / (len(before) or 1)
+        return row.days.get(day, Decimal(0)) - usual
+
+    most = max(by.rows, key=grown, default=None)
+    who = most.label if most and grown(most) > 0 else "spend"
     return f"{short_day(day)}: {who[:32]} made it {times:.1f} × the usual day"
 
 
@@ -300,17 +355,13 @@ def _other_currencies(session: Session, selection: Selection) -> tuple[Spend, ..
 
 
 def _facts(session: Session, selection: Selection, total: Spend) -> Facts:
-    flt = selection.filter
-
-    def quantile(measure: str, share: float, known: int) -> Decimal | int | None:
-        return queries.percentile(session, flt, measure, share, known)
-
-    half, tail = (quantile("total_cost", share, total.priced_calls) for share in (0.5, 0.95))
+    sample = latest(session, selection.filter)
     return Facts(
-        mean_cost=total.cost / total.priced_calls if total.cost is not None and total.priced_calls else None,
-        median_cost=None if half is None else Decimal(half),
-        p95_cost=None if tail is None else Decimal(tail),
-        cache_share=Decimal(total.cache_read_tokens) / total.input_tokens if total.input_tokens else None,
-        median_latency=quantile("latency_ms", 0.5, total.timed_calls),
-        median_first_token=quantile("first_token_ms", 0.5, queries.count_known(session, flt, "first_token_ms")),
+        mean_cost=per_call(total),
+        median_cost=quantile(sample.costs, 0.5),
+        p95_cost=quantile(sample.costs, 0.95),
+        cache_share=cache_share(total),
+        median_latency=quantile(sample.latencies, 0.5),
+        median_first_token=quantile(sample.first_tokens, 0.5),
+        sampled=sample.size if sample.size < total.calls else None,
     )

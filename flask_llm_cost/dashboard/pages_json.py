@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, Final
 
 from flask_llm_cost.dashboard.breakdown import Breakdown, Row
@@ -16,11 +16,11 @@ from flask_llm_cost.ledger.queries import Spend
 _MEASURES: Final = tuple(item.name for item in fields(Spend) if item.name not in ("keys", "timed_calls"))
 
 
-def _spend(row: Spend) -> dict[str, Any]:
+def spend(row: Spend) -> dict[str, Any]:
     return {name: getattr(row, name) for name in _MEASURES}
 
 
-def _asked(selection: Selection) -> dict[str, Any]:
+def asked(selection: Selection) -> dict[str, Any]:
     period = selection.period
     filters: dict[str, Any] = {name: value for name in CHOICES if (value := getattr(selection.filter, name)) is not None}
     return {
@@ -42,13 +42,13 @@ def _asked(selection: Selection) -> dict[str, Any]:
 def overview(selection: Selection, page: Overview) -> dict[str, Any]:
     period, quality = selection.period, page.completeness
     return {
-        **_asked(selection),
-        "total": _spend(page.total),
-        "compared": {"since": period.before_since, "until": period.before_until, **_spend(page.before)},
+        **asked(selection),
+        "total": spend(page.total),
+        "compared": {"since": period.before_since, "until": period.before_until, **spend(page.before)},
         "forecast": {"low": page.heading.low, "high": page.heading.high} if page.heading else None,
         "completeness": asdict(quality),
         "unpriced_models": [asdict(model) for model in page.unpriced],
-        "other_currencies": [{"currency": row.key, **_spend(row)} for row in page.other_currencies],
+        "other_currencies": [{"currency": row.key, **spend(row)} for row in page.other_currencies],
         "by": selection.by,
         "days": [
             {
@@ -65,27 +65,34 @@ def overview(selection: Selection, page: Overview) -> dict[str, Any]:
             }
             for row in page.days
         ],
-        "breakdowns": [_breakdown(found) for found in {item.dimension: item for item in (page.by, *page.panels)}.values()],
+        "breakdowns": [breakdown(found) for found in {item.dimension: item for item in (page.by, *page.panels)}.values()],
         "changed": [asdict(mover) for mover in page.movers],
+        "moved_since_booked": plainly(page.moved),
+        "dearest_calls": [_call(call) for call in page.dearest],
         "facts": asdict(page.facts),
     }
 
 
-def _breakdown(found: Breakdown) -> dict[str, Any]:
+def plainly(value: Any) -> Any:
+    """A dataclass as a mapping of its fields; anything else as it is."""
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def breakdown(found: Breakdown) -> dict[str, Any]:
     return {
         "dimension": found.dimension,
-        "rows": [_row(row) for row in found.rows],
-        "others": {"values": found.others, "calls": found.rest_calls, "cost": found.rest} if found.others else None,
+        "rows": [row(item) for item in found.rows],
+        "others": {"values": found.others, "or_more": found.endless, **spend(found.rest)} if found.rest else None,
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
-    return {"value": row.value, "label": row.label, **_spend(row.spend), "compared_cost": row.before.cost}
+def row(item: Row) -> dict[str, Any]:
+    return {"value": item.value, "label": item.label, **spend(item.spend), "compared_cost": item.before.cost}
 
 
 def calls(selection: Selection, page: CallPage) -> dict[str, Any]:
     return {
-        **_asked(selection),
+        **asked(selection),
         "sort": selection.order,
         "calls": [_call(row) for row in page.rows],
         "after": page.following,

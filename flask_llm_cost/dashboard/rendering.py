@@ -10,8 +10,9 @@ from typing import Any
 import jinja2
 
 from flask_llm_cost.dashboard import formatting
-from flask_llm_cost.dashboard.breakdown import dimension_name
+from flask_llm_cost.dashboard.breakdown import dimension_name, value_name
 from flask_llm_cost.dashboard.forecast import ANOMALY_RULE, FORECAST_RULE
+from flask_llm_cost.dashboard.movers import KINDS
 from flask_llm_cost.dashboard.periods import RANGES
 
 _environment = jinja2.Environment(
@@ -24,6 +25,8 @@ _environment = jinja2.Environment(
 _environment.globals.update(
     fmt=formatting,
     dimension_name=dimension_name,
+    value_name=value_name,
+    kinds=KINDS,
     ranges=RANGES,
     forecast_rule=FORECAST_RULE,
     anomaly_rule=ANOMALY_RULE,
@@ -34,8 +37,8 @@ def render(template: str, **values: Any) -> str:
     return _environment.get_template(f"llm_cost/{template}").render(**values)
 
 
-@lru_cache(maxsize=1)
-def stylesheet() -> tuple[bytes, str]:
-    """The stylesheet, and a mark that changes with it, so that a browser never keeps an old one."""
-    content = resources.files("flask_llm_cost.dashboard").joinpath("static/app.css").read_bytes()
+@lru_cache(maxsize=3)
+def asset(name: str) -> tuple[bytes, str]:
+    """The stylesheet, the script or the icon, and a mark that changes with it, so that a browser never keeps an old one."""
+    content = resources.files("flask_llm_cost.dashboard").joinpath("static", name).read_bytes()
     return content, hashlib.sha256(content).hexdigest()[:12]

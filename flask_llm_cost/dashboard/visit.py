@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,19 +13,30 @@ from flask import Response, current_app, request
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from flask_llm_cost.dashboard.access import Scope, ScopeRefusedError, View, base_filter, secured
+from flask_llm_cost.dashboard.access import Mount, Scope, ScopeRefusedError, View, base_filter, secured
 from flask_llm_cost.dashboard.export import json_response
 from flask_llm_cost.dashboard.filters import LONGEST_QUERY, Selection, parse
 from flask_llm_cost.dashboard.links import Links
-from flask_llm_cost.dashboard.rendering import render, stylesheet
+from flask_llm_cost.dashboard.rendering import asset, render
 from flask_llm_cost.errors import LedgerError, QueryError, SchemaMissingError, SetupError
 from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.ledger.filter import Filter
 
 logger = logging.getLogger("flask_llm_cost")
 
-#: Pages in the order of the navigation: endpoint and name.
-PAGES: Final = (("overview", "Overview"), ("calls", "Calls"))
+#: Pages in the order of the navigation: endpoint, name, and whether they take the filters along.
+PAGES: Final = (
+    ("overview", "Overview", True),
+    ("explore", "Explore", True),
+    ("models", "Models", True),
+    ("calls", "Calls", True),
+    ("tags", "Tags", True),
+    ("budgets", "Budgets", False),
+    ("quality", "Data quality", True),
+    ("pricing", "Pricing", False),
+)
+#: Which of them a page belongs to, where it is none itself.
+_PARENTS: Final = {"call": "calls", "tag": "tags"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,21 @@ class Visit:
     state: AppState
     links: Links
     now: datetime
+    values: Mapping[str, Any] = field(default_factory=dict)
+    _names: dict[str, dict[str, str | None]] = field(default_factory=dict)
+
+    def here(self, params: Mapping[str, Any] = {}) -> str:
+        """The address of this page with another query string."""
+        return self.links(self.page, params, **self.values)
+
+    @property
+    def mounts(self) -> Sequence[Mount]:
+        """The dashboards of this app."""
+        return tuple(current_app.extensions.get("llm_cost_dashboards", ()))
+
+    @property
+    def report_tags(self) -> tuple[str, ...]:
+        return tuple(self.state.config.report_tags)
 
     def selection(self) -> Selection:
         """The query string of this request, read.
@@ -64,15 +90,23 @@ class Visit:
         label = self.state.tracker.tag_labels.get(key)
         if label is None:
             return {}
-        try:
-            return {str(value): str(name) for value, name in label(list(values)).items() if name}
-        except Exception:
-            logger.exception("the names for tag %r cannot be had, so its values are shown", key)
-            return {}
+        known = self._names.setdefault(key, {})
+        if asked := sorted({value for value in values if value not in known}):
+            known.update(dict.fromkeys(asked))
+            try:
+                known.update({str(value): str(name) for value, name in label(asked).items() if name})
+            except Exception:
+                logger.exception("the names for tag %r cannot be had, so its values are shown", key)
+        return {value: name for value in values if (name := known.get(value))}
 
     def html(self, template: str, status: int = 200, **values: Any) -> Response:
         """A page of ours."""
-        return Response(_page(template, self.page, self.links, scoped=self.scoped, visit=self, **values), status)
+        sel = values.get("sel")
+        carried = sel.carried if isinstance(sel, Selection) else {}
+        page = _page(
+            template, self.page, self.links, scoped=self.scoped, visit=self, here=self.here, carried=carried, **values
+        )
+        return Response(page, status)
 
 
 def respond(view: View, page: str, blueprint: str, scope: Scope | None, values: Mapping[str, Any]) -> Response:
@@ -85,7 +119,7 @@ def respond(view: View, page: str, blueprint: str, scope: Scope | None, values: 
         state = state_of()
         if "sqlalchemy" not in current_app.extensions:
             return secured(_notice(page, links, 503, "There is no ledger", [_LOG_ONLY], scoped=scope is not None))
-        visit = Visit(page, base, scope is not None, state, links, datetime.now(UTC))
+        visit = Visit(page, base, scope is not None, state, links, datetime.now(UTC), values)
         response: Response = view(visit, **values)
     except QueryError as error:
         response = _notice(page, links, 400, "That is not understood", [_sentence(str(error))], scoped=scope is not None)
@@ -147,7 +181,18 @@ def _notice(
 
 
 def _page(template: str, page: str, links: Links, **values: Any) -> str:
-    return render(template, page=page, pages=PAGES, links=links, css=links("stylesheet", v=stylesheet()[1]), **values)
+    values.setdefault("carried", {})
+    return render(
+        template,
+        page=page,
+        current=_PARENTS.get(page, page),
+        pages=PAGES,
+        links=links,
+        css=links("stylesheet", v=asset("app.css")[1]),
+        script=links("script", v=asset("app.js")[1]),
+        icon=links("icon", v=asset("icon.svg")[1]),
+        **values,
+    )
 
 
 def _sentence(text: str) -> str:

@@ -18,7 +18,17 @@ from flask_llm_cost.dashboard import Mount, dashboard_blueprint
 from flask_llm_cost.ledger.models import PriceSnapshot
 
 MARKERS = [f"planted{n:02d}" for n in range(20)]
-QUERIES: list[dict[str, str]] = [{}, {"format": "json"}, {"format": "csv"}, {"range": "90d"}, {"by": "model"}]
+QUERIES: list[dict[str, str]] = [
+    {},
+    {"format": "json"},
+    {"format": "csv"},
+    {"range": "90d"},
+    {"by": "model"},
+    {"rows": "tag:user_id", "cols": "model"},
+    {"search": "planted"},
+]
+#: What has no figures in it. It stands behind the guard all the same.
+ASSETS = ("app.css", "app.js", "icon.svg")
 
 
 def plant(app: MountedApp, tags: dict[str, str] | None = None) -> UUID:
@@ -50,8 +60,8 @@ def paths(app: MountedApp, call_id: UUID) -> Iterator[str]:
     for rule in app.app.url_map.iter_rules():
         if rule.endpoint.partition(".")[0] in {mount.name for mount in app.app.extensions["llm_cost_dashboards"]}:
             found += 1
-            yield rule.rule.replace("<uuid:call_id>", str(call_id))
-    assert found >= 5
+            yield rule.rule.replace("<uuid:call_id>", str(call_id)).replace("<key>", "feature")
+    assert found >= 14
 
 
 def seen(app: MountedApp, call_id: UUID, user: str | None) -> set[str]:
@@ -175,7 +185,7 @@ def test_a_scope_that_names_nobody(make: Callable[..., MountedApp], scope: Any) 
     """A scope that is empty, odd or fails shows nothing on any page, and none of it is a server error."""
     app = make().mount(scope=scope)
     call_id = plant(app)
-    codes = {app.get(path).status_code for path in paths(app, call_id) if not path.endswith("app.css")}
+    codes = {app.get(path).status_code for path in paths(app, call_id) if not path.endswith(ASSETS)}
     assert codes == {403}
     assert seen(app, call_id, "ann") == set()
 
@@ -270,7 +280,7 @@ def test_headers_are_on_our_responses_only(make: Callable[..., MountedApp]) -> N
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert response.headers["Referrer-Policy"] == "no-referrer"
         assert "Cookie" in response.headers["Vary"]
-        expected = "private, max-age=3600" if path.endswith("app.css") else "no-store, private"
+        expected = "private, max-age=3600" if path.endswith(ASSETS) else "no-store, private"
         assert response.headers["Cache-Control"] == expected
 
 

@@ -24,8 +24,8 @@ from flask_llm_cost.dashboard.filters import Selection, parse
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.overview import Overview, build
 from flask_llm_cost.dashboard.periods import period
+from flask_llm_cost.dashboard.timeline import timeline
 from flask_llm_cost.extension import LlmCostTracker
-from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -43,8 +43,8 @@ def ask(app: MountedApp, query: dict[str, str] | None = None, now: datetime = NO
     base = Filter(scope={})
     selection = parse(MultiDict(query or {}), "overview", base, zone=BERLIN, now=now, report_tags=TAGS)
     with app.app.test_request_context(PREFIX + "/"), app.costs.session() as session:
-        total = queries.totals(session, selection.filter)
-        return selection, build(session, selection, Links("llm_cost"), lambda key, values: {}, TAGS, total)
+        time = timeline(session, selection)
+        return selection, build(session, selection, Links("llm_cost"), lambda key, values: {}, TAGS, time)
 
 
 def test_month_to_date_against_the_same_days(make: Callable[..., MountedApp]) -> None:

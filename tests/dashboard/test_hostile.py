@@ -21,7 +21,7 @@ _ELEMENTS = {
     "html", "head", "meta", "title", "link", "body", "a", "header", "nav", "main", "div", "section", "form",
     "select", "option", "label", "input", "button", "p", "span", "b", "small", "br", "h1", "h2", "ul", "li", "dl",
     "dt", "dd", "details", "summary", "table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td", "data",
-    "time", "code", "datalist", "pre", "svg", "rect", "path", "line", "polyline", "text", "desc", "g",
+    "time", "code", "datalist", "pre", "em", "svg", "rect", "path", "line", "polyline", "text", "desc", "g",
 }  # fmt: skip
 
 
@@ -33,6 +33,8 @@ class _Checker(HTMLParser):
         self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "script" and [name for name, _ in attrs] == ["src", "defer"]:
+            tag, attrs = "link", [("href", attrs[0][1])]  # our own, held to the same addresses
         if tag not in _ELEMENTS:
             self.found.append(f"<{tag}>")
         for name, value in attrs:
@@ -72,8 +74,8 @@ def test_markup_in_every_string_stays_text(make: Callable[..., MountedApp]) -> N
             assert response.status_code in (200, 400), (path, query)
             text = response.get_data(as_text=True)
             assert _checked(text) == []
-            assert "<script" not in text
-            assert "{{7*7}}" in text or "49" not in text
+            assert text.count("<script") == 1
+            assert "{{7*7}}" in text or ">49" not in text
 
 
 @pytest.mark.parametrize("lead", [*"=+-@\t\r\n\x00＝＋－＠", " =", "  +", "\u00a0@", "\n ="])

@@ -162,7 +162,8 @@ def test_every_route_is_on_the_dashboards_page() -> None:
     app = Flask(__name__)
     app.register_blueprint(dashboard_blueprint(guard=lambda view: view), url_prefix="/costs")
     ours = [rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("llm_cost.")]
-    shown = [rule.rule.removeprefix("/costs") for rule in ours if rule.endpoint != "llm_cost.stylesheet"]
+    assets = {f"llm_cost.{name}" for name in ("stylesheet", "script", "icon")}
+    shown = [rule.rule.removeprefix("/costs") for rule in ours if rule.endpoint not in assets]
     routes = {re.sub("<[a-z]+:[a-z_]+>", "<id>", rule) for rule in shown}
     assert "/" in routes
     assert set(re.findall(r"^``(/[^`?]*)(?:\?[^`]*)?``", page("dashboard"), re.MULTILINE)) == routes

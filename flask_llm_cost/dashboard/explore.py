@@ -1,0 +1,393 @@
+"""Explore: spend by any dimension against any other. The sums of its rows and of its columns are the overview's total."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any, Final, TypeAlias
+
+from flask import Response
+from sqlalchemy.orm import Session
+
+from flask_llm_cost.dashboard import pages_json
+from flask_llm_cost.dashboard.breakdown import Names, dimension_name, value_name
+from flask_llm_cost.dashboard.controls import Option, Select, chips, dimensions, page_controls
+from flask_llm_cost.dashboard.empty import nothing
+from flask_llm_cost.dashboard.export import csv_response, filename, json_response
+from flask_llm_cost.dashboard.filters import Selection
+from flask_llm_cost.dashboard.formatting import MONTHS
+from flask_llm_cost.dashboard.formatting import day as short_day
+from flask_llm_cost.dashboard.periods import first_of_month, last_of_month
+from flask_llm_cost.dashboard.sums import per_call, together, without
+from flask_llm_cost.dashboard.visit import Visit
+from flask_llm_cost.ledger import queries
+from flask_llm_cost.ledger.queries import NOTHING, Spend
+from flask_llm_cost.ledger.tag_queries import tag_keys
+
+_MOST_ROWS: Final = 50
+_MOST_COLUMNS: Final = 8
+_DAYS: Final = 10
+_WEEKS: Final = 92
+#: What the cells show, for people.
+SHOWN: Final[Mapping[str, str]] = {"cost": "cost", "calls": "calls", "tokens": "tokens", "each": "cost a call"}
+_SPEND: Final = ("calls", "unpriced_calls", "cost", "input_tokens", "cache_read_tokens", "output_tokens", "total_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A column: a value of a dimension, or days.
+
+    :param params: the query string that shows this column alone; ``None`` where there is none
+    """
+
+    label: str
+    params: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PivotRow:
+    """A value, its cells in the order of the columns, and all of it.
+
+    :param before: what it came to in the compared range
+    """
+
+    value: str | None
+    label: str
+    cells: tuple[Spend, ...]
+    total: Spend
+    before: Spend
+    share: Decimal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invoice:
+    """What a provider says one owes, beside what the ledger has for the same days."""
+
+    provider: str
+    amount: Decimal
+    ledger: Spend
+
+    @property
+    def difference(self) -> Decimal | None:
+        """Of the invoice, what the ledger does not have; negative where it has more."""
+        return None if self.ledger.cost is None else self.amount - self.ledger.cost
+
+    @property
+    def covered(self) -> Decimal | None:
+        return self.ledger.cost / self.amount if self.ledger.cost is not None and self.amount else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pivot:
+    """The table.
+
+    :param rest: the rows that are not shown, as one
+    :param more: how many those are, in words
+    :param total: the totals row; its total is the overview's
+    """
+
+    columns: tuple[Heading, ...]
+    rows: tuple[PivotRow, ...]
+    rest: PivotRow | None
+    more: str
+    total: PivotRow
+    invoice: Invoice | None
+
+    @property
+    def highest(self) -> Decimal:
+        """The largest cell, which the others are tinted by."""
+        return max((cell.cost or Decimal(0) for row in self.rows for cell in row.cells), default=Decimal(0))
+
+    @staticmethod
+    def params(selection: Selection, row: PivotRow) -> dict[str, Any]:
+        """The query string of the calls behind a row."""
+        asked = selection.with_value(selection.rows, row.value)
+        return {name: value for name, value in asked.items() if name not in ("rows", "cols", "show", "invoice")}
+
+    def tint(self, cell: Spend) -> int:
+        """0 to 5, by the square root, so that one outlier does not pale the rest."""
+        if not cell.cost or not self.highest:
+            return 0
+        return max(1, round(math.sqrt(cell.cost / self.highest) * 5))
+
+
+def explore(visit: Visit) -> Response:
+    """The page, its file and its JSON."""
+    selection = visit.selection()
+    with visit.session() as session:
+        if selection.format == "csv":
+            header, rows = _table(session, selection, visit.names)
+            return csv_response(filename("explore", selection), header, rows, decimal=selection.decimal)
+        total = queries.totals(session, selection.filter)
+        if not total.calls and selection.format == "html":
+            return nothing(visit, session, selection)
+        page = build(session, selection, visit.names, total)
+        if selection.format == "json":
+            return json_response(as_json(selection, page))
+        keys = [f"tag:{key}" for key in tag_keys(session, visit.base) if key not in visit.base.scope]
+        choices = dict.fromkeys([*dimensions(selection, visit.report_tags), *keys, selection.rows])
+        sentence = [
+            Select("show", "Figure", tuple(Option(name, text, name == selection.show) for name, text in SHOWN.items())),
+            Select(
+                "rows", "Rows", tuple(Option(name, dimension_name(name), name == selection.rows) for name in choices), "by"
+            ),
+            Select("cols", "Columns", tuple(_columns_options(selection, choices)), "and"),
+        ]
+        controls = page_controls(session, selection, visit.report_tags, sentence)
+    return visit.html(
+        "explore.html",
+        sel=selection,
+        it=page,
+        controls=controls,
+        keys=keys,
+        measure=MEASURES[selection.show],
+        shown=SHOWN[selection.show],
+        chips=chips(selection, visit.here, visit.names),
+    )
+
+
+def _columns_options(selection: Selection, choices: Iterable[str]) -> Iterator[Option]:
+    yield Option("time", "time", selection.cols == "time")
+    yield Option("none", "nothing else", selection.cols == "none")
+    for name in dict.fromkeys([*choices, *([selection.cols] if selection.cols not in ("time", "none") else [])]):
+        yield Option(name, dimension_name(name), name == selection.cols)
+
+
+#: What a cell shows, as a figure.
+MEASURES: Final[Mapping[str, Callable[[Spend], Any]]] = {
+    "cost": lambda spend: spend.cost,
+    "calls": lambda spend: spend.calls,
+    "tokens": lambda spend: spend.total_tokens,
+    "each": per_call,
+}
+
+
+def build(session: Session, selection: Selection, names: Names, total: Spend) -> Pivot:
+    """Ask for the table, in five or six queries whatever the number of values."""
+    dimension, flt = selection.rows, selection.filter
+    top = queries.pivot(session, flt, (dimension,), top=_MOST_ROWS + 1)
+    found = top[:_MOST_ROWS]
+    values = [row.key for row in found]
+    before = {row.key: row for row in queries.pivot(session, selection.compared(), (dimension,), only={dimension: values})}
+    columns, sums, cells = _cells(session, selection, names, only={dimension: values}, total=total)
+    labels = _labels(dimension, values, names)
+    rows = [
+        PivotRow(
+            value=None if row.key is None else str(row.key),
+            label=labels[row.key],
+            cells=_with_other(cells.get(row.key, {}), columns, row),
+            total=row,
+            before=before.get(row.key, NOTHING),
+            share=row.cost / total.cost if row.cost is not None and total.cost else None,
+        )
+        for row in found
+    ]
+    all_of_it = PivotRow(value=None, label="All", cells=tuple(sums), total=total, before=NOTHING, share=None)
+    rest = None
+    if len(top) > _MOST_ROWS:
+        rest = _minus(all_of_it, rows)
+    return Pivot(
+        columns=tuple(heading for _, heading in columns),
+        rows=tuple(rows),
+        rest=rest,
+        more=f"All but the {_MOST_ROWS} dearest",
+        total=all_of_it,
+        invoice=_invoice(session, selection),
+    )
+
+
+#: The key of the column for all other values; no value of any dimension.
+_OTHER: Final = "\x00other"
+Column: TypeAlias = tuple[Any, Heading]
+
+
+def _cells(
+    session: Session, selection: Selection, names: Names, *, only: Mapping[str, Any], total: Spend
+) -> tuple[list[Column], list[Spend], dict[object, dict[object, Spend]]]:
+    """The columns, each with its key; their sums; and the cells by row and column key."""
+    dimension, flt, zone = selection.rows, selection.filter, selection.period.zone
+    if selection.cols == "none":
+        return [], [], {}
+    cells: dict[object, dict[object, Spend]] = {}
+    if selection.cols == "time":
+        spans, unit = _spans(selection)
+        daily = queries.over(session, flt, unit, zone)
+        found = queries.pivot(session, flt, (unit, dimension), zone=zone, only=only) if only[dimension] else []
+        by_row: dict[object, dict[object, list[Spend]]] = {}
+        for row in found:
+            by_row.setdefault(row[dimension], {}).setdefault(_span_of(spans, row[unit]), []).append(row)
+        cells = {key: {span: together(parts) for span, parts in row.items()} for key, row in by_row.items()}
+        sums = [together(row for day, row in daily.items() if _span_of(spans, day) == span) for span in spans]
+        # Before the first call there is nothing to see.
+        begun = next((index for index, spend in enumerate(sums) if spend.calls), 0)
+        spans, sums = spans[begun:], sums[begun:]
+        return [(span, _days(selection, span)) for span in spans], sums, cells
+    column = selection.cols
+    top = queries.pivot(session, flt, (column,), top=_MOST_COLUMNS + 1)
+    shown = top[:_MOST_COLUMNS]
+    values = [row.key for row in shown]
+    labels = _labels(column, values, names)
+    columns: list[Column] = [
+        (value, Heading(labels[value], selection.with_value(column, None if value is None else str(value))))
+        for value in values
+    ]
+    sums = list(shown)
+    if column == dimension:
+        cells = {row.key: {row.key: row} for row in shown}
+    elif values:
+        for row in queries.pivot(session, flt, (dimension, column), only={**only, column: values}):
+            cells.setdefault(row[dimension], {})[row[column]] = row
+    if len(top) > _MOST_COLUMNS:
+        columns.append((_OTHER, Heading("other")))
+        sums.append(without(total, shown))
+    return columns, sums, cells
+
+
+def _with_other(cells: Mapping[object, Spend], columns: Sequence[Column], total: Spend) -> tuple[Spend, ...]:
+    known = [cells.get(key, NOTHING) for key, _ in columns if key is not _OTHER]
+    return (*known, without(total, known)) if len(known) < len(columns) else tuple(known)
+
+
+def _minus(total: PivotRow, rows: Sequence[PivotRow]) -> PivotRow:
+    cells = tuple(without(cell, [row.cells[index] for row in rows]) for index, cell in enumerate(total.cells))
+    left = without(total.total, [row.total for row in rows])
+    share = left.cost / total.total.cost if left.cost is not None and total.total.cost else None
+    return PivotRow(value=None, label="", cells=cells, total=left, before=NOTHING, share=share)
+
+
+def _labels(dimension: str, values: Sequence[object], names: Names) -> dict[object, str]:
+    plain: dict[object, str] = {value: value_name(dimension, value) for value in values}
+    if not dimension.startswith("tag:"):
+        return plain
+    known = [value for value in values if isinstance(value, str)]
+    if known:
+        plain.update(names(dimension[4:], known))
+    return plain
+
+
+Span = tuple[date, date]
+
+
+def _spans(selection: Selection) -> tuple[list[Span], str]:
+    """The range in columns of days, weeks or months, and in what unit to ask for them."""
+    period = selection.period
+    days = [day for day in period.days if day <= max(period.today, period.first)]
+    if len(days) <= _DAYS:
+        return [(day, day) for day in days], "day"
+    weekly = len(days) <= _WEEKS
+    groups: dict[date, list[date]] = {}
+    for day in days:
+        groups.setdefault(day - timedelta(days=day.weekday()) if weekly else first_of_month(day), []).append(day)
+    return [(group[0], group[-1]) for group in groups.values()], "day" if weekly else "month"
+
+
+def _span_of(spans: Sequence[Span], day: Any) -> Span | None:
+    # A month is told by its first day, which may lie before the range.
+    return next((span for span in spans if span[0] <= day <= span[1]), None) or next(
+        (span for span in spans if first_of_month(span[0]) == day), None
+    )
+
+
+def _days(selection: Selection, span: Span) -> Heading:
+    first, last = span
+    label = f"{short_day(first)}–{short_day(last)}" if first != last else short_day(first)
+    if first == first_of_month(first) and last == last_of_month(first):
+        label = f"{MONTHS[first.month - 1][:3]} {first.year}"
+    elif first.month == last.month and first != last:
+        label = f"{first.day}–{short_day(last)}"
+    weekly = first.weekday() == 0 and (last - first).days == 6
+    return Heading(
+        short_day(first) if weekly else label,
+        selection.changed(range="custom", **{"from": first.isoformat(), "to": last.isoformat()}),
+    )
+
+
+def _invoice(session: Session, selection: Selection) -> Invoice | None:
+    if selection.invoice is None:
+        return None
+    provider, amount = selection.invoice
+    ledger = queries.totals(session, selection.filter.narrowed(provider=provider))
+    return Invoice(provider=provider, amount=amount, ledger=ledger)
+
+
+def _table(session: Session, selection: Selection, names: Names) -> tuple[list[str], Iterator[list[Any]]]:
+    """The table with all of its rows, in the same columns as on the page."""
+    dimension, flt = selection.rows, selection.filter
+    every = queries.pivot(session, flt, (dimension,))
+    labels = _labels(dimension, [row.key for row in every], names)
+    if selection.cols == "none":
+        plain = ([_key(dimension, row.key), labels[row.key], *(row[name] for name in _SPEND)] for row in every)
+        return [dimension, "name", *_SPEND], plain
+    everything = {dimension: [row.key for row in every]} if len(every) <= _MOST_ROWS else {dimension: ()}
+    total = queries.totals(session, flt)
+    columns, _, cells = _cells(session, selection, names, only=everything, total=total)
+    if len(every) > _MOST_ROWS:
+        cells = _all_cells(session, selection, columns)
+    measure = MEASURES[selection.show]
+
+    def rows() -> Iterator[list[Any]]:
+        for row in every:
+            parts = _with_other(cells.get(row.key, {}), columns, row)
+            yield [
+                _key(dimension, row.key),
+                labels[row.key],
+                *(measure(cell) if cell.calls else None for cell in parts),
+                measure(row),
+            ]
+
+    return [dimension, "name", *(heading.label for _, heading in columns), "total"], rows()
+
+
+def _all_cells(session: Session, selection: Selection, columns: Sequence[Column]) -> dict[object, dict[object, Spend]]:
+    dimension, flt, zone = selection.rows, selection.filter, selection.period.zone
+    if selection.cols == "time":
+        spans, unit = _spans(selection)
+        grouped: dict[object, dict[object, list[Spend]]] = {}
+        for row in queries.pivot(session, flt, (unit, dimension), zone=zone):
+            grouped.setdefault(row[dimension], {}).setdefault(_span_of(spans, row[unit]), []).append(row)
+        return {key: {span: together(parts) for span, parts in row.items()} for key, row in grouped.items()}
+    cells: dict[object, dict[object, Spend]] = {}
+    if selection.cols == dimension:
+        return {row.key: {row.key: row} for row in queries.pivot(session, flt, (dimension,))}
+    wanted = {selection.cols: [key for key, _ in columns if key is not _OTHER]}
+    for row in queries.pivot(session, flt, (dimension, selection.cols), only=wanted):
+        cells.setdefault(row[dimension], {})[row[selection.cols]] = row
+    return cells
+
+
+def _key(dimension: str, value: object) -> object:
+    return value_name(dimension, None) if value is None else value
+
+
+def as_json(selection: Selection, page: Pivot) -> dict[str, Any]:
+    """The same table, exact."""
+
+    def row(item: PivotRow) -> dict[str, Any]:
+        return {
+            "value": item.value,
+            "label": item.label,
+            "cells": [pages_json.spend(cell) for cell in item.cells],
+            "total": pages_json.spend(item.total),
+        }
+
+    invoice = page.invoice
+    return {
+        **pages_json.asked(selection),
+        "rows_by": selection.rows,
+        "columns_by": selection.cols,
+        "columns": [heading.label for heading in page.columns],
+        "rows": [{**row(item), "compared_cost": item.before.cost} for item in page.rows],
+        "rest": row(page.rest) if page.rest else None,
+        "total": row(page.total),
+        "invoice": {
+            "provider": invoice.provider,
+            "amount": invoice.amount,
+            "ledger": pages_json.spend(invoice.ledger),
+            "difference": invoice.difference,
+        }
+        if invoice
+        else None,
+    }

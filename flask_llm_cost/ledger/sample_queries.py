@@ -1,0 +1,84 @@
+"""Questions about single calls whose answer may cost no more for ten million calls than for ten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.models import Adjustment, Call
+
+N = TypeVar("N", int, Decimal)
+
+#: The latest calls, of which medians are told.
+SAMPLE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The latest calls of a filter: what each cost and how long it took, as far as that is known."""
+
+    size: int
+    costs: tuple[Decimal, ...]
+    latencies: tuple[int, ...]
+    first_tokens: tuple[int, ...]
+
+
+def latest(session: Session, flt: Filter, size: int = SAMPLE) -> Sample:
+    """At most *size* calls, the latest."""
+    query = sa.select(Call.total_cost, Call.latency_ms, Call.first_token_ms).where(*flt.conditions())
+    rows = session.execute(query.order_by(Call.occurred_at.desc()).limit(size)).all()
+    return Sample(
+        len(rows),
+        tuple(sorted(row[0] for row in rows if row[0] is not None)),
+        tuple(sorted(row[1] for row in rows if row[1] is not None)),
+        tuple(sorted(row[2] for row in rows if row[2] is not None)),
+    )
+
+
+def quantile(ordered: Sequence[N], share: float) -> N | None:
+    """The value that *share* of them do not exceed, by nearest rank; ``None`` of none."""
+    if not ordered:
+        return None
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What backfill and reprice changed about calls of a range that had ended."""
+
+    calls: int
+    amount: Decimal
+    last: datetime
+
+
+def moved_since(session: Session, flt: Filter, booked: datetime) -> Moved | None:
+    """By how much the calls of a filter were changed after *booked*; ``None`` where they were not.
+
+    A call that had no price before moves the sum by all that it costs.
+    """
+    changed = sa.select(
+        sa.func.count(sa.distinct(Adjustment.call_id)),
+        sa.func.sum(Adjustment.new_cost),
+        sa.func.sum(Adjustment.old_cost),
+        sa.func.max(Adjustment.made_at),
+    ).where(
+        Adjustment.occurred_at >= flt.since,
+        Adjustment.occurred_at < flt.until,
+        Adjustment.kind.in_(("backfill", "reprice")),
+        Adjustment.made_at >= booked,
+        Adjustment.currency == flt.currency,
+    )
+    if flt.scope or flt.tags or any(getattr(flt, name) is not None for name in _NARROWING):
+        changed = changed.join(Call, Call.id == Adjustment.call_id).where(*flt.conditions())
+    calls, new, old, last = session.execute(changed).one()
+    return Moved(calls, (new or Decimal(0)) - (old or Decimal(0)), last) if calls else None
+
+
+_NARROWING = ("provider", "model", "operation", "outcome", "cost_status", "usage_source", "stream")

@@ -1,0 +1,28 @@
+"""Which tags there are."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.models import Call, CallTag
+
+_MOST: Final = 100
+_LATEST: Final = 2000
+
+
+def tag_keys(session: Session, flt: Filter) -> tuple[str, ...]:
+    """The keys that calls have, in order: all that there ever were; within a scope those of its latest calls."""
+    if flt.scope:
+        calls = sa.select(Call.id).where(*Filter(scope=flt.scope, currency=None).conditions())
+        newest = calls.order_by(Call.occurred_at.desc()).limit(_LATEST).subquery()
+        query = sa.select(CallTag.key).join(newest, newest.c.id == CallTag.call_id).distinct()
+        return tuple(sorted(session.scalars(query)))
+    # From one key to the next by the index: a plain DISTINCT reads every tag of every call.
+    found = sa.select(sa.func.min(CallTag.key).label("key")).cte("found", recursive=True)
+    following = sa.select(sa.func.min(CallTag.key)).where(CallTag.key > found.c.key).scalar_subquery()
+    found = found.union_all(sa.select(following).where(found.c.key.is_not(None)))
+    return tuple(session.scalars(sa.select(found.c.key).where(found.c.key.is_not(None)).limit(_MOST)))

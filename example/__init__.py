@@ -13,7 +13,7 @@ from typing import Any
 from flask import Flask
 from flask_login import current_user, login_required
 
-from example import auth, desk, jobs
+from example import auth, desk, history, jobs
 from example.auth import staff_required
 from example.extensions import costs, db, login_manager, migrate
 from flask_llm_cost import dashboard_blueprint
@@ -41,6 +41,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.register_blueprint(desk.blueprint)
     app.cli.add_command(jobs.seed)
     app.cli.add_command(jobs.digest)
+    app.cli.add_command(history.history)
 
     app.register_blueprint(dashboard_blueprint(guard=staff_required), url_prefix="/llm-costs")
     app.register_blueprint(

@@ -44,11 +44,11 @@ def cost(billed: Billed) -> Decimal:
 class Site:
     """The example as a process, with its state in a folder that outlives it."""
 
-    def __init__(self, state: Path, provider: PlayedProvider) -> None:
+    def __init__(self, state: Path, provider: PlayedProvider, **config: str) -> None:
         self.provider = provider
         self._state = state
         self._log = state / "app.log"
-        self._env = demo.environment(state, provider.url)
+        self._env = demo.environment(state, provider.url) | {f"FLASK_{key}": value for key, value in config.items()}
         self._engine = create_engine(f"sqlite:///{state / 'desk.db'}")
         self._serving = ExitStack()
         self._forgotten: set[UUID] = set()

@@ -239,7 +239,7 @@ def test_mounted_twice(make: Callable[..., MountedApp]) -> None:
     assert PREFIX not in mine
     assert app.get(user=None).status_code == 401
     assert app.app.extensions["llm_cost_dashboards"] == [
-        Mount("llm_cost", PREFIX, guarded=True, scoped=False),
+        Mount("llm_cost", PREFIX, guarded=True, scoped=False, guard_name="login_required"),
         Mount("my_usage", "/mine", guarded=False, scoped=True),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from collections import Counter
 from importlib import resources
 from typing import Any
@@ -25,6 +26,19 @@ def test_it_is_large_enough_and_small_enough() -> None:
     assert len(providers) >= 20
     assert all(providers[name] >= 8 for name in MAJORS), providers
     assert len(TEXT.encode()) < 600_000
+
+
+def test_loaded_it_is_small() -> None:
+    """Less than 5 MB, since entries are converted when they are asked for. How long it takes: ``benchmarks/pricing.py``."""
+    PriceBook.load()
+    tracemalloc.start()
+    try:
+        book = PriceBook.load()
+        size = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert book.entries >= 2000
+    assert size < 5_000_000
 
 
 def test_one_entry_a_line_in_one_order() -> None:

@@ -1,13 +1,18 @@
 """Sphinx: ``sphinx-build -W --keep-going -b html docs docs/_build/html``. Builds without a network."""
 
+import sys
+from pathlib import Path
+
 from flask_llm_cost import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "flask-llm-cost"
 author = "the flask-llm-cost contributors"
 copyright = author
 release = version = __version__
 
-extensions = ["sphinx.ext.autodoc"]
+extensions = ["sphinx.ext.autodoc", "help_texts"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"flask-llm-cost {release}"

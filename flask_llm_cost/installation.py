@@ -11,13 +11,24 @@ from sqlalchemy import inspect
 from flask_llm_cost.extension import state_of
 from flask_llm_cost.ledger.models import Base
 
-_PASTE = """\
-Mount the dashboard behind a guard of yours, for example:
+_DASHBOARD = """
+Mount the dashboard behind a guard of yours:
+
+    from flask_llm_cost import dashboard_blueprint
+
     app.register_blueprint(dashboard_blueprint(guard=staff_required), url_prefix="/llm-costs")"""
+_TAGGER = """
+Say whose calls they are, once for all requests:
+
+    @costs.request_tagger
+    def who():
+        return {"user_id": current_user.get_id(), "tenant_id": g.tenant.id}"""
+_LAST = """
+Then look whether all is well: flask llm-cost doctor"""
 
 
 def install_ledger(app: Flask) -> Iterator[str]:
-    """Make the tables, and say what was done, line by line.
+    """Make the tables, say what was done, and which lines to paste into the app: those that it does not have yet.
 
     With Flask-Migrate a revision is written and the database upgraded, so that every other database of the app gets the
     tables by ``flask db upgrade``. Without, they are made here.
@@ -26,7 +37,11 @@ def install_ledger(app: Flask) -> Iterator[str]:
         yield from _migrate(app)
     else:
         yield from _create(app)
-    yield _PASTE
+    if not app.extensions.get("llm_cost_dashboards"):
+        yield _DASHBOARD
+    if state_of(app).tracker.request_tagger_function is None:
+        yield _TAGGER
+    yield _LAST
 
 
 def _create(app: Flask) -> Iterator[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 from flask.cli import AppGroup
 
 from flask_llm_cost.errors import LlmCostError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class _Commands(AppGroup):
@@ -18,6 +21,13 @@ class _Commands(AppGroup):
             return super().invoke(ctx)
         except LlmCostError as error:
             raise click.ClickException(str(error)) from None
+
+
+def format_option(*formats: str) -> Callable[[_F], _F]:
+    """``--format``, the first of *formats* unless something else is asked for."""
+    return click.option(
+        "--format", "form", type=click.Choice(formats), default=formats[0], show_default=True, help="For people or programs."
+    )
 
 
 cli = _Commands("llm-cost", help="What the LLM calls of this app cost, and for whom.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from flask_llm_cost.cli.group import cli
+from flask_llm_cost.cli.group import cli, format_option
 from flask_llm_cost.errors import LlmCostError
 from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.ledger import queries
@@ -45,7 +45,7 @@ def explain(provider: str, model: str, mode: str | None, at: datetime | None, us
 
 @prices.command("list")
 @click.argument("pattern", default="*")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option("text", "json")
 def list_prices(pattern: str, form: str) -> None:
     """List what models cost now. PATTERN is a part of their keys: 'openai/gpt-5*'. Exits 1 when there are none."""
     book, now = state_of().book, datetime.now(UTC)

@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 from flask_llm_cost import anomalies, invoice
 from flask_llm_cost import report as reports
-from flask_llm_cost.cli.group import cli
+from flask_llm_cost.cli.group import cli, format_option
 from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.ledger.filter import dimensions
 
@@ -31,7 +31,7 @@ def _complete_dimension(context: click.Context, option: click.Parameter, incompl
     shell_complete=_complete_dimension,
     help="model, provider, day, tag:feature, …; several with commas.",
 )
-@click.option("--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", show_default=True)
+@format_option("text", "json", "csv")
 @click.option("--anomalies", "odd", is_flag=True, help="Show odd days instead, and exit 1 when there is one: for cron.")
 @click.option(
     "--invoice",

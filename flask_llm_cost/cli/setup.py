@@ -9,7 +9,7 @@ import click
 from flask import current_app
 
 from flask_llm_cost import doctor as checks
-from flask_llm_cost.cli.group import cli
+from flask_llm_cost.cli.group import cli, format_option
 from flask_llm_cost.extension import state_of
 from flask_llm_cost.installation import install_ledger
 
@@ -22,7 +22,7 @@ def install() -> None:
 
 
 @cli.command()
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option("text", "json")
 def doctor(form: str) -> None:
     """Look whether everything is in order, and say what to do where it is not. Exits 1 on errors."""
     found = checks.examine(state_of())

@@ -15,6 +15,7 @@ import flask_llm_cost
 from flask_llm_cost import dashboard_blueprint, ledger, signals, testing
 from flask_llm_cost.cli import cli
 from flask_llm_cost.config import NOT_YET, PREFIX, Config
+from flask_llm_cost.doctor import GROUPS
 from flask_llm_cost.ledger import spend
 from flask_llm_cost.ledger.models import Base
 from flask_llm_cost.records import COMPONENTS
@@ -129,6 +130,26 @@ def test_public_names_of_the_rooms_are_on_the_api_page() -> None:
     assert public >= {"total", "by"}
     assert sent == {"call_recorded", "budget_exceeded", "unknown_price", "write_failed"}
     assert wanted <= api_names()
+
+
+def test_every_fixture_is_on_the_testing_page() -> None:
+    """testing.rst has an entry for each fixture of the pytest plugin."""
+    source = page("pytest_flask_llm_cost.py")
+    fixtures = re.findall(r"@pytest\.fixture\ndef (\w+)", source)
+    assert set(re.findall(r"^``(llm_\w+)``$", page("testing"), re.MULTILINE)) == set(fixtures)
+    assert len(fixtures) == 2
+
+
+def test_every_signal_is_on_the_signals_page() -> None:
+    """The table of signals.rst has each signal, with the facts that it is sent with, and no other."""
+    rows = re.findall(r"^``(\w+)`` {2,}", page("signals"), re.MULTILINE)
+    assert sorted(rows) == sorted(name for name, value in vars(signals).items() if hasattr(value, "send"))
+
+
+def test_every_group_of_checks_is_on_the_page() -> None:
+    """cli.rst says what doctor looks at, group by group, in the order in which it does."""
+    section = documented_commands()["flask llm-cost doctor"]
+    assert ", ".join(group.lower() for group in GROUPS[:-1]) + f" and {GROUPS[-1].lower()}" in section.replace("\n", " ")
 
 
 def test_every_error_is_in_the_tree() -> None:

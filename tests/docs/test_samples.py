@@ -174,11 +174,11 @@ def test_samples_of_the_testing_page(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text((Path(__file__).parent / "shop.py").read_text(encoding="utf-8"), encoding="utf-8")
     env = {**os.environ, "FLASK_SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path}/app.db"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"],
-        cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "pytest", "-q", "-p", "pytest_flask_llm_cost", "-p", "no:cacheprovider", "test_shop.py"],
+        cwd=tmp_path, env={**env, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 passed" in done.stdout
+    assert "5 passed" in done.stdout
 
 
 def test_the_readme_keeps_its_word(tmp_path: Path) -> None:

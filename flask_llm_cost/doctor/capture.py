@@ -32,7 +32,8 @@ def _library(state: AppState, name: str, version: str) -> Check:
             "Capture", name, "error", f"{name} {version} cannot be watched ({why}); upgrade flask-llm-cost or {name}"
         )
     if name not in patching.WATCHED:  # an SDK, whose client library is watched
-        seen = " and ".join(sorted({*LIBRARIES[name]} & state.libraries)) or "nothing that is watched"
+        through = sorted(library for library in {*LIBRARIES[name]} & state.libraries if _is_installed(library))
+        seen = " or ".join(through) or "nothing that is watched"
         said = f"{name} {version} calls through {seen}"
     elif name not in state.libraries or not state.config.enabled:
         said = f"{name} {version} is not watched; take LLM_COST_INSTRUMENT away, or add {name!r} to it"
@@ -49,6 +50,14 @@ def _library(state: AppState, name: str, version: str) -> Check:
             "Capture", name, "warning", f"{said}, and is {other}; upgrade flask-llm-cost, or try a call and look at it"
         )
     return Check("Capture", name, "ok", said)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def hosts(state: AppState) -> Iterator[Check]:

@@ -17,14 +17,14 @@ WIDTH = 88
 def help_texts(group: click.Group = cli, name: str = "flask llm-cost") -> dict[str, str]:
     """What a person types, to what ``--help`` then prints."""
     found: dict[str, str] = {}
-    for part, command in sorted(group.commands.items()):
+    for part, command in group.commands.items():
         typed = f"{name} {part}"
         if isinstance(command, click.Group):
             found |= help_texts(command, typed)
-        else:
+        if not isinstance(command, click.Group) or (command.invoke_without_command and command.params):
             context = click.Context(command, info_name=typed, terminal_width=WIDTH, max_content_width=WIDTH)
             found[typed] = command.get_help(context)
-    return found
+    return dict(sorted(found.items()))
 
 
 class HelpTexts(SphinxDirective):

@@ -19,7 +19,7 @@ from flask_llm_cost.budgets.accounts import ALL, Account, Subject, account_of, j
 from flask_llm_cost.budgets.declaration import DeclarationError, amount
 from flask_llm_cost.budgets.enforcement import Budgets
 from flask_llm_cost.budgets.reading import BudgetStatus
-from flask_llm_cost.cli.group import cli
+from flask_llm_cost.cli.group import cli, format_option
 from flask_llm_cost.extension import state_of
 from flask_llm_cost.ledger.transaction import WriteError, not_written
 
@@ -53,7 +53,7 @@ def _actor() -> str:
 @click.option("--release", is_flag=True, help="Stop counting what is unresolved.")
 @click.option("--name", help="Release of this budget only.")
 @click.option("--scope", help="Of this scope only: tenant_id=42.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option("text", "json")
 @click.pass_context
 def budgets(
     context: click.Context, check: bool, repair: bool, release: bool, name: str | None, scope: str | None, form: str

@@ -8,6 +8,9 @@ from typing import Final
 
 from flask_llm_cost.doctor.check import Check, Status
 from flask_llm_cost.extension import AppState
+from flask_llm_cost.ledger import lifecycle
+from flask_llm_cost.ledger.disks import file_system, is_distant, is_passing
+from flask_llm_cost.ledger.health import Health
 
 
 def ledger(state: AppState) -> Iterator[Check]:
@@ -24,6 +27,9 @@ def ledger(state: AppState) -> Iterator[Check]:
         )
     else:
         yield _spool(state, health.mode)
+        yield from _disk(health)
+    if lifecycle.threads_are_off():
+        yield Check("Ledger", "threads", "error", f"uWSGI runs no threads, so nothing is written; {_UWSGI}")
     if health.last_error_class:
         yield Check(
             "Ledger", "writing", "error", f"the last write failed ({health.last_error_class}), {health.waiting} calls wait; "
@@ -36,7 +42,8 @@ def ledger(state: AppState) -> Iterator[Check]:
         (
             health.quarantined,
             "set aside",
-            f"calls were refused by the database and are kept beside the spool in {health.spool_dir}",
+            f"calls were refused by the database and are kept beside the spool in {health.spool_dir}; "
+            "when the reason is gone, run 'flask llm-cost spool replay'",
         ),
         (health.corrupt, "damaged", f"spool files were damaged and are kept in {health.spool_dir}"),
     ):
@@ -51,8 +58,10 @@ def ledger(state: AppState) -> Iterator[Check]:
             f"{health.foreign_since:%Y-%m-%d %H:%M} UTC; run 'flask llm-cost flush' in the app, or with the database URL, "
             "that recorded them",
         )
+    counters = state.ledger.counters()
+    yield from _writer(state, counters.get("heartbeat"))
     recent = datetime.now(UTC) - timedelta(days=7)
-    for name, (count, at) in sorted(state.ledger.counters().items()):
+    for name, (count, at) in sorted(counters.items()):
         if name in _COUNTED and count:
             status, what = _COUNTED[name]
             message = f"{count} {what}, last on {at:%Y-%m-%d}, in all processes since the ledger began"
@@ -63,7 +72,53 @@ _COUNTED: Final[dict[str, tuple[Status, str]]] = {
     "lost": ("error", "calls were lost"),
     "quarantined": ("warning", "calls were refused by the database and set aside"),
     "spooled": ("warning", "inline writes had to wait in the spool"),
+    "busy": (
+        "warning",
+        "times the ledger waited because somebody else held the database; no call is lost to that. Shorten what the app "
+        "does in one transaction, or give the ledger a database of its own with LLM_COST_BIND_KEY",
+    ),
 }
+
+#: How old a waiting call may be before somebody should have written it.
+_PATIENCE: Final = timedelta(minutes=2)
+
+_UWSGI: Final = "set enable-threads = true in uWSGI's configuration"
+
+
+def _disk(health: Health) -> Iterator[Check]:
+    kind = file_system(health.spool_dir) if health.spool_dir else None
+    if is_distant(kind):
+        yield Check(
+            "Ledger",
+            "spool disk",
+            "warning",
+            f"{health.spool_dir} is on a network file system ({kind}), whose locks may not work; "
+            "set LLM_COST_SPOOL_DIR to a disk of this machine",
+        )
+    elif is_passing(kind) and health.mode != "inline":
+        yield Check(
+            "Ledger",
+            "spool disk",
+            "warning",
+            f"{health.spool_dir} is on {kind}, which goes with its container or machine, and so would the calls that wait; "
+            "set LLM_COST_SPOOL_DIR to a volume, or LLM_COST_WRITE_MODE='inline'",
+        )
+
+
+def _writer(state: AppState, heartbeat: tuple[int, datetime] | None) -> Iterator[Check]:
+    """Whether the processes that record also write. What dead ones left has just been flushed."""
+    health, now = state.ledger.health(), datetime.now(UTC)
+    if health.waiting_since is not None and now - health.waiting_since > _PATIENCE:
+        last = f"{heartbeat[1]:%Y-%m-%d %H:%M} UTC" if heartbeat else "never"
+        yield Check(
+            "Ledger",
+            "writer",
+            "error",
+            f"{health.waiting} calls of a running process wait since {health.waiting_since:%Y-%m-%d %H:%M} UTC, and the "
+            f"ledger was last written {last}; look into its log, and restart it. Under uWSGI, {_UWSGI}",
+        )
+    elif heartbeat:
+        yield Check("Ledger", "writer", "ok", f"last written {heartbeat[1]:%Y-%m-%d %H:%M} UTC")
 
 
 def _spool(state: AppState, mode: str) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import dataclasses
 import functools
 import random
@@ -11,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 
@@ -20,6 +21,7 @@ from flask_llm_cost.ledger.adopter import Adopter
 from flask_llm_cost.ledger.adoption import Reading, ledger_of, orphans, spool_files
 from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.lines import encode
+from flask_llm_cost.ledger.quarantine import set_aside
 from flask_llm_cost.ledger.spool import ROTATE_BYTES, Generation, Spool, UnreadableError
 from flask_llm_cost.ledger.tally import COUNTERS, Tally, log, price_or_leave
 from flask_llm_cost.ledger.transaction import WriteError
@@ -76,6 +78,8 @@ class Drain:
         self._asking = threading.Lock()
         #: What the thread keeps alive: us while something waits, otherwise nothing, so that an app can go.
         self._held: list[Drain] = []
+        #: Holds something when there is no thread, and none could be started at that moment.
+        self._fallen: list[None] = []
         self._asked = 0
         self._served = 0
         self._blocked = False
@@ -90,17 +94,22 @@ class Drain:
     # Life.
 
     def start(self) -> None:
-        """Start the thread. Without ``threading.Thread``, whose locks a finaliser could already be holding."""
-        self.hold()
-        _thread.start_new_thread(_run, (weakref.ref(self), self._held, self._awake, self._spool))
+        """Start the thread. Where none can be started now, a later record tries again."""
+        self._held[:] = [self]
+        _start(weakref.ref(self), self._held, self._awake, self._spool, self._fallen)
 
     def hold(self) -> None:
         """Something waits: the thread keeps us, and so the ledger and its engine, until it is in the database."""
         self._held[:] = [self]
+        if self._fallen:
+            with contextlib.suppress(IndexError):  # somebody else starts it
+                self._fallen.pop()
+                self.start()
 
     def flush(self, timeout: float) -> bool:
         """Whether everything recorded so far, by dead processes too, got into the database within *timeout* seconds."""
         deadline = time.monotonic() + timeout
+        self.hold()
         with self._asking:
             self._asked = mine = self._asked + 1
         self._awake.set()
@@ -241,7 +250,7 @@ class Drain:
     def _quarantine(self, line: bytes) -> None:
         whole = line if line.endswith(b"\n") else b"\n" + line + b"\n"
         try:
-            self._spool.set_aside(whole)
+            set_aside(self._spool.folders, self._spool.identity, whole)
         except OSError:
             self.tally.lost += 1
             self._say("lost", "llm_cost: a refused record could not be set aside and is lost")
@@ -260,6 +269,7 @@ class Drain:
         elif not self._quiet and (fault is not Fault.RETRY or self._failures):
             self._say("failed", "llm_cost: the ledger could not be written (%s); recorded calls wait", name)
         self._failures += 1
+        tally.busy += fault is Fault.RETRY
         try:
             self._write_failed(name, self._spool.waiting())
         except Exception as error:
@@ -313,9 +323,29 @@ class Drain:
             log.warning(message, *arguments)
 
 
-def _run(drain_of: weakref.ref[Drain], held: list[Drain], awake: threading.Event, spool: Spool) -> None:
-    """The thread. Between passes it keeps alive what is in *held* only: an app that is gone takes all of it along."""
+_Thread: TypeAlias = tuple["weakref.ref[Drain]", list[Drain], threading.Event, Spool, list[None]]
+
+
+def _start(*thread: *_Thread) -> None:
+    try:
+        # Without threading.Thread, whose locks a finaliser could already be holding.
+        _thread.start_new_thread(_run, thread)
+    except RuntimeError:  # too many threads, or the interpreter's end: then the next process adopts the file
+        thread[-1].append(None)
+
+
+def _run(*thread: *_Thread) -> None:
+    """The thread, and the next one should somebody end it."""
     threading.current_thread().name = "llm-cost-drain"
+    try:
+        _serve(*thread[:-1])
+    except BaseException as error:
+        log.warning("llm_cost: the thread that writes the ledger was ended (%s), another one goes on", type(error).__name__)
+        _start(*thread)
+
+
+def _serve(drain_of: weakref.ref[Drain], held: list[Drain], awake: threading.Event, spool: Spool) -> None:
+    """Between passes this keeps alive what is in *held* only: an app that is gone takes all of it along."""
     pause = 0.0
     engine: sa.Engine | None = None
     while True:

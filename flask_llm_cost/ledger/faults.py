@@ -13,6 +13,9 @@ _RETRY_STATES = frozenset({"40001", "40P01", "55P03"})
 _RETRY_CODES = frozenset({1205, 1213, 1020})
 _MISSING_STATES = frozenset({"42P01", "42S02", "3F000"})
 _MISSING_CODE = 1146
+#: A server that only reads: after a failover, whoever stays connected to it never finds the one that writes.
+_READ_ONLY_STATES = frozenset({"25006"})
+_READ_ONLY_CODES = frozenset({1290, 1836})
 #: Values that MariaDB and MySQL refuse, whatever class the driver gives them: out of range, too long, no such character.
 _DATA_CODES = frozenset({1048, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411, 1690, 3140, 4025})
 
@@ -56,6 +59,12 @@ def fault_of(error: BaseException) -> Fault:
     if isinstance(error, exc.StatementError):
         return Fault.DATA
     return Fault.AWAY
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether the server takes no writes, so that the next try should connect anew."""
+    original = getattr(error, "orig", None)
+    return _state(original) in _READ_ONLY_STATES or _code(original) in _READ_ONLY_CODES
 
 
 def name_of(error: BaseException) -> str:

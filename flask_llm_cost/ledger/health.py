@@ -10,7 +10,8 @@ from pathlib import Path
 
 from flask_llm_cost.ledger.adoption import ledger_of, spool_files
 from flask_llm_cost.ledger.folders import place_in, places
-from flask_llm_cost.ledger.spool import QUARANTINE_SUFFIX, Spool, count_calls
+from flask_llm_cost.ledger.quarantine import files as quarantine_files
+from flask_llm_cost.ledger.spool import Spool, count_calls
 from flask_llm_cost.ledger.tally import Tally
 
 
@@ -22,6 +23,7 @@ class Health:
     :param spool_dir: where records wait; ``None`` where they wait in memory
     :param durable: whether a record survives a killed process
     :param waiting: calls that are not in the database yet, those of other processes and dead ones included
+    :param waiting_since: when the oldest file with calls that wait was last written to
     :param foreign: spool files of other ledgers in the same folders
     :param foreign_calls: finished calls in them
     :param foreign_since: when the oldest of those that hold calls was last written to
@@ -37,6 +39,7 @@ class Health:
     spool_dir: Path | None
     durable: bool
     waiting: int
+    waiting_since: datetime | None
     foreign: int
     foreign_calls: int
     foreign_since: datetime | None
@@ -66,7 +69,8 @@ def survey(
     files = spool_files(folders) if on_disk else []
     ours = [path for path in files if ledger_of(path) == identity]
     foreign = {path: count for path in files if path not in ours and (count := count_calls(path))}
-    waiting = sum(map(count_calls, ours)) + in_memory
+    mine = {path: count for path in ours if (count := count_calls(path))}
+    waiting = sum(mine.values()) + in_memory
     if spool is not None:
         waiting += sum(generation.calls() for generation in spool.chain() if generation.path is None or generation.gone)
     return Health(
@@ -74,10 +78,11 @@ def survey(
         spool_dir=spool_dir,
         durable=mode == "inline" or (mode == "background" and spool_dir is not None),
         waiting=waiting,
+        waiting_since=_time(min(map(_written_at, mine), default=None)),
         foreign=len(files) - len(ours),
         foreign_calls=sum(foreign.values()),
         foreign_since=_time(min(map(_written_at, foreign), default=None)),
-        quarantined=sum(count_calls(folder / f"{identity}{QUARANTINE_SUFFIX}") for folder in places(folders)),
+        quarantined=sum(map(count_calls, quarantine_files(folders, identity))),
         corrupt=sum(len(list(folder.glob("*.corrupt"))) for folder in places(folders) if folder.is_dir()),
         lost=tally.lost,
         spooled=tally.spooled,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 import time
 import weakref
@@ -34,6 +35,18 @@ class Listening(Protocol):
 ledgers: weakref.WeakSet[Living] = weakref.WeakSet()
 listeners: weakref.WeakSet[Listening] = weakref.WeakSet()
 _testing_folders: dict[int, Path] = {}
+
+
+def threads_are_off() -> bool:
+    """Whether this is a uWSGI process that runs no threads beside the one that serves requests.
+
+    Source: uWSGI's options ``enable-threads`` and ``threads``
+    """
+    uwsgi = sys.modules.get("uwsgi")
+    options = getattr(uwsgi, "opt", {})
+    return uwsgi is not None and not any(
+        name in options or name.encode() in options for name in ("enable-threads", "threads")
+    )
 
 
 def testing_folder() -> Path:

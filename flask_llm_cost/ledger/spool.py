@@ -28,7 +28,6 @@ from flask_llm_cost.ledger.lines import FORMAT, HEADER, STARTED, encode, is_whol
 from flask_llm_cost.records import CallRecord
 
 SUFFIX: Final = ".spool"
-QUARANTINE_SUFFIX: Final = ".quarantine"
 
 #: A file that has grown to this is sealed even while the database is away.
 ROTATE_BYTES: Final = 4 * 1024 * 1024
@@ -43,7 +42,8 @@ class UnreadableError(Exception):
     """What a spool file holds cannot be had back from the operating system."""
 
 
-def _is_call(line: bytes) -> bool:
+def is_call(line: bytes) -> bool:
+    """Whether a line is a whole one of a finished call."""
     line = line.strip(b"\n")
     return is_whole(line) and not any(kind in line for kind in _NO_CALL)
 
@@ -52,7 +52,7 @@ def count_calls(path: Path) -> int:
     """How many finished calls are in a spool or quarantine file; 0 where it is gone."""
     try:
         with path.open("rb") as file:
-            return sum(_is_call(line) for line in file)
+            return sum(is_call(line) for line in file)
     except OSError:
         return 0
 
@@ -176,7 +176,7 @@ class Generation:
             count = count_calls(self.path)
         else:
             try:
-                count = sum(_is_call(line) for line in self.read())
+                count = sum(is_call(line) for line in self.read())
             except UnreadableError:
                 return 0
         if self.successor and not self.inflight:
@@ -332,22 +332,3 @@ class Spool:
         """In a forked child: the parent owns all of it. Closed without unlocking, which would unlock the parent's file."""
         for generation in self.chain():
             generation.release()
-
-    def set_aside(self, line: bytes) -> None:
-        """Keep a line that the database refuses where ``flask llm-cost spool`` finds it, and out of the way.
-
-        :raises OSError: no folder could be written
-        """
-        failure: OSError = OSError(errno.EROFS, "no folder for what is set aside")
-        for folder in self.folders:
-            try:
-                path = private_folder(folder) / f"{self.identity}{QUARANTINE_SUFFIX}"
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-                try:
-                    if os.write(fd, line) == len(line):
-                        return
-                finally:
-                    os.close(fd)
-            except OSError as error:
-                failure = error
-        raise failure

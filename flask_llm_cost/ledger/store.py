@@ -26,6 +26,7 @@ from flask_llm_cost.ledger.folders import probe, temporary_folder
 from flask_llm_cost.ledger.health import Health, survey
 from flask_llm_cost.ledger.lines import encode
 from flask_llm_cost.ledger.models import Counter
+from flask_llm_cost.ledger.quarantine import put_back
 from flask_llm_cost.ledger.reading import reading
 from flask_llm_cost.ledger.rollups import Rollups
 from flask_llm_cost.ledger.settings import LedgerConfig
@@ -239,9 +240,7 @@ class Ledger:
             mine = self._make_process()
             process = self._processes.setdefault(pid, mine)
             if process is mine:
-                # At the interpreter's end no thread can be started: the next process adopts the file.
-                with contextlib.suppress(RuntimeError):
-                    process.drain.start()
+                process.drain.start()
             else:
                 mine.spool.close()
         return process
@@ -354,17 +353,21 @@ class Ledger:
             yield session
 
     def counters(self) -> dict[str, tuple[int, datetime]]:
-        """What all processes have counted, and when last: ``lost``, ``quarantined``, ``spooled``, ``duplicates``.
+        """What all processes have counted, and when last: :data:`~flask_llm_cost.ledger.tally.COUNTERS`, ``heartbeat``.
 
         :raises SchemaMissingError: the tables are not there yet
         """
         with self.session() as session:
-            found = session.scalars(sa.select(Counter).where(Counter.name.in_(COUNTERS)))
+            found = session.scalars(sa.select(Counter).where(Counter.name.in_((*COUNTERS, "heartbeat"))))
             return {counter.name: (counter.value, counter.updated_at) for counter in found}
 
     def probe(self) -> tuple[Path | None, str | None]:
         """The spool folder that can be written, tried by making a file, and what is wrong with the one before it."""
         return probe(self._folders())
+
+    def put_back(self) -> int:
+        """Put what the database refused back into the spool; :meth:`flush` tries it again. How many calls that are."""
+        return put_back(self._folders(), self._identity())
 
     def health(self) -> Health:
         """How it is. Reads the spool folder, not the database."""

@@ -13,7 +13,7 @@ log: Final = logging.getLogger("flask_llm_cost")
 
 
 #: What is added up in the database for all processes, by the names in :class:`Tally`.
-COUNTERS: Final = ("duplicates", "quarantined", "lost", "spooled")
+COUNTERS: Final = ("duplicates", "quarantined", "lost", "spooled", "busy")
 
 
 @dataclasses.dataclass(slots=True)
@@ -28,6 +28,8 @@ class Tally:
     unpriced_by_fault: int = 0
     #: Inline writes that had to wait in the spool.
     spooled: int = 0
+    #: Batches that had to wait because somebody else held the database.
+    busy: int = 0
     last_write_at: float | None = None
     last_error_at: float | None = None
     last_error: str | None = None

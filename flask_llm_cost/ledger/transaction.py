@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from flask_llm_cost.errors import LedgerError, SchemaMissingError
 from flask_llm_cost.ledger.change import DoFirst
 from flask_llm_cost.ledger.engine import OwnEngine
-from flask_llm_cost.ledger.faults import Fault, fault_of, name_of
+from flask_llm_cost.ledger.faults import Fault, fault_of, is_read_only, name_of
 
 #: How long one statement may wait for a lock, and take in all, on a server.
 LOCK_MS: Final = 1_000
@@ -116,7 +116,12 @@ class Transactions:
             if not free:
                 raise WriteError(Fault.RETRY, "the app has a transaction open on the in-memory database")
             with self.engine.connect() as connection:
-                yield connection
+                try:
+                    yield connection
+                except Exception as error:
+                    if is_read_only(error):
+                        connection.invalidate()
+                    raise
 
     def _begin(self, connection: sa.Connection, patience: float | None) -> None:
         """Start a transaction that takes its locks at once and waits for nobody for long, *patience* seconds at most."""

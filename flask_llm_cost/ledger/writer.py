@@ -19,7 +19,7 @@ from flask_llm_cost.ledger.models import Counter
 from flask_llm_cost.ledger.rows import CallRows, call_rows, price_row
 from flask_llm_cost.ledger.stored import stored_calls
 from flask_llm_cost.ledger.transaction import ConflictError, Transactions, WriteError
-from flask_llm_cost.records import CallRecord, Price
+from flask_llm_cost.records import UNPRICED, CallRecord, Price, new_call_id
 
 BATCH: Final = 500
 
@@ -100,10 +100,29 @@ class Writer:
                 taken += 1
                 written.fresh += fresh
                 written.duplicates += duplicates
-        if doubtful and not taken:
+        if doubtful and not taken and not self._takes_a_plain_call(patience):
             # When not one record gets in it is the tables, not the records: let them wait.
             raise doubtful[0][1]
         written.poison += ((record, error.name) for record, error in doubtful)
+
+    def _takes_a_plain_call(self, patience: float | None) -> bool:
+        """Whether the tables take a call with next to nothing in it, which is taken back at once."""
+        now = datetime.now(UTC)
+        rows = call_rows(
+            CallRecord(id=new_call_id(), occurred_at=now, provider="none", operation="none", cost=UNPRICED), now
+        )
+        taken_back = WriteError(Fault.RETRY, "taken back")
+
+        def insert(connection: sa.Connection) -> None:
+            inserts = self.inserts(connection)
+            inserts.calls(connection, [inserts.calls.bind(rows.call)])
+            raise taken_back
+
+        try:
+            self.transactions.run(insert, patience=patience)
+        except WriteError as error:
+            return error is taken_back
+        return True
 
     def _insert(self, records: Sequence[CallRecord], patience: float | None) -> tuple[list[CallRecord], int]:
         """Write *records* in one transaction. Those that are new, and how many were there already."""

@@ -35,7 +35,7 @@ def commands() -> dict[str, click.Command]:
     def walk(name: str, command: click.Command) -> dict[str, click.Command]:
         if not isinstance(command, click.Group):
             return {name: command}
-        found: dict[str, click.Command] = {name: command} if command.invoke_without_command and command.params else {}
+        found: dict[str, click.Command] = {name: command} if command.invoke_without_command else {}
         for part, inner in command.commands.items():
             found |= walk(f"{name} {part}", inner)
         return found

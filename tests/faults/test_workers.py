@@ -1,0 +1,113 @@
+"""Job queues, whose workers fork for their jobs and end without a word."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from desks import Desk
+from redis import Redis
+from rq import Queue
+
+from flask_llm_cost.ledger import CallTag
+
+pytestmark = pytest.mark.slow
+
+RQ_JOBS = """
+import os
+from desk import ask, make_app
+from flask_llm_cost import tags
+
+app = make_app()
+
+def summarize(number):
+    with app.app_context(), tags(job="summarize"):
+        ask(os.environ["DESK_PROVIDER"], number)
+"""
+
+CELERY_JOBS = """
+import os
+from celery import Celery
+from desk import ask, make_app
+
+app = make_app()
+celery = Celery("desk", broker=os.environ["DESK_BROKER"], backend=os.environ["DESK_BROKER"])
+app.extensions["llm_cost"].tracker.init_celery(celery)
+
+@celery.task(name="summarize")
+def summarize(number):
+    with app.app_context():
+        return ask(os.environ["DESK_PROVIDER"], number)
+"""
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    server = shutil.which("redis-server")
+    if server is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("continuous integration runs every test, and redis-server is not installed")
+        pytest.skip("redis-server is not installed")
+    socket = tmp_path / "redis.sock"
+    command = [server, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        for _ in range(600):
+            if socket.exists():
+                break
+            time.sleep(0.05)
+        with Redis(unix_socket_path=str(socket)) as client:
+            yield client
+        process.terminate()
+
+
+def job_tags(desk: Desk) -> set[str]:
+    with desk.engine.connect() as connection:
+        return set(connection.scalars(sa.select(CallTag.value).where(CallTag.key == "job")))
+
+
+def test_rq_jobs_that_fork_and_exit(redis: Redis, sqlite_desk: Desk) -> None:
+    """Each job runs in a fork that ends by os._exit: every call is in the ledger, once, with the job's tags."""
+    (sqlite_desk.folder / "jobs.py").write_text(RQ_JOBS)
+    queue = Queue("desk", connection=redis)
+    for number in range(8):
+        queue.enqueue("jobs.summarize", number)
+    socket = redis.connection_pool.connection_kwargs["path"]
+    worker = sqlite_desk.start("-m", "rq.cli", "worker", "--burst", "--path", ".", "--url", f"unix://{socket}", "desk")
+    worker.communicate(timeout=300)
+    figures = sqlite_desk.figures()
+    figures.check()
+    assert figures.stored == 8
+    assert job_tags(sqlite_desk) == {"summarize"}
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["told to stop", "killed"])
+def test_celery_prefork(redis: Redis, sqlite_desk: Desk, end: signal.Signals) -> None:
+    """Tasks in Celery's forked processes, replaced after three each; its end, also a violent one, loses and doubles none."""
+    (sqlite_desk.folder / "jobs.py").write_text(CELERY_JOBS)
+    broker = f"redis+socket://{redis.connection_pool.connection_kwargs['path']}"
+    options = ["--pool", "prefork", "--concurrency", "2", "--max-tasks-per-child", "3", "--loglevel", "ERROR"]
+    worker = sqlite_desk.start(
+        "-m", "celery", "--app", "jobs", "worker", *options, start_new_session=True, DESK_BROKER=broker
+    )
+    from celery import Celery
+
+    celery = Celery("desk", broker=broker, backend=broker)
+    results = [celery.send_task("summarize", [number]) for number in range(20)]
+    returned = [result.get(timeout=300) for result in results]
+    if end == signal.SIGKILL:
+        os.killpg(worker.pid, end)
+    else:
+        worker.send_signal(end)
+    worker.communicate(timeout=60)
+    celery.close()
+    figures = sqlite_desk.figures(returned)
+    figures.check()
+    assert figures.stored == 20
+    assert job_tags(sqlite_desk) == {"summarize"}

@@ -29,6 +29,14 @@ def prices(state: AppState) -> Iterator[Check]:
         )
     else:
         yield Check("Prices", "price book", "ok", what if age is None else f"{what}, {age} days old")
+    if book.outgrown:
+        yield Check(
+            "Prices",
+            "price file",
+            "warning",
+            f"{state.prices.path.name} was made by another version of the package, and hides the prices of this one; "
+            "run 'flask llm-cost prices sync'",
+        )
     with state.ledger.session() as session:
         week = Filter(scope={}, since=datetime.now(UTC) - timedelta(days=7))
         unpriced = queries.unpriced_models(session, week)

@@ -60,6 +60,8 @@ class Catalog:
         listed = (_source(raw, place.at("generated_from")) for _, raw in items(header.get("generated_from", ()), place))
         self._versions = dict(listed)
         synced = header.get("synced")
+        #: The edition of the bundled book that a file was last brought up to date with.
+        self.book = str(synced.get("book", "")) if isinstance(synced, Mapping) else ""
         #: The day of which its prices are, where it says so.
         self.dated = _day(synced.get("at") if isinstance(synced, Mapping) else version if name == "bundled" else None)
         self._tools_raw = mapping(header.get("tools", {}), place.at("tools"))

@@ -32,6 +32,8 @@ class Sync:
     plan: Plan
     synced: dict[str, dict[str, Any]] = field(default_factory=dict)
     feeds: int = 1
+    #: The edition of the bundled book that the file is brought up to date with.
+    book: str = ""
 
     @property
     def unchanged(self) -> bool:
@@ -55,7 +57,7 @@ class Sync:
         if self.synced:
             # What was not taken in whole has to be looked at again, changed or not.
             taken = {name: facts if clean else {**facts, "etag": ""} for name, facts in self.synced.items()}
-            file.header["synced"] = {**past, **taken, "at": text_of(now)}
+            file.header["synced"] = {**past, **taken, "at": text_of(now), "book": self.book}
         if changed or "version" not in file.header:
             file.header["version"] = text_of(now)
         file.save()
@@ -111,7 +113,7 @@ def synchronise(
     plan = make_plan(file, book, primary, secondary, now, wanted=wanted, unpriced=missing, accept=accept)
     plan.failures += failures
     plan.seeded = seeded
-    return Sync(file, plan, synced, len(feeds))
+    return Sync(file, plan, synced, len(feeds), book.version)
 
 
 def _free(file: PriceFile) -> frozenset[str]:
@@ -132,8 +134,10 @@ def start(path: Path, now: datetime) -> int:
     file = PriceFile.load(path)
     if file.models:
         raise PriceBookError(path.name, "is there already; 'flask llm-cost prices sync' brings it up to date")
-    seed(file, bundled(), all_of_it=True)
+    book = bundled()
+    seed(file, book, all_of_it=True)
     file.header["version"] = text_of(now)
+    file.header["synced"] = {"book": book.version}
     file.save()
     return len(file.models)
 

@@ -231,6 +231,16 @@ def test_doctor_warns_of_prices_that_are_old(app: Flask, monkeypatch: pytest.Mon
     assert "run 'flask llm-cost prices sync'" in result.output
 
 
+def test_doctor_tells_of_a_file_that_an_older_version_made(app: Flask) -> None:
+    """It stands before the bundled book, also before what an upgrade brought; a synchronisation renews it."""
+    assert _run(app, "init").exit_code == 0
+    doctor = ["llm-cost", "doctor"]
+    assert "another version of the package" not in app.test_cli_runner().invoke(args=doctor).output
+    path = state_of(app).prices.path
+    path.write_text(path.read_text().replace(f'"book": "{bundled().version}"', '"book": "2020-01-01.1"'))
+    assert "another version of the package" in app.test_cli_runner().invoke(args=doctor).output
+
+
 def test_a_price_of_your_own_without_a_cache_rate_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The line stays unpriced, never the input's rate; the key and the component are named."""
     app = _app(tmp_path, LLM_COST_PRICE_OVERRIDES={"acme/a": {"input": "1", "output": "2"}})

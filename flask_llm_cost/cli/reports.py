@@ -1,9 +1,9 @@
-"""``report``: what was spent, to read or to hand on."""
+"""``report`` and ``export``: what was spent, to read or to hand on."""
 
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import date, datetime, timedelta
 
 import click
 from click.shell_completion import CompletionItem
@@ -11,8 +11,10 @@ from click.shell_completion import CompletionItem
 from flask_llm_cost import anomalies, invoice
 from flask_llm_cost import report as reports
 from flask_llm_cost.cli.group import cli, format_option
+from flask_llm_cost.export import export_calls
 from flask_llm_cost.extension import AppState, state_of
-from flask_llm_cost.ledger.filter import dimensions
+from flask_llm_cost.ledger.filter import Filter, dimensions
+from flask_llm_cost.ledger.local_time import start_of_day
 
 
 def _complete_dimension(context: click.Context, option: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -87,3 +89,30 @@ def _compare(state: AppState, written: tuple[str, ...], form: str) -> None:
         click.echo(json.dumps([invoice.as_row(each) for each in made], indent=2))
     else:
         click.echo("\n\n".join(invoice.as_text(each) for each in made))
+
+
+@cli.command()
+@click.argument("path", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option(
+    "--from", "first", type=click.DateTime(["%Y-%m-%d"]), help="The first day. Left out: the day of the first call."
+)
+@click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), help="The last day, included. Left out: today.")
+def export(path: str, first: datetime | None, last: datetime | None) -> None:
+    """Write every call to a CSV file, newest first: the rows of the dashboard's file.
+
+    PATH is a file, which is there only when it is complete, or - for standard output. Days are those of LLM_COST_TIMEZONE.
+    """
+    state = state_of()
+    if first is not None and last is not None and last < first:
+        raise click.UsageError("--to is before --from")
+    flt = Filter(scope={}, since=_start(state, first), until=_start(state, last, 1), currency=None)
+    written = export_calls(state, flt, path)
+    if path != "-":
+        click.echo(f"{written:,} {'call' if written == 1 else 'calls'} in {path}")
+
+
+def _start(state: AppState, day: datetime | None, later: int = 0) -> datetime | None:
+    if day is None:
+        return None
+    wanted: date = day.date() + timedelta(days=later)
+    return start_of_day(wanted, state.config.timezone)

@@ -59,13 +59,14 @@ def csv_response(filename: str, header: Sequence[str], rows: Iterable[Sequence[A
         iterator = iter(())
     first = next(iterator, None)
     body = chain([first] if first is not None else [], iterator)
-    response = Response(_lines(header, body, decimal), mimetype="text/csv")
+    response = Response(csv_lines(header, body, decimal), mimetype="text/csv")
     response.call_on_close(getattr(rows, "close", lambda: None))
     response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
     return response
 
 
-def _lines(header: Sequence[str], rows: Iterable[Sequence[Any]], decimal: str) -> Iterator[str]:
+def csv_lines(header: Sequence[str], rows: Iterable[Sequence[Any]], decimal: str = "point") -> Iterator[str]:
+    """The table in pieces of some hundred rows, the first with the byte order mark and the header."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter=";" if decimal == "comma" else ",")
     mark = "," if decimal == "comma" else "."

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any
 from uuid import UUID
 
 from flask import Response
 
 from flask_llm_cost.dashboard import pages_json
 from flask_llm_cost.dashboard.access import secured
+from flask_llm_cost.dashboard.calls_table import call_cells, call_header
 from flask_llm_cost.dashboard.controls import chips, page_controls, sort_select
 from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
@@ -19,13 +20,6 @@ from flask_llm_cost.dashboard.rendering import asset
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger import call_queries, queries
-from flask_llm_cost.ledger.call_queries import CallRow
-
-_CALL: Final = (
-    "occurred_at", "id", "provider", "model", "requested_model", "operation", "stream", "attempt", "outcome", "http_status",
-    "usage_source", "cost_status", "total_cost", "currency", "pricing_mode", "input_tokens", "cache_read_tokens",
-    "cache_write_tokens", "output_tokens", "reasoning_tokens", "total_tokens", "latency_ms", "first_token_ms",
-)  # fmt: skip
 
 
 def stylesheet() -> Response:
@@ -100,24 +94,14 @@ def calls_csv(visit: Visit) -> Response:
 
 def _calls_csv(visit: Visit, selection: Selection) -> Response:
     keys = visit.report_tags
-    header = [*_CALL, *(f"tag:{key}" for key in keys), "other_tags"]
     rows = _call_rows(visit, selection, keys)
-    return csv_response(filename("calls", selection), header, rows, decimal=selection.decimal)
+    return csv_response(filename("calls", selection), call_header(keys), rows, decimal=selection.decimal)
 
 
 def _call_rows(visit: Visit, selection: Selection, keys: tuple[str, ...]) -> Iterator[list[Any]]:
     with visit.session() as session:
         for row in call_queries.all_calls(session, selection.filter, order=selection.order):
-            yield _call_cells(row, keys)
-
-
-def _call_cells(row: CallRow, keys: tuple[str, ...]) -> list[Any]:
-    others: Mapping[str, str] = {key: value for key, value in row.tags.items() if key not in keys}
-    return [
-        *(getattr(row, name) for name in _CALL),
-        *(row.tags.get(key) for key in keys),
-        "; ".join(f"{key}={value}" for key, value in others.items()),
-    ]
+            yield call_cells(row, keys)
 
 
 def call(visit: Visit, call_id: UUID) -> Response:

@@ -25,8 +25,8 @@ def export_calls(state: AppState, flt: Filter, path: str) -> int:
     They are read a page at a time, so memory does not grow with them. The file appears when it is complete.
     """
     if path == "-":
-        out = click.get_binary_stream("stdout")
-        return _write(state, flt, lambda text: out.write(text.encode("utf-8")))
+        # UTF-8 whatever the terminal's encoding, and line ends as they are.
+        return _write(state, flt, lambda text: sys.stdout.buffer.write(text.encode("utf-8")))
     part = Path(f"{path}.part")
     try:
         with part.open("w", encoding="utf-8", newline="") as file:

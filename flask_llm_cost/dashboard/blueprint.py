@@ -64,7 +64,9 @@ def dashboard_blueprint(*, guard: Guard | None, scope: Scope | None = None, name
     def registered(state: BlueprintSetupState) -> None:
         prefix = state.url_prefix or "/"
         mounted = ".".join(part for part in (state.name_prefix, state.name) if part)
-        guard_name = getattr(guard, "__name__", "")
+        # Flask-HTTPAuth's is called login_required as well, and asks for a password that few have.
+        few = getattr(guard, "__module__", "").startswith("flask_httpauth")
+        guard_name = "" if few else getattr(guard, "__name__", "")
         mount = Mount(mounted, prefix, guard is not None, scope is not None, guard_name)
         state.app.extensions.setdefault(_EXTENSION, []).append(mount)
         if guard is None:

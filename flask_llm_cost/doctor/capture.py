@@ -8,7 +8,7 @@ from importlib import metadata
 
 from flask_llm_cost.capture import patching
 from flask_llm_cost.config import LIBRARIES
-from flask_llm_cost.doctor.check import Check
+from flask_llm_cost.doctor.check import Check, counted
 from flask_llm_cost.doctor.tested import untested
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger import queries
@@ -69,7 +69,7 @@ def hosts(state: AppState) -> Iterator[Check]:
             "Capture",
             "unknown host",
             "warning",
-            f"{item.calls} calls went to {item.provider}, whose provider nobody has named; "
+            f"{counted(item.calls)} went to {item.provider}, whose provider nobody has named; "
             f"add LLM_COST_HOSTS = {{{item.provider!r}: '<provider>'}}",
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from flask_llm_cost.doctor.check import Check
+from flask_llm_cost.doctor.check import Check, counted
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
@@ -45,6 +45,6 @@ def prices(state: AppState) -> Iterator[Check]:
             "Prices",
             "no price",
             "warning",
-            f"{item.calls} calls of {item.provider}/{item.model} in the last week have no price; "
+            f"without a price in the last week: {counted(item.calls)} of {item.provider}/{item.model}; "
             f"run 'flask llm-cost prices explain {item.provider} {item.model}'",
         )

@@ -213,13 +213,15 @@ def test_open_dashboards(make_app: Make) -> None:
         (login_required, "bare", None),
         (login_required, "scoped", lambda: {"tenant_id": "1"}),
         (staff_required, "staff", None),
+        (by_password, "password", None),
     ):
         app.register_blueprint(dashboard_blueprint(guard=guard, name=name, scope=scope), url_prefix=f"/{name}")
-    assert {name: one(app, name).status for name in ("open", "bare", "scoped", "staff")} == {
+    assert {name: one(app, name).status for name in ("open", "bare", "scoped", "staff", "password")} == {
         "open": "error",
         "bare": "warning",
         "scoped": "ok",
         "staff": "ok",
+        "password": "ok",
     }
     assert "every signed-in user sees all tenants" in one(app, "bare").message
     assert "scope=" in one(app, "bare").message
@@ -234,6 +236,14 @@ def staff_required(view: Callable[..., Any]) -> Callable[..., Any]:
         return view(**values)
 
     return wrapper
+
+
+def by_password(view: Callable[..., Any]) -> Callable[..., Any]:
+    return view
+
+
+# As Flask-HTTPAuth calls its own.
+by_password.__name__, by_password.__module__ = "login_required", "flask_httpauth"
 
 
 def test_no_tables_is_one_error(make_app: Make) -> None:

@@ -239,6 +239,12 @@ def from_file(path: Path) -> Catalog:
     """
     try:
         data = path.read_bytes()
+    except FileNotFoundError:
+        start = "an empty file" if path.suffix == ".toml" else "{} in a file"
+        raise PriceBookError(
+            str(path),
+            f"does not exist; correct LLM_COST_PRICES_FILE, or start with {start} and 'flask llm-cost prices init'",
+        ) from None
     except OSError as error:
         raise PriceBookError(path.name, f"cannot be read ({error.strerror}); correct LLM_COST_PRICES_FILE") from None
     header = read_table(path, data)

@@ -172,10 +172,12 @@ def _refresh(
 ) -> None:
     gone = asked = 0
     for key, raw in file.models.items():
-        if is_manual(raw) or _decided(key, raw, bundled):
+        if is_manual(raw) or (offers.source != "mirror" and _decided(key, raw, bundled)):
             plan.kept += 1
             continue
         offer = offers.models.get(key)
+        if offer is None and raw.get("_source") == "openrouter":
+            continue
         if offer is None:
             if key in offers.rejected:
                 plan.rejected[key] = f"{offers.source}: {offers.rejected[key]}"
@@ -216,11 +218,19 @@ def _fill(plan: Plan, file: PriceFile, bundled: Catalog, offers: Offers, now: da
     """Cache rates that nobody else gives, of models that cost the same there."""
     for key, raw in file.models.items():
         offer = offers.models.get(key)
-        if offer is None:
-            if key in offers.rejected and not is_manual(raw) and raw.get("_source") == "openrouter":
-                plan.rejected[key] = f"openrouter: {offers.rejected[key]}"
-            continue
         if is_manual(raw):
+            continue
+        own = raw.get("_source") == "openrouter" and plan.models[key] is raw
+        if offer is None:
+            if own and key in offers.rejected:
+                plan.rejected[key] = f"openrouter: {offers.rejected[key]}"
+            elif own:
+                plan.orphans.append(key)
+            continue
+        if own:
+            # An entry that was added from here.
+            plan.compared += 1
+            _take(plan, key, raw, offer, offers, now, fees, currency)
             continue
         here = full(plan.models[key])
         try:

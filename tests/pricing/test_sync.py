@@ -372,6 +372,33 @@ def test_a_missing_cache_rate_is_filled_in_where_the_prices_agree(sources: Sourc
     assert not sources.sync(path, NOW + timedelta(hours=1)).plan.drifts
 
 
+def test_a_model_that_only_openrouter_has_is_kept_up_to_date_from_there(sources: Sources, path: Path) -> None:
+    """Added from there, refreshed from there, and no orphan of LiteLLM's."""
+    path.write_text("{}")
+    sources.models(a={"input": 1})
+    sources.openrouter = {"x/new": {"prompt": "0.000001", "completion": "0.000002"}}
+    assert set(sources.sync(path, wanted=["openrouter/x/new"]).plan.added) == {"openrouter/x/new"}
+    sources.openrouter = {"x/new": {"prompt": "0.0000015", "completion": "0.000002"}}
+    done = sources.sync(path, NOW + timedelta(hours=1))
+    assert done.plan.orphans == []
+    entry = PriceFile.load(path).models["openrouter/x/new"]
+    assert (entry["rates"]["input"], entry["_source"]) == ("1.5", "openrouter")
+    sources.openrouter = {}
+    assert sources.sync(path, NOW + timedelta(hours=2)).plan.orphans == ["openrouter/x/new"]
+
+
+def test_a_mirror_in_our_own_form_goes_before_the_book_s_verdicts(sources: Sources, path: Path) -> None:
+    """What a company writes for all of its apps is its word."""
+    _seeded(path)
+    sources.server.say("/mirror", json.dumps({"models": {"mistral/mistral-large-4": {"rates": {"input": "0.65"}}}}).encode())
+    url = sources.server.url("/mirror")
+    fetch = functools.partial(upkeep.fetch, context=sources.server.context())
+    feeds = (Feed("mirror", url, own_mirror(url)),)
+    done = upkeep.synchronise(path, NOW, whole_book=False, feeds=feeds, fetch=fetch, accept=True)
+    assert done.save(NOW, accept=True)
+    assert PriceFile.load(path).models["mistral/mistral-large-4"]["rates"]["input"] == "0.65"
+
+
 def test_a_source_that_fails_changes_nothing_of_its_own(sources: Sources, path: Path) -> None:
     """The other one is taken; with none the prices stay, and it says so."""
     _write(path, a={"input": "1", "_source": "litellm"})

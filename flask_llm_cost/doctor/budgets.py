@@ -13,6 +13,7 @@ from flask_llm_cost.ledger.transaction import WriteError, not_written
 def budgets(state: AppState) -> Iterator[Check]:
     ours = state.budgets
     if ours is None:
+        yield Check("Budgets", "declared", "ok", "none: nothing is capped; LLM_COST_BUDGETS declares them")
         return
     functions = state.tracker.budget_limits
     for name in functions.keys() - {budget.name for budget in ours.declared}:

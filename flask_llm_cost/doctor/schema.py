@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import sqlalchemy as sa
 
 from flask_llm_cost.doctor.check import MIGRATE, Check
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger.models import Base
+
+_REVISE: Final = "run 'flask db migrate' and 'flask db upgrade'"
 
 
 def schema(state: AppState) -> Iterator[Check]:
@@ -24,12 +27,17 @@ def schema(state: AppState) -> Iterator[Check]:
             for table in Base.metadata.sorted_tables
             for column in sorted(set(table.columns.keys()) - {found["name"] for found in inspector.get_columns(table.name)})
         ]
+        slow = [
+            str(index.name)
+            for table in Base.metadata.sorted_tables
+            for index in sorted(table.indexes, key=lambda index: str(index.name))
+            if index.name not in {found["name"] for found in inspector.get_indexes(table.name)}
+        ]
     if lacking:
-        yield Check(
-            "Schema",
-            "columns",
-            "error",
-            f"columns are missing ({', '.join(lacking)}); run 'flask db migrate' and 'flask db upgrade'",
-        )
+        message = f"columns are missing ({', '.join(lacking)}); {_REVISE}"
+        yield Check("Schema", "columns", "error", message)
+    elif slow:
+        message = f"indexes are missing ({', '.join(slow)}), so questions take long; {_REVISE}"
+        yield Check("Schema", "indexes", "warning", message)
     else:
-        yield Check("Schema", "tables", "ok", "all tables and columns are there")
+        yield Check("Schema", "tables", "ok", "all tables, columns and indexes are there")

@@ -63,7 +63,7 @@ def test_install_makes_the_tables(run: Callable[..., Result]) -> None:
     after = run("doctor", "--format", "json")
     assert after.exit_code == 0
     checks = json.loads(after.output)
-    assert {"Setup", "Schema", "Capture", "Prices", "Ledger", "Dashboard"} == {check["group"] for check in checks}
+    assert {"Setup", "Schema", "Capture", "Prices", "Ledger", "Budgets", "Dashboard"} == {check["group"] for check in checks}
     assert all(check["status"] in ("ok", "warning") for check in checks)
 
 

@@ -81,6 +81,8 @@ class AppState:
         )
         if config.price_overrides or config.prices_file or config.model_aliases or self.prices.has_file:
             _ = self.book  # a mistake in them stops start-up, not the first call
+        elif any(budget.blocks for budget in config.budgets):
+            _ = self.book  # the first call has half a second, and loading takes some of that
 
     @property
     def app(self) -> Flask:
@@ -302,7 +304,7 @@ class LlmCostTracker:
         deadline = time.monotonic() + timeout
         written = state.ledger.flush(timeout)
         if state.budgets is not None:
-            written = state.budgets.flush(deadline - time.monotonic()) and written
+            written = state.budgets.keeper.flush(deadline - time.monotonic()) and written
         state.receivers.settle(deadline - time.monotonic())
         return written
 

@@ -261,7 +261,7 @@ def _record(
     if state.config.enabled:
         record = state.recorder.record(record)
         if enforce_budget:
-            _enforce(state, "record", provider, (record.model, record.requested_model), record.tags)
+            _enforce(state, "enforce", provider, (record.model, record.requested_model), record.tags)
     return record
 
 

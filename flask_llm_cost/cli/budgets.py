@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import click
 import sqlalchemy as sa
+from flask.cli import with_appcontext
 
 from flask_llm_cost.budgets import operating
 from flask_llm_cost.budgets.accounts import ALL, Account, Subject, account_of, judge
@@ -35,7 +36,7 @@ def _budgets() -> Budgets:
 
 def _run(budgets: Budgets, work: Callable[[sa.Connection], _T]) -> _T:
     try:
-        return budgets.run(work)
+        return budgets.keeper.run(work)
     except WriteError as error:
         raise not_written(error) from None
 
@@ -54,12 +55,10 @@ def _actor() -> str:
 @click.option("--name", help="Release of this budget only.")
 @click.option("--scope", help="Of this scope only: tenant_id=42.")
 @format_option("text", "json")
-@click.pass_context
-def budgets(
-    context: click.Context, check: bool, repair: bool, release: bool, name: str | None, scope: str | None, form: str
-) -> None:
+@with_appcontext
+def budgets(check: bool, repair: bool, release: bool, name: str | None, scope: str | None, form: str) -> None:
     """Show what each budget has spent and holds, its limit, and when that is reached at this pace."""
-    if context.invoked_subcommand is not None:
+    if click.get_current_context().invoked_subcommand is not None:
         return
     ours = _budgets()
     if repair:
@@ -69,7 +68,7 @@ def budgets(
         click.echo(f"{len(wrong)} accounts did not add up" if wrong else "every account adds up")
         return
     try:
-        ours.sweep()
+        ours.keeper.sweep()
     except WriteError as error:
         raise not_written(error) from None
     if release:

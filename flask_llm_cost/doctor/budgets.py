@@ -26,7 +26,7 @@ def budgets(state: AppState) -> Iterator[Check]:
             how = "computed by the app" if budget.name in functions else f"{budget.limit} {budget.unit}"
             yield Check("Budgets", budget.name, "ok", f"{budget.action} at {how} per {budget.period}")
     try:
-        wrong = ours.read(mismatches)
+        wrong = ours.keeper.read(mismatches)
     except WriteError as error:
         raise not_written(error) from None
     if wrong:
@@ -47,7 +47,7 @@ def budgets(state: AppState) -> Iterator[Check]:
             f"{late} accounts have amounts of calls that nobody has heard of; look at the provider's console, then "
             "run 'flask llm-cost budgets --release'",
         )
-    if ours.on_sqlite and any(budget.blocks for budget in ours.declared):
+    if ours.keeper.on_sqlite and any(budget.blocks for budget in ours.declared):
         yield Check(
             "Budgets",
             "SQLite",
@@ -60,5 +60,5 @@ def budgets(state: AppState) -> Iterator[Check]:
         ("budget_unavailable_allowed", "calls passed although a budget could not be asked"),
         ("budget_unpriced", "calls of models without a price were held at another price, blocked or let through"),
     ):
-        if count := ours.counted(name):
+        if count := ours.keeper.counted(name):
             yield Check("Budgets", name, "warning", f"{count} {what}; see the log")

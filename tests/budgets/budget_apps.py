@@ -98,7 +98,7 @@ class AppMaker:
             state = made.flask.extensions["llm_cost"]
             state.ledger.close()
             if state.budgets is not None:
-                state.budgets.close()
+                state.budgets.keeper.close()
             with made.flask.app_context():
                 for engine in made.flask.extensions["sqlalchemy"].engines.values():
                     engine.dispose()

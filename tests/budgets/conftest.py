@@ -10,7 +10,16 @@ import pytest
 import sqlalchemy as sa
 from budget_apps import AppMaker
 
+from flask_llm_cost.budgets import enforcement, keeper
 from flask_llm_cost.testing.provider import PlayedProvider
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second is a promise to the app, not to tests that share a machine with others."""
+    monkeypatch.setattr(enforcement, "PATIENCE_SECONDS", 30.0)
+    monkeypatch.setattr(enforcement, "TRANSACTION_SECONDS", 3.0)
+    monkeypatch.setattr(keeper, "TRANSACTION_SECONDS", 3.0)
 
 
 @pytest.fixture(scope="session")

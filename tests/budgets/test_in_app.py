@@ -1,0 +1,517 @@
+"""Budgets in a Flask app: what is declared, what is raised, what is told, and what commands do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import sqlalchemy as sa
+from budget_apps import BODY, NOTHING, AppMaker, BudgetApp
+
+from flask_llm_cost import BudgetExceededError, ConfigError, LlmCostTracker, signals, tags, track, track_stream
+from flask_llm_cost.budgets import enforcement, holds
+from flask_llm_cost.budgets.declaration import parse_budgets
+from flask_llm_cost.testing import capture_calls
+from flask_llm_cost.testing.provider import PlayedProvider
+
+CAP: Any = {"name": "cap", "limit": "1", "period": "day", "per": "tenant_id", "action": "block"}
+
+
+def chat(provider: PlayedProvider, **changes: Any) -> Any:
+    with openai.OpenAI(base_url=provider.openai_url, api_key="test") as client:
+        return client.chat.completions.create(**{**BODY, **changes})
+
+
+def run(app: BudgetApp, *command: str) -> Any:
+    return app.flask.test_cli_runner().invoke(args=["llm-cost", *command])
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (
+            {"limit": "5", "period": "day", "action": "stop"},
+            "entry 0: action='stop': choose one of 'notify', 'raise', 'block'",
+        ),
+        ({"limit": "5"}, "entry 0: it has no \"period\"; choose one of 'call'"),
+        ({"period": "day"}, 'entry 0: it has no "limit"; give an amount'),
+        ({"limit": "-1", "period": "day"}, "entry 0: limit='-1': give an amount of at least 0"),
+        ({"limit": "1e9", "period": "day"}, "the largest limit is 9000000"),
+        ({"limit": "5", "period": "day", "unit": "euros"}, "unit='euros': choose one of 'cost', 'calls', 'tokens'"),
+        ({"limit": "5", "period": "day", "per": "Tenant"}, "give a tag key such as 'tenant_id'"),
+        ({"limit": "5", "period": "day", "warn_at": [0]}, "give shares of the limit"),
+        ({"limit": "5", "period": "day", "where": {"Model": "x"}}, "'Model' is neither 'provider', 'model' nor a tag key"),
+        ({"limit": "5", "period": "day", "limt": "5"}, "'limt' is no field; did you mean 'limit'?"),
+        ({"limit": "5", "period": "day", "hold_seconds": 0}, "give seconds"),
+        ({"limit": "5", "period": "day", "allowance": {"medium": 5}}, "some of template, tools, media, context"),
+        ("500 a month", "must be a dict"),
+    ],
+)
+def test_a_bad_declaration_stops_start_up(sqlite_app: AppMaker, entry: Any, words: str) -> None:
+    """An entry that makes no sense stops start-up, and names the entry, the field, its value and the choices."""
+    with pytest.raises(ConfigError) as caught:
+        sqlite_app(entry)
+    assert words in str(caught.value)
+    assert caught.value.key == "LLM_COST_BUDGETS"
+
+
+def test_two_budgets_of_one_name_stop_start_up(sqlite_app: AppMaker) -> None:
+    """Names are what rows and commands go by: a second one is refused, also where it was made up from period and tag."""
+    with pytest.raises(ConfigError, match="entry 1 is a second budget 'day'"):
+        sqlite_app({"limit": "5", "period": "day"}, {"limit": "7", "period": "day"})
+
+
+def test_a_budget_without_a_ledger_stops_start_up(sqlite_app: AppMaker) -> None:
+    """Where calls are logged and not kept, a cap could not be kept either."""
+    with pytest.raises(ConfigError, match="keeps no ledger to count in"):
+        sqlite_app(NOTHING, write_mode="log")
+
+
+def test_an_app_without_budgets_has_none_of_it(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """Without budgets there is no object, no thread and no row of them."""
+    app = sqlite_app()
+    with app.flask.app_context():
+        chat(provider)
+        app.costs.check_budget()
+    app.flush()
+    assert app.flask.extensions["llm_cost"].budgets is None
+    assert app.periods() == []
+
+
+def test_what_is_held_is_settled(make_app: AppMaker, provider: PlayedProvider) -> None:
+    """A call that went through the app has spent exactly what the ledger says it cost, and holds nothing."""
+    app = make_app(CAP)
+    with app.flask.app_context(), tags(tenant_id="42"):
+        for _ in range(3):
+            chat(provider)
+        with openai.OpenAI(base_url=provider.openai_url, api_key="test") as client:
+            list(client.chat.completions.create(stream=True, **BODY))
+    app.flush()
+    row = app.period()
+    assert (row.spent, row.held, row.unresolved, row.scope) == (app.cost(), 0, 0, "tenant_id=42")
+    assert row.spent > 0
+    assert {hold.state for hold in app.holds()} == {"settled"}
+
+
+def test_a_refused_call_gives_its_hold_back(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """What the provider answers with an error, and what never reached it, costs nothing and holds nothing."""
+    app = sqlite_app(CAP, hosts={**provider.hosts, "127.0.0.1:9": "openai"})
+    provider.reply_with("chat/completions", status=400, body={"error": {"message": "no"}})
+    with app.flask.app_context(), tags(tenant_id="42"):
+        with pytest.raises(openai.BadRequestError):
+            chat(provider)
+        with pytest.raises(httpx.ConnectError):
+            httpx.post("http://127.0.0.1:9/v1/chat/completions", json=BODY, headers={"user-agent": "OpenAI/Python"})
+    app.flush()
+    rows = app.periods()
+    assert [(row.spent, row.held, row.unresolved) for row in rows] == [(0, 0, 0)] * len(rows)
+    assert {hold.state for hold in app.holds()} == {"released"}
+
+
+def test_a_background_response_settles_its_hold(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """A response that is made in the background holds until it is fetched, and is settled by whoever fetches it."""
+    app = sqlite_app(CAP)
+    with app.flask.app_context(), openai.OpenAI(base_url=provider.openai_url, api_key="test") as client:
+        with tags(tenant_id="42"):
+            response = client.responses.create(model="gpt-4o", input="hello", background=True, max_output_tokens=50)
+        app.flush()
+        assert (app.period().spent, app.period().held) == (0, app.open_amount())
+        assert app.open_amount() > 0
+        for _ in range(20):
+            if client.responses.retrieve(response.id).status == "completed":
+                break
+    app.flush()
+    assert (app.period().spent, app.period().held, app.period().unresolved) == (app.cost(), 0, 0)
+    assert app.cost() > 0
+
+
+def test_a_call_alone(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """A budget per call refuses one that may cost too much, lets others pass, and keeps nothing of them."""
+    app = sqlite_app({"name": "one", "limit": "0.01", "period": "call", "action": "block"})
+    with app.flask.app_context():
+        chat(provider)
+        with pytest.raises(BudgetExceededError, match=r"its limit is \$0.0100 a call, and this call may take"):
+            chat(provider, max_tokens=100_000)
+    app.flush()
+    assert [(row.scope, row.blocked_calls) for row in app.periods()] == [("all", 1)]
+
+
+def test_calls_and_tokens(make_app: AppMaker, provider: PlayedProvider) -> None:
+    """Budgets of calls and of tokens count in their own units, exactly, and refuse what does not fit."""
+    app = make_app(
+        {"name": "calls", "limit": "2", "unit": "calls", "period": "hour", "action": "block"},
+        {"name": "tokens", "limit": 20_000_000, "unit": "tokens", "period": "month"},
+    )
+    with app.flask.app_context():
+        chat(provider)
+        chat(provider)
+        with pytest.raises(BudgetExceededError) as caught:
+            chat(provider)
+    app.flush()
+    assert (caught.value.limit, caught.value.spent + caught.value.held) == (2, 2)  # type: ignore[operator]
+    found = {status.budget: status for status in app.budgets.statuses()}
+    assert found["calls"].spent == 2
+    assert found["tokens"].spent == sum(call.total_tokens or 0 for call in app.calls())
+    assert found["tokens"].limit == 20_000_000
+
+
+def test_raise_records_first(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """A budget that raises lets the call happen and records it, and the app gets the error itself, sync and async."""
+    app = sqlite_app({"name": "loop", "limit": "0.0001", "period": "day", "action": "raise"})
+
+    async def chat_async() -> None:
+        async with openai.AsyncOpenAI(base_url=provider.openai_url, api_key="test") as client:
+            await client.chat.completions.create(**BODY)
+
+    with app.flask.app_context():
+        with pytest.raises(BudgetExceededError, match="budget 'loop' is used up") as caught:
+            chat(provider)
+        with pytest.raises(BudgetExceededError):
+            asyncio.run(chat_async())
+        with pytest.raises(BudgetExceededError):
+            httpx.post(f"{provider.openai_url}/chat/completions", json=BODY)
+    app.flush()
+    assert caught.value.stage == "record"
+    assert len(provider.requests) == len(app.calls()) == 3
+    assert {call.outcome for call in app.calls()} == {"ok"}
+    assert app.period().spent == app.cost()
+
+
+def test_a_crossed_threshold_is_told_after_the_write(make_app: AppMaker, provider: PlayedProvider) -> None:
+    """The signal comes once a threshold, after the rows are there, with the numbers of the row, in an app context."""
+    app = make_app({"name": "n", "limit": "0.0001", "period": "day", "warn_at": [0.5, 1, 100]})
+    told: list[Mapping[str, Any]] = []
+
+    def receive(sender: Any, **facts: Any) -> None:
+        assert sender is app.flask
+        assert app.period().spent == facts["spent"]
+        told.append(facts)
+
+    with signals.budget_exceeded.connected_to(receive), app.flask.app_context():
+        chat(provider)
+        assert app.costs.flush(20)
+        chat(provider)
+        assert app.costs.flush(20)
+    assert sorted((facts["budget"], facts["threshold"]) for facts in told) == [("n", Decimal("0.5")), ("n", 1)]
+    assert {(facts["scope"], facts["limit"]) for facts in told} == {("all", Decimal("0.0001"))}
+
+
+def test_a_limit_that_the_app_computes(make_app: AppMaker, provider: PlayedProvider) -> None:
+    """A tenant's plan decides: the function gets the scope, in an app context; None is the declared limit."""
+    costs = LlmCostTracker()
+    asked: list[Mapping[str, str]] = []
+
+    @costs.budget_limit("cap")
+    def limit(scope: Mapping[str, str]) -> str | None:
+        asked.append(scope)
+        return {"small": "0.000001", "large": "5"}.get(scope["tenant_id"])
+
+    app = make_app(CAP, costs=costs)
+    with app.flask.app_context():
+        for tenant in ("large", "other"):
+            with tags(tenant_id=tenant):
+                chat(provider)
+        with tags(tenant_id="small"), pytest.raises(BudgetExceededError) as caught:
+            chat(provider)
+    app.flush()
+    assert caught.value.limit == Decimal("0.000001")
+    assert {status.scope: status.limit for status in app.budgets.statuses()} == {
+        "tenant_id=small": Decimal("0.000001"),
+        "tenant_id=large": 5,
+        "tenant_id=other": 1,
+    }
+    assert {"tenant_id": "large"} in asked
+
+
+def test_a_limit_function_that_raises(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """Where the app cannot say the limit, a budget that blocks is closed, and the error says whose fault it is."""
+    costs = LlmCostTracker()
+
+    @costs.budget_limit("cap")
+    def limit(scope: Mapping[str, str]) -> str:
+        raise LookupError(scope)
+
+    app = sqlite_app(CAP, costs=costs)
+    with app.flask.app_context(), tags(tenant_id="42"), pytest.raises(BudgetExceededError, match="raised LookupError"):
+        chat(provider)
+    assert provider.requests == []
+
+
+@pytest.mark.parametrize(("unpriced", "sent"), [("dearest", 1), ("block", 0), ("allow", 1)])
+def test_a_model_without_a_price(sqlite_app: AppMaker, provider: PlayedProvider, unpriced: str, sent: int) -> None:
+    """It is held at the dearest price of its provider, blocked, or let through, as declared; each is counted."""
+    app = sqlite_app({"name": "u", "limit": "5", "period": "day", "action": "block", "unpriced": unpriced})
+    with app.flask.app_context():
+        if sent:
+            chat(provider, model="gpt-of-tomorrow")
+        else:
+            with pytest.raises(BudgetExceededError, match="openai/gpt-of-tomorrow has no known price") as caught:
+                chat(provider, model="gpt-of-tomorrow")
+            assert caught.value.stage == "unpriced"
+    assert len(provider.requests) == sent
+    app.flush()
+    assert len(app.holds()) == (unpriced == "dearest")
+    app.budgets.keeper.sweep()
+    assert app.budgets.keeper.counted("budget_unpriced") > 0
+
+
+def test_an_open_write_of_the_app(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """On SQLite, an open write of the same request refuses the call and says what to do; or lets it pass, as declared."""
+    app, lenient = sqlite_app(CAP), sqlite_app({**CAP, "on_busy": "allow"})
+    for made in (app, lenient):
+        with made.flask.app_context(), tags(tenant_id="42"), made.engine.connect() as connection:
+            connection.execute(sa.text("UPDATE llm_cost_counters SET value = value"))
+            if made is app:
+                with pytest.raises(BudgetExceededError, match="commit before calling the model") as caught:
+                    chat(provider)
+                assert caught.value.stage == "busy"
+            else:
+                chat(provider)
+    assert len(provider.requests) == 1
+
+
+def test_a_database_that_is_away(
+    make_app: AppMaker, provider: PlayedProvider, database_server: Any, database_url: sa.URL
+) -> None:
+    """A budget that blocks fails closed, one that notifies does not stop anything, and what was refused is counted later."""
+    app = make_app(CAP)
+    notifying = make_app({"limit": "1", "period": "day"})
+    with app.flask.app_context(), tags(tenant_id="42"):
+        chat(provider)
+    app.flush()
+    app.engine.dispose()
+    with database_server.down(database_url):
+        with app.flask.app_context(), tags(tenant_id="42"), pytest.raises(BudgetExceededError) as caught:
+            chat(provider)
+        with notifying.flask.app_context():
+            chat(provider)
+    assert caught.value.stage in ("unavailable", "busy", "schema")
+    assert len(provider.requests) == 2
+    app.flush()
+    with app.flask.app_context():
+        app.budgets.keeper.sweep()
+        assert app.budgets.keeper.counted("budget_unavailable") == 1
+
+
+def test_a_database_that_does_not_answer(
+    sqlite_app: AppMaker, provider: PlayedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call waits so long and no longer for a database that hangs; what was taken for it too late is given back."""
+    app = sqlite_app(CAP)
+    with app.flask.app_context(), tags(tenant_id="42"):
+        chat(provider)
+        app.costs.flush(20)
+        monkeypatch.setattr(enforcement, "PATIENCE_SECONDS", 0.05)
+        answering = threading.Event()
+        take = holds.take
+
+        def hang(*arguments: Any) -> Any:
+            answering.wait(30)
+            return take(*arguments)
+
+        monkeypatch.setattr(holds, "take", hang)
+        with pytest.raises(BudgetExceededError, match="it did not answer in time"):
+            chat(provider)
+        answering.set()
+    app.flush()
+    assert len(provider.requests) == 1
+    assert sorted(hold.state for hold in app.holds()) == ["released", "settled"]
+    assert (app.period().spent, app.period().held) == (app.cost(), 0)
+
+
+def test_the_event_loop_goes_on(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """While a budget waits for the database, other tasks of the loop run."""
+    app = sqlite_app(CAP)
+    beats: list[float] = []
+
+    async def beat() -> None:
+        while True:
+            beats.append(time.monotonic())
+            await asyncio.sleep(0.005)
+
+    async def call() -> None:
+        beating = asyncio.create_task(beat())
+        async with openai.AsyncOpenAI(base_url=provider.openai_url, api_key="test") as client:
+            await asyncio.sleep(0.01)
+            before = len(beats)
+            with pytest.raises(BudgetExceededError):
+                await client.chat.completions.create(**BODY)
+            assert len(beats) - before > 5
+        beating.cancel()
+
+    with app.flask.app_context(), tags(tenant_id="42"), app.engine.connect() as connection:
+        connection.execute(sa.text("UPDATE llm_cost_counters SET value = value"))
+        asyncio.run(call())
+
+
+def test_a_cancelled_call_gives_its_hold_back(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """A task that is cancelled while it asks holds nothing afterwards."""
+    app = sqlite_app(CAP)
+
+    async def call() -> None:
+        async with openai.AsyncOpenAI(base_url=provider.openai_url, api_key="test") as client:
+            task = asyncio.create_task(client.chat.completions.create(**BODY))
+            await asyncio.sleep(0)
+            while not app.budgets.keeper.desk._threads:
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    with app.flask.app_context(), tags(tenant_id="42"):
+        asyncio.run(call())
+    app.flush()
+    assert app.open_amount() == 0
+    assert all((row.held, row.spent) == (0, 0) for row in app.periods())
+
+
+def test_calls_handed_in(sqlite_app: AppMaker) -> None:
+    """track and track_stream count like any call, and raise where they are told to: after recording, and before a stream."""
+    app = sqlite_app({"name": "hand", "limit": "1", "period": "day", "action": "raise"})
+    with app.flask.app_context():
+        track("openai", model="gpt-4o", usage={"output": 1000})
+        app.costs.check_budget()
+        track("openai", model="gpt-4o", billed="2")
+        with pytest.raises(BudgetExceededError) as caught:
+            track("openai", model="gpt-4o", billed="3", enforce_budget=True)
+        assert caught.value.stage == "record"
+        with pytest.raises(BudgetExceededError) as caught, track_stream("openai", enforce_budget=True):
+            pytest.fail("it was entered")
+        assert caught.value.stage == "check"
+        with pytest.raises(BudgetExceededError, match=r"budget 'hand' is used up: its limit is \$1\.00 a day"):
+            app.costs.check_budget()
+    app.flush()
+    assert len(app.calls()) == 3
+    assert app.period().spent == app.cost() == Decimal("5.01")
+
+
+def test_captured_calls_ask_nobody(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """A test that captures calls needs no database, so no budget is asked either."""
+    app = sqlite_app(NOTHING)
+    with app.flask.app_context(), capture_calls() as calls:
+        chat(provider)
+    assert len(calls) == 1
+    assert app.periods() == []
+
+
+@pytest.fixture
+def used(sqlite_app: AppMaker, provider: PlayedProvider) -> BudgetApp:
+    """An app one of whose tenants has used up its cap, and one has not."""
+    app = sqlite_app({**CAP, "limit": "0.0015"}, {"name": "all", "limit": "10", "period": "month"})
+    with app.flask.app_context():
+        for tenant, times in (("42", 3), ("7", 1)):
+            for _ in range(times):
+                with tags(tenant_id=tenant):
+                    try:
+                        chat(provider)
+                    except BudgetExceededError:
+                        continue
+                    finally:
+                        app.costs.flush(20)
+    return app
+
+
+def test_the_command_lists(used: BudgetApp) -> None:
+    """Each budget and scope with what is spent, held, the limit and what was blocked; JSON has the exact amounts."""
+    text = run(used, "budgets").output
+    assert "cap (tenant_id=42, per day, block)" in text
+    assert "calls blocked" in text
+    rows = json.loads(run(used, "budgets", "--format", "json").output)
+    found = {(row["budget"], row["scope"]): row for row in rows}
+    assert set(found) == {("cap", "tenant_id=42"), ("cap", "tenant_id=7"), ("all", "all")}
+    assert Decimal(found["all", "all"]["spent"]) == used.cost()
+    assert run(used, "budgets", "--check").exit_code == 0
+    with used.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE llm_cost_budget_periods SET spent = limit_amount WHERE scope = 'tenant_id=7'"))
+    assert run(used, "budgets", "--check").exit_code == 1
+    assert run(used, "budgets", "--check", "--scope", "tenant_id=42").exit_code == 0
+
+
+def test_the_command_explains(used: BudgetApp) -> None:
+    """Which budgets apply to a tag, which do not, and why."""
+    text = run(used, "budgets", "explain", "--tag", "tenant_id=42").output
+    assert "cap (block, per day) applies, to tenant_id=42: it has a limit per tenant_id" in text
+    assert "all (notify, per month) applies, to all" in text
+    text = run(used, "budgets", "explain", "--tag", "user_id=1").output
+    assert "cap (block, per day) does not apply: it has a limit per tenant_id, and the call has no such tag" in text
+    assert run(used, "budgets", "explain", "--tag", "tenant").exit_code == 2
+
+
+def test_the_command_lifts(used: BudgetApp, provider: PlayedProvider) -> None:
+    """A lift lets the next call pass in a process that runs, is shown, and is written down with who and why."""
+    with used.flask.app_context(), tags(tenant_id="42"), pytest.raises(BudgetExceededError):
+        chat(provider)
+    result = run(
+        used, "budgets", "lift", "cap", "--scope", "tenant_id=42", "--to", "50", "--until", "23:59", "--reason", "x"
+    )
+    assert result.exit_code == 0, result.output
+    assert "cap (tenant_id=42) may use $50.0000 until" in result.output
+    with used.flask.app_context(), tags(tenant_id="42"):
+        chat(provider)
+    assert "of $50.0000" in run(used, "budgets", "--scope", "tenant_id=42").output
+    with used.engine.connect() as connection:
+        query = "SELECT budget, scope, reason, actor FROM llm_cost_adjustments WHERE kind = 'lift'"
+        row = connection.execute(sa.text(query)).one()
+    assert (row.budget, row.scope, row.reason) == ("cap", "tenant_id=42", "x")
+    assert row.actor
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nope", "--to", "5"], "there is no budget 'nope'; there are: cap, all"),
+        (["cap", "--to", "5"], "budget 'cap' is per tenant_id; give --scope tenant_id="),
+        (["all", "--scope", "tenant_id=42", "--to", "5"], "has one limit in all; leave --scope out"),
+        (["all", "--to", "5"], "the limit is $10.0000 already"),
+        (["all", "--to", "much"], "give an amount"),
+        (["all", "--to", "50", "--until", "soon"], "'soon' is no time"),
+        (["all", "--to", "50", "--until", "2020-01-01"], "is over"),
+    ],
+)
+def test_a_lift_that_makes_no_sense(used: BudgetApp, arguments: list[str], words: str) -> None:
+    """It is refused, and says what would be right."""
+    result = run(used, "budgets", "lift", *arguments)
+    assert result.exit_code in (1, 2)
+    assert words in result.output
+
+
+def test_doctor_and_repair(used: BudgetApp) -> None:
+    """Doctor finds an account that does not add up, and the command that it names sets it right."""
+    with used.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE llm_cost_budget_periods SET held = 5 WHERE scope = 'all'"))
+    text = run(used, "doctor").output
+    assert "run 'flask llm-cost budgets --repair'" in text
+    assert "all (all) since" in run(used, "budgets", "--repair").output
+    assert "every account says what its holds add up to" in run(used, "doctor").output
+    assert "every account adds up" in run(used, "budgets", "--repair").output
+
+
+def test_filters_decide_what_counts() -> None:
+    """Provider, model and tags are filters with patterns; what is not known yet is not let through."""
+    from flask_llm_cost.budgets.accounts import Subject, judge
+
+    (budget,) = parse_budgets(
+        [{"limit": "1", "period": "day", "where": {"provider": "openai", "model": ["gpt-4o*", "o3"], "feature": "chat"}}]
+    )
+    now = datetime.now(UTC)
+    good = Subject("openai", ("gpt-4o-mini",), {"feature": "chat"}, now)
+    assert judge(budget, good).scope == "all"
+    for wrong in (
+        Subject("azure", ("gpt-4o",), {"feature": "chat"}, now),
+        Subject("openai", ("gpt-4",), {"feature": "chat"}, now),
+        Subject("openai", ("gpt-4o",), {}, now),
+        Subject(None, (), {"feature": "chat"}, now),
+    ):
+        assert judge(budget, wrong).scope is None
+    assert judge(budget, Subject("openai", ("gpt-4",), {"feature": "chat"}, now)).why == (
+        "it is for model 'gpt-4o*' or 'o3' only, and model is 'gpt-4'"
+    )

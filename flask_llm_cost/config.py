@@ -282,10 +282,6 @@ class Config:
         return {PREFIX + item.name.upper(): item.metadata["default"] for item in fields(cls)}
 
 
-#: Keys that are read and checked, but whose feature this version does not have yet.
-NOT_YET: Final = ("retention_days",)
-
-
 def unknown_keys(values: Mapping[str, Any]) -> Sequence[tuple[str, str | None]]:
     """The ``LLM_COST_*`` keys that mean nothing, each with the key that was probably meant."""
     known = list(Config.defaults())
@@ -311,9 +307,3 @@ def changed_keys(config: Config, values: Mapping[str, Any]) -> Sequence[str]:
         if now != getattr(config, item.name):
             changed.append(key)
     return sorted(changed)
-
-
-def keys_without_effect(config: Config) -> Sequence[str]:
-    """The keys that were changed although their feature is not there yet."""
-    default = Config.from_mapping({})
-    return [PREFIX + name.upper() for name in NOT_YET if getattr(config, name) != getattr(default, name)]

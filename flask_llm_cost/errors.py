@@ -115,6 +115,20 @@ class QueryError(LlmCostError, ValueError):
         super().__init__(problem + known)
 
 
+class DetailPrunedError(QueryError):
+    """A question that only calls could answer of which some were pruned: a smaller total would be wrong.
+
+    :param before: calls from before it are gone; their rollups are not
+    """
+
+    def __init__(self, before: datetime) -> None:
+        self.before = before
+        super().__init__(
+            f"detail pruned before {before:%Y-%m-%d}: what is kept of earlier calls cannot answer this; "
+            "ask for a later range, or by day, model, provider or a tag that has rollups"
+        )
+
+
 class BudgetExceededError(LlmCostError):
     """A budget said no. Its text is a sentence for a person.
 

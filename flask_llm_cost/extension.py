@@ -23,7 +23,7 @@ from flask_llm_cost.budgets.accounts import Subject
 from flask_llm_cost.budgets.enforcement import Budgets
 from flask_llm_cost.budgets.settling import Crossing
 from flask_llm_cost.capture import attribution, patching, propagation
-from flask_llm_cost.config import Config, keys_without_effect, unknown_keys
+from flask_llm_cost.config import Config, unknown_keys
 from flask_llm_cost.errors import ConfigError, LedgerError, SetupError
 from flask_llm_cost.ledger.models import copy_tables
 from flask_llm_cost.ledger.store import Ledger
@@ -193,8 +193,6 @@ class LlmCostTracker:
             app.config.setdefault(key, copy.copy(value))
         for key, meant in unknown_keys(app.config):
             logger.warning("%s is no key of flask-llm-cost%s", key, f"; did you mean {meant}?" if meant else "")
-        for key in keys_without_effect(config):
-            logger.warning("%s is read, but has no effect in this version", key)
         if config.write_mode != "log" or "sqlalchemy" in app.extensions:
             _add_tables(app, config)
         app.extensions[attribution.EXTENSION] = state = AppState(app, config, self)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from flask_llm_cost.config import changed_keys, keys_without_effect, unknown_keys
+from flask_llm_cost.config import changed_keys, unknown_keys
 from flask_llm_cost.doctor.check import Check
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger.models import Call
@@ -25,8 +25,6 @@ def setup(state: AppState) -> Iterator[Check]:
     for key, meant in unknown_keys(state.app.config):
         hint = f"rename it to {meant}" if meant else "take it away"
         yield Check("Setup", "unknown key", "error", f"{key} is no key of flask-llm-cost; {hint}")
-    for key in keys_without_effect(state.config):
-        yield Check("Setup", "key without effect", "warning", f"{key} has no effect in this version; take it away")
     for key in changed_keys(state.config, state.app.config):
         message = f"{key} was changed after init_app, which has no effect; set it before costs.init_app(app)"
         yield Check("Setup", "changed setting", "warning", message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,6 +94,14 @@ def survey(
         last_error_class=tally.last_error,
         schema_missing=tally.schema_missing,
     )
+
+
+def set_aside(folders: Sequence[Path], identity: str) -> Iterator[Path]:
+    """The files that hold what was damaged, and what the database refused of one ledger."""
+    yield from quarantine_files(folders, identity)
+    for folder in places(folders):
+        if folder.is_dir():
+            yield from folder.glob("*.corrupt")
 
 
 def _written_at(path: Path) -> float:

@@ -17,6 +17,7 @@ from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.models import TagRollup, UsageRollup
 from flask_llm_cost.ledger.rollup_state import MOST_KEYS, RollupState, hold_state, pair_of
 from flask_llm_cost.ledger.rollup_sums import MEASURES, Sums
+from flask_llm_cost.ledger.rows import Row
 from flask_llm_cost.ledger.transaction import WriteError
 
 USAGE_ROLLUPS: Final = cast(sa.Table, UsageRollup.__table__)
@@ -70,6 +71,10 @@ class Rollups:
         usage, tags = self._upserts_for(connection)
         usage(connection, sums.usage_rows())
         tags(connection, sums.tag_rows())
+
+    def move_tags(self, connection: sa.Connection, rows: Sequence[Row]) -> None:
+        """Add rows of ``llm_cost_tag_rollups`` that are in order of id."""
+        self._upserts_for(connection)[1](connection, rows)
 
     def _upserts_for(self, connection: sa.Connection) -> tuple[Upsert, Upsert]:
         found = self._upserts

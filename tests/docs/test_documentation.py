@@ -14,7 +14,7 @@ from pages import DOCS, ROOT, code_blocks, entries, page, pages, sections
 import flask_llm_cost
 from flask_llm_cost import dashboard_blueprint, ledger, signals, testing
 from flask_llm_cost.cli import cli
-from flask_llm_cost.config import NOT_YET, PREFIX, Config
+from flask_llm_cost.config import PREFIX, Config
 from flask_llm_cost.doctor import GROUPS
 from flask_llm_cost.ledger import spend
 from flask_llm_cost.ledger.models import Base
@@ -68,15 +68,6 @@ def test_the_default_of_a_key_is_the_one_in_the_code(key: str) -> None:
         first = re.match(r"``(.+?)``", written[1])
         assert first is not None
         assert first[1] == repr(default).replace("'", '"')
-
-
-def test_keys_without_an_effect_say_so() -> None:
-    """The entry of a key whose feature is not there yet begins with that, and no other entry does."""
-    text = page("configuration")
-    silent = re.findall(r"\.\. confval:: (\w+)\n(?:   :.*\n|      .*\n)+\n   No effect yet\.", text)
-    assert sorted(silent) == sorted(PREFIX + name.upper() for name in NOT_YET)
-    last = text.partition("Keys without an effect yet\n")[2]
-    assert sorted(re.findall(r"``(LLM_COST_\w+)``", last)) == sorted(silent)
 
 
 def test_no_page_names_a_key_that_does_not_exist() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 
 from flask_llm_cost import LlmCostTracker, track
+from flask_llm_cost.errors import DetailPrunedError
+from flask_llm_cost.ledger import spend
 
 
 class Shop:
@@ -82,3 +86,36 @@ def test_doctor_names_tags_without_rollups(make_app: Callable[..., Flask]) -> No
     assert "LLM_COST_ROLLUP_TAGS names team" in run(wider, "doctor").output
     run(wider, "rollups", "rebuild")
     assert "by feature, team" in run(wider, "doctor").output
+
+
+def test_prune_keeps_what_is_said(make_app: Callable[..., Flask]) -> None:
+    """``prune`` says what it would delete, asks, deletes, keeps the sums; without days it names both ways to give them."""
+    app = make_app()
+    with app.app_context():
+        old = datetime.now(UTC) - timedelta(days=100)
+        track("openai", model="gpt-4o", usage={"input": 1_000_000}, occurred_at=old)
+        track("openai", model="gpt-4o", usage={"input": 1_000_000})
+        assert app.extensions["llm_cost"].ledger.flush(5)
+    assert "--older-than 90, or set LLM_COST_RETENTION_DAYS" in run(app, "prune").output
+    assert "1 calls and 0 holds" in run(app, "prune", "--older-than", "90", "--dry-run").output
+    assert run(app, "prune", "--older-than", "90").exit_code == 1  # nobody says yes
+    done = run(make_app(retention_days=90), "prune", "--yes")
+    assert done.exit_code == 0
+    assert "1 rows are deleted" in done.output
+    with app.app_context():
+        assert spend.total().calls == 2
+        assert spend.by("month")[0].calls == 1
+        with pytest.raises(DetailPrunedError, match="detail pruned before"):
+            spend.by("operation")
+
+
+def test_forget_erases_a_value(make_app: Callable[..., Flask]) -> None:
+    """``forget user_id=42`` erases the value and keeps the sums; a tag without a value is refused."""
+    app = make_app()
+    assert record(app, user_id="42", feature="chat")
+    assert "key=value" in run(app, "forget", "user_id").output
+    assert "1 calls have that tag" in run(app, "forget", "user_id=42", "--dry-run").output
+    assert "erased in 1 calls" in run(app, "forget", "user_id=42", "--yes").output
+    with app.app_context():
+        (row,) = spend.by("tag:user_id")
+        assert (row.key, row.calls, row.cost) == ("(erased)", 1, Decimal("2.5"))

@@ -120,10 +120,9 @@ def test_values_may_come_from_the_environment(make_app: Callable[..., Flask]) ->
 
 
 def test_an_unknown_key_is_named(make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture) -> None:
-    """A mistyped key warns and proposes the one that was meant; a key whose feature is to come says so."""
-    make_app(LLM_COST_TIMEZON="UTC", LLM_COST_RETENTION_DAYS=30)
+    """A mistyped key warns and proposes the one that was meant."""
+    make_app(LLM_COST_TIMEZON="UTC")
     assert "LLM_COST_TIMEZON is no key of flask-llm-cost; did you mean LLM_COST_TIMEZONE?" in caplog.text
-    assert "LLM_COST_RETENTION_DAYS is read, but has no effect in this version" in caplog.text
 
 
 def test_what_applies_can_be_seen(make_app: Callable[..., Flask]) -> None:

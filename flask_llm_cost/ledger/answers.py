@@ -1,0 +1,124 @@
+"""What answers are made of: sums of calls by their keys, and the rows that people get to see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
+
+Key: TypeAlias = str | bool | date | datetime | None
+Keys: TypeAlias = tuple[Key, ...]
+#: Amounts in the order of the measures that were asked for. They add up and can be taken off each other.
+Amounts: TypeAlias = list[Any]
+Sums: TypeAlias = dict[Keys, Amounts]
+
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
+
+#: What a row of spend is made of, by the names of the rollups' columns. The calls come first in every list of measures.
+SPEND: Final = (
+    "calls", "cost", "input_tokens", "cache_read_tokens", "output_tokens", "total_tokens", "latency_ms", "latency_calls",
+    "unpriced_calls", "partial_calls", "priced_calls",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spend:
+    """What calls came to. ``row["model"]`` and ``row.model`` are its keys, ``row["tag:feature"]`` a tag's value.
+
+    :param keys: what it was grouped by, to its value; ``None`` for a tag that the calls do not have
+    :param cost: ``None`` when there were calls and none could be priced; else what could be
+    :param input_tokens: all input, cached included
+    :param avg_latency_ms: mean over the calls whose latency is known
+    :param unpriced_calls: calls whose cost is unknown and missing from ``cost``; refused calls that reported nothing are not
+    :param partial_calls: calls of whose bill a part is missing from ``cost``
+    """
+
+    keys: Mapping[str, Key] = field(default_factory=lambda: _NONE)
+    calls: int
+    cost: Decimal | None
+    input_tokens: int
+    cache_read_tokens: int
+    output_tokens: int
+    total_tokens: int
+    avg_latency_ms: float | None
+    unpriced_calls: int
+    partial_calls: int
+    priced_calls: int
+    timed_calls: int
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.keys:
+            return self.keys[name]
+        if name in self.__slots__:
+            return getattr(self, name)
+        raise KeyError(name)
+
+    def __getattr__(self, name: str) -> Key:
+        if not name.startswith("_") and name in self.keys:
+            return self.keys[name]
+        raise AttributeError(name)
+
+    @property
+    def key(self) -> Key:
+        """The first of its keys."""
+        return next(iter(self.keys.values()))
+
+
+def spend(keys: Mapping[str, Key], amounts: Sequence[Any]) -> Spend:
+    """The row of amounts in the order of :data:`SPEND`."""
+    calls, cost = int(amounts[0]), amounts[1]
+    tokens_in, cached, tokens_out, tokens, latency, timed, unpriced, partial, priced = map(int, amounts[2:])
+    return Spend(
+        keys=keys,
+        calls=calls,
+        cost=cost if priced or not calls else None,
+        input_tokens=tokens_in,
+        cache_read_tokens=cached,
+        output_tokens=tokens_out,
+        total_tokens=tokens,
+        avg_latency_ms=latency / timed if timed else None,
+        unpriced_calls=unpriced,
+        partial_calls=partial,
+        priced_calls=priced,
+        timed_calls=timed,
+    )
+
+
+NOTHING: Final = spend({}, [0, Decimal(0), *[0] * (len(SPEND) - 2)])
+
+
+def dearest(row: Spend) -> tuple[Any, ...]:
+    """Sorts rows by cost, the dearest first, what is unknown last."""
+    return (row.cost is None, -(row.cost or 0), -row.calls, str(list(row.keys.values())))
+
+
+def key_of(name: str, value: Any) -> Key:
+    """The key of a dimension from what the database says: days and months are dates, hours have their offset."""
+    if name == "day":
+        return date.fromisoformat(value)
+    if name == "month":
+        return date.fromisoformat(value + "-01")
+    if name == "hour":
+        # With its offset, not its zone: Python takes the two hours of a repeated clock time in one zone for equal.
+        return datetime.fromisoformat(value[:13] + ":00").replace(tzinfo=timezone(timedelta(seconds=int(value[13:]))))
+    return bool(value) if name == "stream" else value
+
+
+def add(sums: Sums, more: Sums, sign: int = 1) -> Sums:
+    """Add *more* to *sums* in place, or take it off with a *sign* of -1."""
+    for keys, amounts in more.items():
+        found = sums.get(keys)
+        if found is None:
+            sums[keys] = [sign * amount for amount in amounts]
+        else:
+            for position, amount in enumerate(amounts):
+                found[position] += sign * amount
+    return sums
+
+
+def some(sums: Sums) -> Sums:
+    """Without the keys whose calls came to nothing."""
+    return {keys: amounts for keys, amounts in sums.items() if amounts[0]}

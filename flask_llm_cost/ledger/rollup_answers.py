@@ -1,0 +1,315 @@
+"""Sums of calls from the rollups: whole days from those of days, quarters of an hour from theirs, the rest from calls."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_llm_cost.errors import DetailPrunedError
+from flask_llm_cost.ledger.answers import Key, Sums, add, key_of, some
+from flask_llm_cost.ledger.columns import Money
+from flask_llm_cost.ledger.detail import amounts_of, from_calls, time_text
+from flask_llm_cost.ledger.detail import extent as detail_extent
+from flask_llm_cost.ledger.filter import TIMES, Filter
+from flask_llm_cost.ledger.local_time import start_of_day
+from flask_llm_cost.ledger.models import TagRollup, UsageRollup
+from flask_llm_cost.ledger.rollup_state import RollupState, pair_of, read_state
+
+#: Filters that no rollup knows of.
+_DETAIL: Final = ("operation", "outcome", "cost_status", "usage_source", "stream")
+_PLAIN: Final = ("provider", "model", "currency")
+_QUARTER: Final = timedelta(minutes=15)
+_ASKED: Final = "llm_cost_rollups"
+
+
+def state_of(session: Session) -> RollupState | None:
+    """What the rollups hold, asked once a session."""
+    if _ASKED not in session.info:
+        session.info[_ASKED] = read_state(session.connection())
+    found: RollupState | None = session.info[_ASKED]
+    return found
+
+
+def sums(
+    session: Session,
+    flt: Filter,
+    dimensions: Sequence[str],
+    measures: Sequence[str],
+    *,
+    zone: ZoneInfo,
+    only: Mapping[str, Collection[Key]],
+    top: int | None = None,
+) -> Sums:
+    """Sums by *dimensions* of the calls that the filter lets through, from wherever they are had quickest.
+
+    :raises DetailPrunedError: only calls could answer, and some of them were pruned
+    """
+    state = state_of(session)
+    if {*dimensions} & {*TIMES}:
+        flt = bounded(session, flt)
+    question = _question(flt, dimensions, measures, zone, only, state)
+    if question is None or state is None:
+        return _from_calls(session, flt, dimensions, measures, zone, only, state, top)
+    pieces = list(_pieces(flt, question, state))
+    found: Sums = {}
+    for source, part in pieces:
+        if source == "calls":
+            add(found, _from_calls(session, part, dimensions, measures, zone, only, state))
+        else:
+            most = top if len(pieces) == 1 else None
+            add(found, _Rollups(session, replace(question, flt=part), source, most).sums())
+    return some(found)
+
+
+def extent(session: Session, flt: Filter) -> tuple[datetime | None, datetime | None]:
+    """When the first and the last of the calls were made; ``None`` where there are none.
+
+    Of pruned calls the day is known, and not which filters they would have passed: its start is the first.
+    """
+    first, last = detail_extent(session, flt)
+    state = state_of(session)
+    if state is not None and state.pruned is not None and (flt.since is None or flt.since < state.pruned):
+        day = session.scalar(sa.select(sa.func.min(TagRollup.day)).where(TagRollup.key == "", TagRollup.calls > 0))
+        if day is not None:
+            begun = max(start_of_day(day, ZoneInfo(state.zone)), flt.since or datetime.min.replace(tzinfo=UTC))
+            first, last = min(first or begun, begun), last or begun
+    return first, last
+
+
+def bounded(session: Session, flt: Filter) -> Filter:
+    """The filter with both ends, because a zone's clock changes are looked up for a range."""
+    if flt.since is not None and flt.until is not None:
+        return flt
+    first, last = extent(session, flt)
+    now = datetime.now(UTC)
+    since = flt.since or first or now
+    return replace(flt, since=since, until=flt.until or max((last or since) + timedelta(microseconds=1), since))
+
+
+def _from_calls(
+    session: Session,
+    flt: Filter,
+    dimensions: Sequence[str],
+    measures: Sequence[str],
+    zone: ZoneInfo,
+    only: Mapping[str, Collection[Key]],
+    state: RollupState | None,
+    top: int | None = None,
+) -> Sums:
+    if state is not None and state.pruned is not None and (flt.since is None or flt.since < state.pruned):
+        raise DetailPrunedError(state.pruned.astimezone(ZoneInfo(state.zone)))
+    return some(from_calls(session, flt, dimensions, measures, zone=zone, only=only, top=top))
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A question that rollups can answer.
+
+    :param zone: whose hours, days and months are asked for
+    :param days: the zone of the rollups' days
+    :param wanted: tags that calls must have, to their value
+    :param unwanted: tags that calls must not have
+    """
+
+    flt: Filter
+    dimensions: tuple[str, ...]
+    measures: tuple[str, ...]
+    zone: ZoneInfo
+    days: ZoneInfo
+    only: Mapping[str, Collection[Key]]
+    wanted: Mapping[str, str]
+    unwanted: frozenset[str]
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tag keys that it is about, those that are wanted first."""
+        grouped = [name[4:] for name in self.dimensions if name.startswith("tag:")]
+        return tuple(dict.fromkeys((*self.wanted, *self.unwanted, *grouped)))
+
+
+def _question(
+    flt: Filter,
+    dimensions: Sequence[str],
+    measures: Sequence[str],
+    zone: ZoneInfo,
+    only: Mapping[str, Collection[Key]],
+    state: RollupState | None,
+) -> _Question | None:
+    """The question, if the rollups know all that it is about."""
+    if state is None or not state.complete or any(getattr(flt, name) is not None for name in _DETAIL):
+        return None
+    if any(name not in (*_PLAIN, *TIMES) and not name.startswith("tag:") for name in dimensions):
+        return None
+    if any(name in TIMES for name in only) or len({*dimensions} & {*TIMES}) > 1:
+        return None
+    wanted: dict[str, str] = {}
+    unwanted = set()
+    for key, value in (*flt.scope.items(), *flt.tags.items()):
+        if value is None:
+            unwanted.add(key)
+        elif wanted.setdefault(key, value) != value:
+            return None
+    if unwanted & {*wanted}:
+        return None
+    question = _Question(
+        flt, tuple(dimensions), tuple(measures), zone, ZoneInfo(state.zone), only, wanted, frozenset(unwanted)
+    )
+    tags = question.tags
+    if len(tags) > 2 or not all(key in state.kept for key in tags):
+        return None
+    return question if len(tags) < 2 or pair_of(*tags) in state.kept else None
+
+
+def _pieces(flt: Filter, question: _Question, state: RollupState) -> Iterator[tuple[str, Filter]]:
+    """The range in pieces, each with what answers for it: ``days``, ``quarters`` or ``calls``."""
+    by_time = {*question.dimensions} & {*TIMES}
+    zone = question.days
+    if "hour" in by_time or (by_time and question.zone.key != state.zone):
+        yield from [("calls", flt)] if question.tags else _quarters(flt)
+        return
+    first = None if flt.since is None else _day_from(flt.since, zone)
+    last = None if flt.until is None else flt.until.astimezone(zone).date()
+    if first is not None and last is not None and first >= last:
+        yield from [("calls", flt)] if question.tags else _quarters(flt)
+        return
+    edges = []
+    if first is not None and flt.since is not None and flt.since < (start := start_of_day(first, zone)):
+        edges.append(replace(flt, until=start))
+    if last is not None and flt.until is not None and (end := start_of_day(last, zone)) < flt.until:
+        edges.append(replace(flt, since=end))
+    since = None if first is None else start_of_day(first, zone)
+    yield "days", replace(flt, since=since, until=None if last is None else start_of_day(last, zone))
+    for edge in edges:
+        yield from [("calls", edge)] if question.tags else _quarters(edge)
+
+
+def _quarters(flt: Filter) -> Iterator[tuple[str, Filter]]:
+    since, until = flt.since, flt.until
+    first = None if since is None else since + (-_into_quarter(since) % _QUARTER)
+    last = None if until is None else until - _into_quarter(until)
+    if first is not None and last is not None and first >= last:
+        if since != until:
+            yield "calls", flt
+        return
+    yield "quarters", replace(flt, since=first, until=last)
+    if since != first:
+        yield "calls", replace(flt, until=first)
+    if until != last:
+        yield "calls", replace(flt, since=last)
+
+
+def _into_quarter(instant: datetime) -> timedelta:
+    return timedelta(minutes=instant.minute % 15, seconds=instant.second, microseconds=instant.microsecond)
+
+
+def _day_from(instant: datetime, zone: ZoneInfo) -> date:
+    """The first day of *zone* that begins at *instant* or later."""
+    day = instant.astimezone(zone).date()
+    return day if start_of_day(day, zone) >= instant else day + timedelta(days=1)
+
+
+class _Rollups:
+    """One piece of a range, from one of the two tables."""
+
+    def __init__(self, session: Session, question: _Question, source: str, top: int | None) -> None:
+        self._session = session
+        self._question = question
+        self._table: Any = TagRollup if source == "days" else UsageRollup
+        self._top = top if len(question.tags) <= 1 else None
+
+    def sums(self) -> Sums:
+        return self._cells((), self._question.tags, self._question.dimensions)
+
+    def _cells(self, present: tuple[str, ...], pending: tuple[str, ...], dimensions: tuple[str, ...]) -> Sums:
+        """Sums by *dimensions* over calls that have the tags *present*, whatever else of the *pending* ones they have.
+
+        Calls without a tag have no rollup under its key: they are what all calls come to less those that have it.
+        """
+        if not pending:
+            return self._ask(present, dimensions)
+        key, *rest = pending
+        question, name = self._question, f"tag:{key}"
+        if key in question.wanted and name not in dimensions:
+            return self._cells((*present, key), tuple(rest), dimensions)
+        having = self._cells((*present, key), tuple(rest), dimensions) if key not in question.unwanted else {}
+        if key in question.wanted:
+            return having
+        if name in question.only and None not in question.only[name]:
+            return having
+        place = dimensions.index(name) if name in dimensions else None
+        others = tuple(dimension for dimension in dimensions if dimension != name)
+        lacking = self._cells(present, tuple(rest), others)
+        add(lacking, self._cells((*present, key), tuple(rest), others), -1)
+        for keys, amounts in some(lacking).items():
+            having[keys if place is None else (*keys[:place], None, *keys[place:])] = amounts
+        return having
+
+    def _ask(self, present: tuple[str, ...], dimensions: tuple[str, ...]) -> Sums:
+        table, question = self._table, self._question
+        pair = sorted(present)
+        columns = {key: (table.value, table.second_value)[pair.index(key)] for key in present}
+        query = sa.select()
+        labels = []
+        for position, name in enumerate(dimensions):
+            label = f"k{position}"
+            expression = self._expression(name, columns)
+            query = query.add_columns(expression.label(label))
+            labels.append(sa.text(label))
+            if name in question.only and (only := question.only[name]):
+                query = query.where(expression.in_(["" if value is None else value for value in only]))
+        sums = [sa.func.sum(getattr(table, name)) for name in question.measures]
+        query = query.add_columns(*sums).select_from(table).where(*self._conditions(pair, columns)).group_by(*labels)
+        if self._top is not None and dimensions:
+            unknown = sa.func.sum(table.priced_calls) == 0
+            cost = sa.case((unknown, sa.literal(Decimal(-1), Money)), else_=sa.func.sum(table.cost))
+            query = query.having(sa.func.sum(table.calls) > 0)
+            query = query.order_by(cost.desc(), sa.func.sum(table.calls).desc(), *labels).limit(self._top)
+        found: Sums = {}
+        for row in self._session.execute(query):
+            keys = tuple(self._key(name, value) for name, value in zip(dimensions, row, strict=False))
+            add(found, {keys: amounts_of(question.measures, row[len(labels) :])})
+        return found
+
+    def _conditions(self, pair: Sequence[str], columns: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
+        table, question, flt = self._table, self._question, self._question.flt
+        found: list[sa.ColumnElement[bool]] = []
+        if table is TagRollup:
+            zone = question.days
+            over_models = pair and not {"provider", "model"} & {*question.dimensions} and not flt.provider and not flt.model
+            found.append(TagRollup.key == (",".join(pair) + "*" if over_models else ",".join(pair)))
+            found += [TagRollup.day >= flt.since.astimezone(zone).date()] if flt.since is not None else []
+            found += [TagRollup.day < flt.until.astimezone(zone).date()] if flt.until is not None else []
+        else:
+            found.append(UsageRollup.component == "")
+            found += [UsageRollup.bucket >= flt.since] if flt.since is not None else []
+            found += [UsageRollup.bucket < flt.until] if flt.until is not None else []
+        found += [columns[key] == value for key, value in question.wanted.items() if key in columns]
+        found += [getattr(table, name) == value for name in _PLAIN if (value := getattr(flt, name)) is not None]
+        return found
+
+    def _expression(self, name: str, columns: Mapping[str, Any]) -> Any:
+        if name.startswith("tag:"):
+            return columns[name[4:]]
+        if name not in TIMES:
+            return getattr(self._table, name)
+        if self._table is TagRollup:
+            return TagRollup.day  # months are made of days below: the three databases share no way to cut a date
+        flt = self._question.flt
+        assert flt.since is not None
+        assert flt.until is not None
+        return time_text(UsageRollup.bucket, name, self._question.zone, flt.since, flt.until)
+
+    def _key(self, name: str, value: Any) -> Key:
+        if name in TIMES:
+            if isinstance(value, str):
+                return key_of(name, value)
+            day: date = value
+            return day.replace(day=1) if name == "month" else day
+        return None if name == "model" and value == "" else key_of(name, value)

@@ -1,0 +1,156 @@
+"""Old calls go and their sums stay; a person is erased wherever the ledger kept the name."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from ledger_calls import NOON, LedgerMaker, a_call, calls, price
+from test_rollups import Kept
+
+from flask_llm_cost.errors import LedgerError
+from flask_llm_cost.ledger.models import Adjustment, Base, BudgetHold, BudgetPeriod, Call, CallTag, LineItem, TagRollup
+from flask_llm_cost.ledger.retention import ERASED, Cutoff, calls_tagged, forget, old, prune
+from flask_llm_cost.ledger.rollup_state import read_state
+from flask_llm_cost.ledger.writer import Writer
+from flask_llm_cost.records import new_call_id
+
+DAY = date(2026, 10, 16)
+
+
+@pytest.fixture
+def kept(make_ledger: LedgerMaker) -> Iterator[Kept]:
+    kept = Kept(make_ledger.engine)
+    yield kept
+    kept.close()
+
+
+def count(kept: Kept, model: Any, *conditions: Any) -> int:
+    with kept.engine.connect() as connection:
+        return connection.scalar(sa.select(sa.func.count()).select_from(model.__table__).where(*conditions)) or 0
+
+
+def orphans(kept: Kept) -> int:
+    return sum(count(kept, model, model.call_id.not_in(sa.select(Call.id))) for model in (LineItem, CallTag))
+
+
+def test_old_calls_go_and_their_sums_stay(kept: Kept) -> None:
+    """After a prune nothing is left of old calls but their rollups; later calls and open holds are whole."""
+    kept.write([price(record) for record in calls(300)])
+    cutoff = Cutoff.of(DAY, kept.rollups.zone)
+    hold(kept, cutoff.instant - timedelta(hours=1), "settled")
+    hold(kept, cutoff.instant - timedelta(hours=2), "open")
+    sums = kept.found()
+    later = count(kept, Call, Call.occurred_at >= cutoff.instant)
+    with kept.engine.connect() as connection:
+        found = old(connection, cutoff)
+    assert 0 < found.calls < 300
+    assert found.holds == 1
+    assert sum(prune(kept.writer.transactions, kept.rollups, cutoff)) == found.calls + found.holds
+    assert count(kept, Call) == later
+    assert count(kept, CallTag) == 3 * later
+    assert orphans(kept) == 0
+    assert count(kept, BudgetHold) == 1
+    assert kept.found() == sums
+    with kept.engine.connect() as connection:
+        state = read_state(connection)
+    assert state is not None
+    assert (state.pruned, state.pruned_day) == (cutoff.instant, DAY)
+
+
+def hold(kept: Kept, at: datetime, state: str) -> None:
+    period = new_call_id()
+    amounts = dict.fromkeys(("spent", "held", "unresolved"), 0)
+    with kept.engine.begin() as connection:
+        connection.execute(
+            sa.insert(BudgetPeriod.__table__).values(
+                id=period, budget="b", scope="user_id=42", period="day", starts_at=at, ends_at=at, unit="usd",
+                currency="USD", blocked_calls=0, created_at=at, updated_at=at, **amounts,
+            )
+        )  # fmt: skip
+        connection.execute(
+            sa.insert(BudgetHold.__table__).values(
+                call_id=new_call_id(), period_id=period, amount=1, state=state, created_at=at, expires_at=at
+            )
+        )
+
+
+def test_a_prune_that_is_broken_off_leaves_whole_calls(kept: Kept) -> None:
+    """Calls that come in between the batches are kept; a prune that stops half way leaves no half call, and goes on."""
+    kept.write([price(record) for record in calls(400)])
+    cutoff = Cutoff.of(DAY, kept.rollups.zone)
+    steps = prune(kept.writer.transactions, kept.rollups, cutoff)
+    assert next(steps) > 0
+    kept.write(
+        [price(a_call(occurred_at=cutoff.instant - timedelta(days=1))), price(a_call(occurred_at=NOON + timedelta(days=2)))]
+    )
+    steps.close()
+    assert orphans(kept) == 0
+    sums = kept.found()
+    for _ in prune(kept.writer.transactions, kept.rollups, cutoff):
+        pass
+    assert count(kept, Call, Call.occurred_at < cutoff.instant) == 0
+    assert kept.found() == sums
+
+
+def test_a_rebuild_keeps_the_sums_of_what_was_pruned(kept: Kept) -> None:
+    """Rollups of pruned calls stay through a rebuild, and late calls of that time are added to them."""
+    kept.write([price(record) for record in calls(200)])
+    cutoff = Cutoff.of(DAY, kept.rollups.zone)
+    for _ in prune(kept.writer.transactions, kept.rollups, cutoff):
+        pass
+    kept.write([price(a_call(occurred_at=cutoff.instant - timedelta(hours=3)))])
+    sums = kept.found()
+    kept.rebuild()
+    assert kept.found() == sums
+
+
+def test_nothing_is_pruned_that_no_rollup_holds(kept: Kept) -> None:
+    """Where rollups do not hold all calls, a prune refuses and names the command: the sums would be lost."""
+    Writer(kept.own).write([price(a_call())])
+    kept.write([price(a_call())])
+    with pytest.raises(LedgerError, match="rollups rebuild"):
+        next(prune(kept.writer.transactions, kept.rollups, Cutoff.of(date(2027, 1, 1), kept.rollups.zone)))
+    assert count(kept, Call) == 2
+
+
+def test_a_person_is_erased_everywhere(kept: Kept) -> None:
+    """After forget no table has the value, of pruned calls neither; every sum is what it was, and one row says so."""
+    kept.write([price(record) for record in calls(300)])
+    kept.write([price(a_call(tags={"user_id": "7", "feature": "chat"}, occurred_at=NOON - timedelta(days=9)))])
+    for _ in prune(kept.writer.transactions, kept.rollups, Cutoff.of(DAY, kept.rollups.zone)):
+        pass
+    hold(kept, datetime(2026, 10, 1, tzinfo=UTC), "open")
+    with kept.engine.connect() as connection:
+        tagged = calls_tagged(connection, "user_id", "7")
+        total = connection.scalar(sa.select(sa.func.sum(TagRollup.cost)).where(TagRollup.key == "user_id"))
+        pairs = connection.scalar(sa.select(sa.func.sum(TagRollup.calls)).where(TagRollup.key == "feature,user_id"))
+    assert tagged
+    assert sum(forget(kept.writer.transactions, kept.rollups, "user_id", "7", actor="me")) == tagged
+    with kept.engine.connect() as connection:
+        assert calls_tagged(connection, "user_id", "7") == 0
+        assert calls_tagged(connection, "user_id", ERASED) == tagged
+        assert connection.scalar(sa.select(sa.func.sum(TagRollup.cost)).where(TagRollup.key == "user_id")) == total
+        assert connection.scalar(sa.select(sa.func.sum(TagRollup.calls)).where(TagRollup.key == "feature,user_id")) == pairs
+        left = [
+            (table.name, column.name)
+            for table in Base.metadata.sorted_tables
+            for column in table.columns
+            if isinstance(column.type, sa.String)
+            and connection.scalar(sa.select(sa.func.count()).select_from(table).where(column.in_(("7", "user_id=7"))))
+        ]
+        audit = connection.execute(sa.select(Adjustment.__table__)).mappings().one()
+    assert left == []
+    assert (audit["kind"], audit["scope"], audit["reason"], audit["actor"]) == ("forget", "user_id", f"{tagged} calls", "me")
+
+
+def test_a_budget_scope_is_erased(kept: Kept) -> None:
+    """A person's budget keeps what it has spent, without the name."""
+    hold(kept, NOON, "open")
+    kept.write([price(a_call())])
+    assert list(itertools.islice(forget(kept.writer.transactions, kept.rollups, "user_id", "42"), 5)) == [1, 0]
+    assert count(kept, BudgetPeriod, BudgetPeriod.scope == f"user_id={ERASED}") == 1

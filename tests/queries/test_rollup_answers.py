@@ -1,0 +1,240 @@
+"""Whoever answers, rollups or calls, the answer is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ledger_prices import price
+from sqlalchemy.orm import Session
+
+from flask_llm_cost.errors import DetailPrunedError
+from flask_llm_cost.ledger import queries
+from flask_llm_cost.ledger.answers import SPEND, Sums
+from flask_llm_cost.ledger.detail import MEASURES, from_calls
+from flask_llm_cost.ledger.engine import OwnEngine
+from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.local_time import start_of_day
+from flask_llm_cost.ledger.models import Base, Call, CallTag, LineItem
+from flask_llm_cost.ledger.rollup_answers import sums
+from flask_llm_cost.ledger.rollup_state import set_pruned
+from flask_llm_cost.ledger.rollups import Rollups
+from flask_llm_cost.ledger.writer import Writer
+from flask_llm_cost.records import UNPRICED, CallRecord, Usage, new_call_id
+
+UTC_ZONE = ZoneInfo("UTC")
+BERLIN = ZoneInfo("Europe/Berlin")
+ZONES = ("Europe/Berlin", "Asia/Kathmandu", "UTC", "America/St_Johns")
+#: The clocks go back in Berlin on 25 October 2026.
+AUTUMN = datetime(2026, 10, 25, tzinfo=UTC)
+
+
+def made_up(number: int) -> CallRecord:
+    """Calls that differ in everything that spend is asked by, around a day that has 25 hours."""
+    record = CallRecord(
+        id=new_call_id(),
+        occurred_at=AUTUMN + timedelta(minutes=37 * number - 9000, seconds=number % 60),
+        provider=("openai", "azure")[number % 2],
+        operation="chat.completions",
+        model=("gpt-4o", "gpt-4.1", None)[number % 3],
+        requested_model=("gpt-4o", None)[number % 5 == 0],
+        outcome=("ok", "ok", "ok", "interrupted", "error")[number % 5],
+        latency_ms=(None, 100, 900)[number % 3],
+        usage=Usage({"input": number % 900, "cache_read": 7, "output": 3}, ("response", "stream_partial")[number % 2])
+        if number % 7
+        else Usage(),
+        tags={
+            key: value
+            for key, value in (
+                ("feature", ("chat", "digest", "x")[number % 3]),
+                ("tenant_id", f"t{number % 4}"),
+                ("user_id", str(number % 11)),
+                ("job", "nightly"),
+            )
+            if number % (3 + len(key)) > 1
+        },
+    )
+    return price(record) if number % 4 else replace(record, cost=UNPRICED)
+
+
+RECORDS = [made_up(number) for number in range(400)]
+
+
+class Kept:
+    """A ledger with rollups."""
+
+    def __init__(self, url: sa.URL, zone: str) -> None:
+        self.engine = sa.create_engine(url)
+        Base.metadata.create_all(self.engine)
+        self._own = OwnEngine(lambda: self.engine)
+        self.rollups = Rollups(ZoneInfo(zone), "auto", ("feature", "tenant_id", "user_id"))
+        self.writer = Writer(self._own, [self.rollups])
+        self.writer.write(RECORDS)
+
+    def close(self) -> None:
+        self._own.dispose()
+        self.engine.dispose()
+
+
+@pytest.fixture
+def kept(database_url: sa.URL) -> Iterator[Kept]:
+    kept = Kept(database_url, "Europe/Berlin")
+    yield kept
+    kept.close()
+
+
+@pytest.fixture(scope="module")
+def ledgers_of_zones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kept]]:
+    folder = tmp_path_factory.mktemp("ledgers")
+    ledgers = {
+        zone: Kept(sa.URL.create("sqlite", database=f"{folder}/{number}.db"), zone) for number, zone in enumerate(ZONES)
+    }
+    yield ledgers
+    for kept in ledgers.values():
+        kept.close()
+
+
+INSTANTS = st.one_of(
+    st.none(),
+    st.integers(-9000, 6000).map(lambda minutes: AUTUMN + timedelta(minutes=minutes)),
+    st.integers(-600, 400).map(lambda quarters: AUTUMN + timedelta(minutes=15 * quarters)),
+    st.builds(
+        lambda days, zone: start_of_day(date(2026, 10, 25) + timedelta(days=days), ZoneInfo(zone)),
+        st.integers(-6, 4),
+        st.sampled_from(ZONES),
+    ),
+)
+VALUES: dict[str, list[str | None]] = {
+    "feature": ["chat", "digest", None], "tenant_id": ["t0", "t3", None], "user_id": ["1", None], "job": ["nightly", None],
+}  # fmt: skip
+
+
+@st.composite
+def filters(draw: st.DrawFn) -> Filter:
+    since, until = draw(INSTANTS), draw(INSTANTS)
+    if since is not None and until is not None and until < since:
+        since, until = until, since
+    keys = draw(st.lists(st.sampled_from(sorted(VALUES)), max_size=2, unique=True))
+    scoped = draw(st.booleans()) and keys
+    return Filter(
+        scope={keys[0]: VALUES[keys[0]][0] or ""} if scoped else {},
+        since=since,
+        until=until,
+        provider=draw(st.sampled_from([None, None, "openai"])),
+        model=draw(st.sampled_from([None, None, "gpt-4o"])),
+        tags={key: draw(st.sampled_from(VALUES[key])) for key in keys[1 if scoped else 0 :]},
+        outcome=draw(st.sampled_from([None, None, None, "ok"])),
+    )
+
+
+DIMENSIONS = st.lists(
+    st.sampled_from(["provider", "model", "day", "month", "hour", "tag:feature", "tag:tenant_id", "tag:user_id", "tag:job"]),
+    max_size=3,
+    unique=True,
+).filter(lambda names: len({*names} & {"day", "month", "hour"}) < 2)
+
+
+def both(kept: Kept, flt: Filter, dimensions: list[str], measures: tuple[str, ...], zone: ZoneInfo) -> tuple[Sums, Sums]:
+    with Session(kept.engine) as session:
+        quick = sums(session, flt, dimensions, measures, zone=zone, only={})
+        ends = replace(flt, since=flt.since or AUTUMN - timedelta(days=30), until=flt.until or AUTUMN + timedelta(days=30))
+        slow = from_calls(session, ends, dimensions, measures, zone=zone, only={})
+    return quick, {keys: amounts for keys, amounts in slow.items() if amounts[0]}
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(ZONES), st.sampled_from(ZONES), filters(), DIMENSIONS)
+def test_rollups_and_calls_say_the_same(
+    ledgers_of_zones: dict[str, Kept], kept_in: str, asked_in: str, flt: Filter, dimensions: list[str]
+) -> None:
+    """Any filter, range, grouping and zone: every sum from the rollups is the sum of the calls, to the last digit."""
+    quick, slow = both(ledgers_of_zones[kept_in], flt, dimensions, tuple(MEASURES), ZoneInfo(asked_in))
+    assert quick == slow
+
+
+@pytest.mark.parametrize(
+    "dimensions",
+    [[], ["day"], ["month", "model"], ["hour"], ["tag:feature"], ["tag:feature", "tag:tenant_id"], ["day", "tag:user_id"]],
+    ids=str,
+)
+def test_every_database_says_the_same(kept: Kept, dimensions: list[str]) -> None:
+    """On each database, in and out of a scope, with a range whose ends are no quarters."""
+    inside = Filter(scope={}, since=AUTUMN - timedelta(days=3, minutes=4), until=AUTUMN + timedelta(days=2, seconds=5))
+    for flt in (inside, replace(inside, scope={"tenant_id": "t1"}), replace(inside, since=None, until=None)):
+        quick, slow = both(kept, flt, dimensions, SPEND, BERLIN)
+        assert quick == slow
+
+
+def test_the_dearest_of_a_tag_and_those_without(kept: Kept) -> None:
+    """The dearest values by rollups are the dearest by calls, the untagged in their place."""
+    flt = Filter(scope={}, since=start_of_day(date(2026, 10, 20), BERLIN), until=start_of_day(date(2026, 11, 1), BERLIN))
+    with Session(kept.engine) as session:
+        for name in ("tag:feature", "tag:user_id", "model"):
+            whole = queries.pivot(session, flt, (name,))
+            assert queries.pivot(session, flt, (name,), top=3) == whole[:3]
+            wanted = {name: [whole[0].key, None]}
+            assert {row.key for row in queries.pivot(session, flt, (name,), only=wanted)} <= {whole[0].key, None}
+            assert queries.count_values(session, flt, name) == len([row for row in whole if row.key is not None])
+
+
+def test_sums_of_whole_days_do_not_read_calls(kept: Kept) -> None:
+    """Days, months, models, tags and pairs of report tags, scoped and not, never touch the tables of single calls."""
+    flt = Filter(scope={}, since=start_of_day(date(2026, 10, 20), BERLIN), until=start_of_day(date(2026, 11, 1), BERLIN))
+    scoped = replace(flt, scope={"tenant_id": "t1"})
+    statements: list[str] = []
+    sa.event.listen(kept.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    with Session(kept.engine) as session:
+        for asked in (flt, scoped):
+            queries.totals(session, asked)
+            queries.over(session, asked, "day", BERLIN)
+            queries.pivot(session, asked, ("tag:feature",), top=5)
+            queries.pivot(session, asked, ("day", "tag:feature"), zone=BERLIN)
+            queries.pivot(session, asked, ("model",))
+            queries.completeness(session, asked)
+            queries.unpriced_models(session, asked)
+        queries.over(session, flt, "hour", BERLIN)
+        queries.over(session, flt, "day", ZoneInfo("Asia/Kathmandu"))
+    tables = (Call.__tablename__, CallTag.__tablename__, LineItem.__tablename__)
+    assert statements
+    assert not [statement for statement in statements if any(table in statement for table in tables)]
+
+
+def test_what_needs_pruned_calls_says_so(kept: Kept) -> None:
+    """After calls are gone, rollups answer as before; what only the calls could answer is refused, naming the day."""
+    day = date(2026, 10, 23)
+    flt = Filter(scope={}, since=start_of_day(date(2026, 10, 20), BERLIN), until=start_of_day(date(2026, 11, 1), BERLIN))
+
+    def ask() -> Any:
+        with Session(kept.engine) as session:
+            return (
+                queries.totals(session, flt),
+                queries.over(session, flt, "day", BERLIN),
+                queries.pivot(session, flt, ("tag:feature", "tag:tenant_id")),
+                queries.completeness(session, flt),
+            )
+
+    before = ask()
+    with kept.engine.begin() as connection:
+        ids = list(connection.scalars(sa.select(Call.id).where(Call.occurred_at < start_of_day(day, BERLIN))))
+        for model in (LineItem, CallTag):
+            connection.execute(sa.delete(model).where(model.call_id.in_(ids)))
+        connection.execute(sa.delete(Call).where(Call.id.in_(ids)))
+        set_pruned(connection, start_of_day(day, BERLIN), day)
+    assert ids
+    assert ask() == before
+    with Session(kept.engine) as session:
+        with pytest.raises(DetailPrunedError, match="detail pruned before 2026-10-23"):
+            queries.pivot(session, flt, ("operation",))
+        later = replace(flt, since=start_of_day(day, BERLIN))
+        assert queries.pivot(session, later, ("operation",))
+        assert queries.pruned_before(session) == start_of_day(day, BERLIN)
+        first, _ = queries.extent(session, Filter(scope={}))
+        assert first is not None
+        assert first < start_of_day(day, BERLIN)

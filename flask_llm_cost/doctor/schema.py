@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -15,29 +15,54 @@ _REVISE: Final = "run 'flask db migrate' and 'flask db upgrade'"
 
 
 def schema(state: AppState) -> Iterator[Check]:
-    with state.ledger.session() as session:
+    with state.ledger.session(replica=False) as session:
         inspector = sa.inspect(session.connection())
         present = set(inspector.get_table_names())
         missing = [table.name for table in Base.metadata.sorted_tables if table.name not in present]
         if missing:
             yield Check("Schema", "tables", "error", f"{len(missing)} tables are missing ({missing[0]}, …); {MIGRATE}")
             return
-        lacking = [
-            f"{table.name}.{column}"
-            for table in Base.metadata.sorted_tables
-            for column in sorted(set(table.columns.keys()) - {found["name"] for found in inspector.get_columns(table.name)})
-        ]
-        slow = [
-            str(index.name)
-            for table in Base.metadata.sorted_tables
-            for index in sorted(table.indexes, key=lambda index: str(index.name))
-            if index.name not in {found["name"] for found in inspector.get_indexes(table.name)}
-        ]
-    if lacking:
-        message = f"columns are missing ({', '.join(lacking)}); {_REVISE}"
-        yield Check("Schema", "columns", "error", message)
-    elif slow:
-        message = f"indexes are missing ({', '.join(slow)}), so questions take long; {_REVISE}"
-        yield Check("Schema", "indexes", "warning", message)
-    else:
-        yield Check("Schema", "tables", "ok", "all tables, columns and indexes are there")
+        drift: dict[str, list[str]] = {"columns": [], "unknown columns": [], "indexes": [], "foreign keys": []}
+        for table in Base.metadata.sorted_tables:
+            found = {column["name"]: column for column in inspector.get_columns(table.name)}
+            drift["columns"] += [f"{table.name}.{name}" for name in table.columns.keys() if name not in found]  # noqa: SIM118
+            drift["unknown columns"] += [
+                f"{table.name}.{name}" for name in found if name not in table.c and _needed(found[name])
+            ]
+            drift["indexes"] += _indexes(table, inspector.get_indexes(table.name))
+            drift["foreign keys"] += _foreign_keys(table, inspector.get_foreign_keys(table.name))
+    for what, names in drift.items():
+        if names and what == "unknown columns":
+            message = f"columns that this version does not fill are NOT NULL ({', '.join(names)}), so nothing can be written"
+            yield Check("Schema", what, "error", f"{message}; {_REVISE}")
+        elif names and what == "indexes":
+            message = f"indexes are missing ({', '.join(names)}), so questions take long; {_REVISE}"
+            yield Check("Schema", what, "warning", message)
+        elif names:
+            yield Check("Schema", what, "error", f"{what} are missing ({', '.join(names)}); {_REVISE}")
+    if not any(drift.values()):
+        yield Check("Schema", "tables", "ok", "all tables, columns, indexes and foreign keys are there")
+
+
+def _needed(column: Any) -> bool:
+    """Whether rows without it are refused."""
+    return not column["nullable"] and column.get("default") is None
+
+
+def _indexes(table: sa.Table, found: Sequence[Any]) -> list[str]:
+    there = {tuple(index["column_names"]) for index in found}
+    wanted = sorted(table.indexes, key=lambda index: str(index.name))
+    return [str(index.name) for index in wanted if tuple(column.name for column in index.columns) not in there]
+
+
+def _foreign_keys(table: sa.Table, found: Sequence[Any]) -> list[str]:
+    # By what they do: their names follow the host's naming convention.
+    there = {
+        (tuple(key["constrained_columns"]), key["referred_table"], str(key["options"].get("ondelete") or "").upper())
+        for key in found
+    }
+    return [
+        f"{table.name}.{key.column_keys[0]}"
+        for key in table.foreign_key_constraints
+        if (tuple(key.column_keys), key.referred_table.name, str(key.ondelete or "").upper()) not in there
+    ]

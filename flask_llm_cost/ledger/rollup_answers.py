@@ -222,36 +222,46 @@ class _Rollups:
         self._session = session
         self._question = question
         self._table: Any = TagRollup if source == "days" else UsageRollup
-        self._top = top if len(question.tags) <= 1 else None
+        self._top = top
 
     def sums(self) -> Sums:
-        return self._cells((), self._question.tags, self._question.dimensions)
+        found, _ = self._cells((), self._question.tags, self._question.dimensions, self._top)
+        return found
 
-    def _cells(self, present: tuple[str, ...], pending: tuple[str, ...], dimensions: tuple[str, ...]) -> Sums:
+    def _cells(
+        self, present: tuple[str, ...], pending: tuple[str, ...], dimensions: tuple[str, ...], top: int | None = None
+    ) -> tuple[Sums, int]:
         """Sums by *dimensions* over calls that have the tags *present*, whatever else of the *pending* ones they have.
 
-        Calls without a tag have no rollup under its key: they are what all calls come to less those that have it.
+        Calls without a tag have no rollup under its key: they are what all calls come to less those that have it. Returns
+        besides how many calls there are, those that were left out for being too cheap included.
         """
         if not pending:
-            return self._ask(present, dimensions)
+            return self._ask(present, dimensions, top)
         key, *rest = pending
         question, name = self._question, f"tag:{key}"
-        if key in question.wanted and name not in dimensions:
-            return self._cells((*present, key), tuple(rest), dimensions)
-        having = self._cells((*present, key), tuple(rest), dimensions) if key not in question.unwanted else {}
-        if key in question.wanted:
-            return having
-        if name in question.only and None not in question.only[name]:
-            return having
-        place = dimensions.index(name) if name in dimensions else None
         others = tuple(dimension for dimension in dimensions if dimension != name)
-        lacking = self._cells(present, tuple(rest), others)
-        add(lacking, self._cells((*present, key), tuple(rest), others), -1)
-        for keys, amounts in some(lacking).items():
+        if key in question.wanted:
+            return self._cells((*present, key), tuple(rest), dimensions, top)
+        having: Sums = {}
+        count = 0
+        if key not in question.unwanted:
+            having, count = self._cells((*present, key), tuple(rest), dimensions, top)
+            if name in question.only and None not in question.only[name]:
+                return having, count
+            _, everyone = self._cells(present, tuple(rest), ())
+            if everyone == count and name not in question.only:
+                return having, count  # nobody lacks it
+        # Whole on both sides, not only the dearest.
+        lacking, _ = self._cells(present, tuple(rest), others)
+        with_key, _ = self._cells((*present, key), tuple(rest), others)
+        place = dimensions.index(name) if name in dimensions else None
+        for keys, amounts in some(add(lacking, with_key, -1)).items():
             having[keys if place is None else (*keys[:place], None, *keys[place:])] = amounts
-        return having
+            count += amounts[0]
+        return having, count
 
-    def _ask(self, present: tuple[str, ...], dimensions: tuple[str, ...]) -> Sums:
+    def _ask(self, present: tuple[str, ...], dimensions: tuple[str, ...], top: int | None) -> tuple[Sums, int]:
         table, question = self._table, self._question
         pair = sorted(present)
         columns = {key: (table.value, table.second_value)[pair.index(key)] for key in present}
@@ -266,16 +276,20 @@ class _Rollups:
                 query = query.where(expression.in_(["" if value is None else value for value in only]))
         sums = [sa.func.sum(getattr(table, name)) for name in question.measures]
         query = query.add_columns(*sums).select_from(table).where(*self._conditions(pair, columns)).group_by(*labels)
-        if self._top is not None and dimensions:
+        # All of them, also where only the dearest are wanted: whether anybody is missing shows in the count.
+        query = query.add_columns(sa.func.sum(sa.func.sum(table.calls)).over())
+        if top is not None:
             unknown = sa.func.sum(table.priced_calls) == 0
             cost = sa.case((unknown, sa.literal(Decimal(-1), Money)), else_=sa.func.sum(table.cost))
             query = query.having(sa.func.sum(table.calls) > 0)
-            query = query.order_by(cost.desc(), sa.func.sum(table.calls).desc(), *labels).limit(self._top)
+            query = query.order_by(cost.desc(), sa.func.sum(table.calls).desc(), *labels).limit(top)
         found: Sums = {}
-        for row in self._session.execute(query):
+        count = 0
+        for *row, whole in self._session.execute(query):
             keys = tuple(self._key(name, value) for name, value in zip(dimensions, row, strict=False))
             add(found, {keys: amounts_of(question.measures, row[len(labels) :])})
-        return found
+            count = int(whole or 0)
+        return found, count
 
     def _conditions(self, pair: Sequence[str], columns: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
         table, question, flt = self._table, self._question, self._question.flt

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -148,6 +148,8 @@ def price_again(
     :raises LedgerError: the database is away; what was changed before stays
     """
     outcome = Outcome()
+    # What comes in from now on is priced by whoever writes it.
+    where = [*where, Call.recorded_at <= datetime.now(UTC)]
     better = backfilled if kind == "backfill" else repriced
     reason = f"prices {book.version}"[:256]
     for batch in _batches(ledger, where):

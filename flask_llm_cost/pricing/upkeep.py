@@ -34,11 +34,8 @@ class Sync:
     feeds: int = 1
     #: The edition of the bundled book that the file is brought up to date with.
     book: str = ""
-
-    @property
-    def unchanged(self) -> bool:
-        """No source has changed since it was last taken in."""
-        return not self.plan.failures and not self.plan.compared and not self.plan.drifts
+    #: Whether the file has all of that book, and so gets what a later one adds.
+    whole: bool = False
 
     @property
     def bad(self) -> bool:
@@ -57,7 +54,7 @@ class Sync:
         if self.synced:
             # What was not taken in whole has to be looked at again, changed or not.
             taken = {name: facts if clean else {**facts, "etag": ""} for name, facts in self.synced.items()}
-            file.header["synced"] = {**past, **taken, "at": text_of(now), "book": self.book}
+            file.header["synced"] = {**past, **taken, "at": text_of(now), "book": self.book, "whole": self.whole}
         if changed or "version" not in file.header:
             file.header["version"] = text_of(now)
         file.save()
@@ -103,6 +100,7 @@ def synchronise(
             raise PriceSourceError("--add", f"{key!r} is no key; write provider/model, such as openai/gpt-4o")
     file = PriceFile.load(path)
     book = bundled()
+    whole_book = whole_book or bool(file.header.get("synced", {}).get("whole"))
     seeded = seed(file, book, all_of_it=whole_book)
     missing = [key for key in unpriced if key not in file.models]
     afresh = not file.as_written or bool(seeded or missing or [key for key in wanted if key not in file.models])
@@ -113,7 +111,7 @@ def synchronise(
     plan = make_plan(file, book, primary, secondary, now, wanted=wanted, unpriced=missing, accept=accept)
     plan.failures += failures
     plan.seeded = seeded
-    return Sync(file, plan, synced, len(feeds), book.version)
+    return Sync(file, plan, synced, len(feeds), book.version, whole_book)
 
 
 def _free(file: PriceFile) -> frozenset[str]:
@@ -137,7 +135,7 @@ def start(path: Path, now: datetime) -> int:
     book = bundled()
     seed(file, book, all_of_it=True)
     file.header["version"] = text_of(now)
-    file.header["synced"] = {"book": book.version}
+    file.header["synced"] = {"book": book.version, "whole": True}
     file.save()
     return len(file.models)
 

@@ -525,6 +525,18 @@ def test_a_newer_edition_of_the_book_renews_what_an_older_one_gave(sources: Sour
     assert (entry["rates"]["input"], entry["_source"]) == ("2.5", "seed")
 
 
+def test_a_file_that_was_started_from_the_whole_book_gets_what_a_newer_one_adds(sources: Sources, path: Path) -> None:
+    """Else a dated model of the newer book would be priced by the undated one in the file."""
+    upkeep.start(path, NOW)
+    file = PriceFile.load(path)
+    del file.models["openai/gpt-4o-2024-05-13"]
+    file.save()
+    sources.litellm = json.loads(EXCERPT.read_text())
+    done = sources.sync(path, save=False)
+    assert done.plan.seeded == 1
+    assert "openai/gpt-4o-2024-05-13" in done.plan.models
+
+
 def test_a_price_by_hand_replaces_the_whole_entry_from_now_on(path: Path) -> None:
     """What it does not name has no price any more; what was stays the price of its time."""
     _write(

@@ -18,6 +18,15 @@ ONCE = {"running_site", "browser"}
 S = TypeVar("S")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In continuous integration a test that is skipped is a test that failed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped") if reporter is not None else None
+    if skipped and os.environ.get("CI", "").lower() == "true":
+        reporter.write_line(f"continuous integration runs every test, and {len(skipped)} were skipped", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from flask_llm_cost.ledger import locks
 from flask_llm_cost.ledger.folders import NEW_SUFFIX, places
 from flask_llm_cost.ledger.lines import FORMAT, HEADER, STARTED, record_of, unpack
 from flask_llm_cost.ledger.spool import SUFFIX, Generation
@@ -100,7 +100,7 @@ def _adopt(path: Path) -> Generation | None:
         return None
     try:
         # The lock is on the file itself: a process id says nothing, containers that share a volume have the same ones.
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.take(fd)
         if os.fstat(fd).st_nlink:
             return Generation(0, path, fd, None, [], {})
     except OSError:

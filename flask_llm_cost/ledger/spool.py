@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import time
 from collections import deque
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from flask_llm_cost.ledger import locks
 from flask_llm_cost.ledger.folders import NEW_SUFFIX, private_folder
 from flask_llm_cost.ledger.lines import FORMAT, HEADER, STARTED, encode, is_whole, pack
 from flask_llm_cost.records import CallRecord
@@ -83,8 +83,7 @@ class Generation:
         fresh = folder / (stem + NEW_SUFFIX)
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            # flock, not lockf: lockf's locks belong to the process, which could then adopt its own live file.
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.take(fd)
             if os.write(fd, header) != len(header):
                 raise OSError(errno.ENOSPC, "no space for a header")
             path = folder / (stem + SUFFIX)

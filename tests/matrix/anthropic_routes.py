@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anthropic
-from driver import Provider, Routes, consume, consume_async, has
+from driver import Provider, Routes, break_off, break_off_async, consume, consume_async, has
 
 ROUTES = Routes(("anthropic",))
 
@@ -26,22 +26,30 @@ Call = Callable[[Any], Any]
 _PROBE = anthropic.Anthropic(api_key="probe")
 
 
-def both(name: str, call: Call, needs: str = "") -> None:
+def both(
+    name: str,
+    call: Call,
+    needs: str = "",
+    reply: Callable[[Provider], None] = lambda provider: None,
+    broken: bool = False,
+) -> None:
     """One call, by the sync client and by the async one."""
 
     def sync(provider: Provider) -> None:
+        reply(provider)
         with anthropic.Anthropic(base_url=provider.anthropic_url, api_key="test") as made:
-            consume(call(made))
+            (break_off if broken else consume)(call(made))
 
     async def twin(provider: Provider) -> None:
+        reply(provider)
         async with anthropic.AsyncAnthropic(base_url=provider.anthropic_url, api_key="test") as made:
-            await consume_async(call(made))
+            await (break_off_async if broken else consume_async)(call(made))
 
     def there() -> bool:
         return not needs or has(_PROBE, needs)
 
-    ROUTES.add(name, sync, there)
-    ROUTES.add(f"async {name}", twin, there)
+    ROUTES.add(name, sync, there, broken)
+    ROUTES.add(f"async {name}", twin, there, broken)
 
 
 both("messages", lambda c: c.messages.create(**MESSAGE))
@@ -81,11 +89,15 @@ def two_turns_of_tools(provider: Provider) -> None:
         made.beta.messages.tool_runner(**MESSAGE, tools=[price]).until_done()
 
 
-@ROUTES
-def retried(provider: Provider) -> None:
-    provider.reply_with("messages", status=529)
-    with anthropic.Anthropic(base_url=provider.anthropic_url, api_key="test") as made:
-        made.messages.create(**MESSAGE)
+def busy(provider: Provider) -> None:
+    """500, 529, and only then an answer."""
+    for status in (500, 529):
+        provider.reply_with("messages", status=status, headers={"retry-after-ms": "1"})
+
+
+both("messages retried", lambda c: c.messages.create(**MESSAGE), reply=busy)
+both("messages stream retried", lambda c: c.messages.create(**MESSAGE, stream=True), reply=busy)
+both("messages stream broken off", lambda c: c.messages.create(**MESSAGE, stream=True), broken=True)
 
 
 @ROUTES

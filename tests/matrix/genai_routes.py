@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from driver import Provider, Routes, consume, consume_async
+from driver import Provider, Routes, break_off, break_off_async, consume, consume_async
 from gemini_replies import MODEL, embedding, function_call, stream, whole
 from google import genai
 
@@ -19,27 +19,33 @@ def client(provider: Provider) -> genai.Client:
     return genai.Client(api_key="test", http_options={"base_url": provider.at("gemini")})
 
 
-def both(name: str, call: Call, reply: Reply) -> None:
+def both(name: str, call: Call, reply: Reply, broken: bool = False) -> None:
     """One call, by the sync client and by the async one."""
 
     def sync(provider: Provider) -> None:
         reply(provider)
         with client(provider) as made:
-            consume(call(made))
+            (break_off if broken else consume)(call(made))
 
     async def twin(provider: Provider) -> None:
         reply(provider)
         async with client(provider).aio as made:
-            await consume_async(call(made))
+            await (break_off_async if broken else consume_async)(call(made))
 
-    ROUTES.add(name, sync)
-    ROUTES.add(f"async {name}", twin)
+    ROUTES.add(name, sync, broken=broken)
+    ROUTES.add(f"async {name}", twin, broken=broken)
 
 
 both("generate", lambda c: c.models.generate_content(model=MODEL, contents="hello there"), whole)
 both("generate stream", lambda c: c.models.generate_content_stream(model=MODEL, contents="hello there"), stream)
 both("chat", lambda c: c.chats.create(model=MODEL).send_message("hello there"), whole)
 both("chat stream", lambda c: c.chats.create(model=MODEL).send_message_stream("hello there"), stream)
+both(
+    "generate stream broken off",
+    lambda c: c.models.generate_content_stream(model=MODEL, contents="hello there"),
+    stream,
+    broken=True,
+)
 both("embed", lambda c: c.models.embed_content(model="gemini-embedding-001", contents=["one", "two"]), embedding)
 
 
@@ -55,13 +61,25 @@ both(
 )
 
 
+def busy(provider: Provider) -> Any:
+    """500, 503, and only then an answer; a client that asks three times."""
+    for status in (500, 503):
+        provider.reply_with(":generateContent", status=status, body={"error": {"code": status, "message": "busy"}})
+    whole(provider)
+    options: Any = {"base_url": provider.at("gemini"), "retry_options": {"attempts": 3, "initial_delay": 0.01}}
+    return genai.Client(api_key="test", http_options=options)
+
+
 @ROUTES
 def retried(provider: Provider) -> None:
-    provider.reply_with(":generateContent", status=503, body={"error": {"code": 503, "message": "busy"}})
-    whole(provider)
-    options: Any = {"base_url": provider.at("gemini"), "retry_options": {"attempts": 2, "initial_delay": 0.01}}
-    with genai.Client(api_key="test", http_options=options) as made:
+    with busy(provider) as made:
         made.models.generate_content(model=MODEL, contents="hello there")
+
+
+@ROUTES
+async def async_retried(provider: Provider) -> None:
+    async with busy(provider).aio as made:
+        await made.models.generate_content(model=MODEL, contents="hello there")
 
 
 @ROUTES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from driver import Provider, Routes
+from driver import Provider, Routes, break_off, break_off_async
 from gemini_replies import MODEL, stream, whole
 from langchain_anthropic import ChatAnthropic
 from langchain_google_genai import ChatGoogleGenerativeAI
@@ -56,6 +56,16 @@ def add(
         reply_stream(provider)
         assert [piece async for piece in make(provider).astream(QUESTION)]
 
+    def broken(provider: Provider) -> None:
+        reply_stream(provider)
+        break_off(make(provider).stream(QUESTION))
+
+    async def abroken(provider: Provider) -> None:
+        reply_stream(provider)
+        await break_off_async(make(provider).astream(QUESTION))
+
+    ROUTES.add(f"{name} stream broken off", broken, broken=True)
+    ROUTES.add(f"async {name} stream broken off", abroken, broken=True)
     ROUTES.add(name, invoke)
     ROUTES.add(f"{name} stream", streamed)
     ROUTES.add(f"async {name}", ainvoke)

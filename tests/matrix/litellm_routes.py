@@ -9,7 +9,7 @@ from typing import Any
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else its import downloads one
 
 import litellm
-from driver import Provider, Routes
+from driver import Provider, Routes, break_off, break_off_async
 from gemini_replies import MODEL, stream, whole
 
 ROUTES = Routes(("litellm",))
@@ -44,6 +44,16 @@ def add(
         answer: Any = await litellm.acompletion(messages=QUESTION, stream=True, **options(provider))
         assert [piece async for piece in answer]
 
+    def broken(provider: Provider) -> None:
+        reply_stream(provider)
+        break_off(litellm.completion(messages=QUESTION, stream=True, **options(provider)))
+
+    async def broken_async(provider: Provider) -> None:
+        reply_stream(provider)
+        await break_off_async(litellm.acompletion(messages=QUESTION, stream=True, **options(provider)))
+
+    ROUTES.add(f"{name} stream broken off", broken, broken=True)
+    ROUTES.add(f"async {name} stream broken off", broken_async, broken=True)
     ROUTES.add(name, ask)
     ROUTES.add(f"{name} stream", streamed)
     ROUTES.add(f"async {name}", ask_async)

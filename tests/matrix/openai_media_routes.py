@@ -22,7 +22,13 @@ DRAWN = {
     "total_tokens": 49,
     "input_tokens_details": {"text_tokens": 9, "image_tokens": 0},
 }
-HEARD = {"type": "tokens", "input_tokens": 14, "output_tokens": 5, "total_tokens": 19}
+HEARD = {
+    "type": "tokens",
+    "input_tokens": 14,
+    "input_token_details": {"text_tokens": 0, "audio_tokens": 14},
+    "output_tokens": 5,
+    "total_tokens": 19,
+}
 
 
 def reply(path: str, body: Any, usage: Any) -> Callable[[Provider], None]:

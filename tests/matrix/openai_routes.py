@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import openai
-from driver import Provider, Routes, consume, consume_async, has
+from driver import Provider, Routes, break_off, break_off_async, consume, consume_async, has
 
 ROUTES = Routes(("openai",))
 
@@ -39,24 +39,25 @@ def both(
     needs: str = "",
     reply: Callable[[Provider], None] = lambda provider: None,
     routes: Routes = ROUTES,
+    broken: bool = False,
 ) -> None:
     """One call, by the sync client and by the async one."""
 
     def sync(provider: Provider) -> None:
         reply(provider)
         with client(provider) as made:
-            consume(call(made))
+            (break_off if broken else consume)(call(made))
 
     async def twin(provider: Provider) -> None:
         reply(provider)
         async with async_client(provider) as made:
-            await consume_async(call(made))
+            await (break_off_async if broken else consume_async)(call(made))
 
     def there() -> bool:
         return not needs or has(_PROBE, needs)
 
-    routes.add(name, sync, there)
-    routes.add(f"async {name}", twin, there)
+    routes.add(name, sync, there, broken)
+    routes.add(f"async {name}", twin, there, broken)
 
 
 both("chat", lambda c: c.chat.completions.create(**CHAT))
@@ -103,11 +104,15 @@ both("embeddings", lambda c: c.embeddings.create(model="text-embedding-3-small",
 both("embeddings floats", lambda c: c.embeddings.create(model="text-embedding-3-large", input="x", encoding_format="float"))
 
 
-@ROUTES
-def retried(provider: Provider) -> None:
-    provider.reply_with("chat/completions", status=500)
-    with client(provider) as made:
-        made.chat.completions.create(**CHAT)
+def busy(provider: Provider) -> None:
+    """500, 500, and only then an answer."""
+    provider.reply_with("chat/completions", status=500, headers={"retry-after-ms": "1"}, times=2)
+
+
+both("chat retried", lambda c: c.chat.completions.create(**CHAT), reply=busy)
+both("chat stream retried", lambda c: c.chat.completions.create(**CHAT, stream=True), reply=busy)
+both("chat stream broken off", lambda c: c.chat.completions.create(**CHAT, stream=True), broken=True)
+both("responses stream broken off", lambda c: c.responses.create(**RESPONSE, stream=True), broken=True)
 
 
 @ROUTES

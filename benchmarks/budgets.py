@@ -34,7 +34,12 @@ from flask_llm_cost.ledger.models import Base  # noqa: E402
 from flask_llm_cost.ledger.rows import call_rows  # noqa: E402
 from flask_llm_cost.records import CallRecord, Cost, Usage  # noqa: E402
 
-BARE = sa.Table("bare", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("amount", sa.String(32)))
+BARE = sa.Table(
+    "bare",
+    sa.MetaData(),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("amount", sa.String(32)),
+)
 
 
 def measure(worker: Worker, calls: int) -> dict[str, list[float]]:

@@ -153,13 +153,18 @@ def test_samples_of_the_api_page(run: Callable[[str], dict[str, Any]], caplog: p
     assert caplog.messages == ["$2.50 on one call of gpt-4o"]
 
 
-def test_samples_of_the_privacy_page(run: Callable[[str], dict[str, Any]], names: dict[str, Any]) -> None:
+def test_commands_of_the_privacy_page(names: dict[str, Any]) -> None:
     """Old calls are gone with all that hangs on them; of a forgotten person the money stays."""
     for days, user in ((500, "42"), (1, "42"), (1, "7")):
         when = datetime.now(UTC) - timedelta(days=days)
         track("openai", model="gpt-4o", usage={"input": 10}, tags={"user_id": user}, occurred_at=when)
     assert names["costs"].flush()
-    db = run("privacy")["db"]
+    commands = re.findall(r"\$ flask (llm-cost .+)", page("privacy"))
+    assert [command.split()[1] for command in commands] == ["prune", "forget"]
+    for command in commands:
+        result = names["app"].test_cli_runner().invoke(args=command.split())
+        assert result.exit_code == 0, result.output
+    db = names["db"]
     assert sorted(db.session.scalars(db.select(CallTag.value))) == ["(erased)", "7"]
     costs = db.session.scalars(db.select(Call.total_cost)).all()
     assert costs == [Decimal("0.000025")] * 2

@@ -12,7 +12,8 @@ class CuttingProxy:
     """Takes connections on a port of ``127.0.0.1`` and passes them on to the Unix socket *target*.
 
     While it is *armed*, a COMMIT passes to the server, its answer is waited for, and instead of the answer comes the end.
-    Every second one, so that there is an end to it.
+    Every second one, so that what is tried again gets in. Not those that SQLAlchemy sends to MariaDB after it has set an
+    isolation level: nothing is committed by them, and with them every second one could be the same batch's for ever.
     """
 
     def __init__(self, target: str) -> None:
@@ -37,16 +38,24 @@ class CuttingProxy:
     def _serve(self, client: socket.socket) -> None:
         with client, socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
             server.connect(self._target)
+            before = b""
             while True:
                 for ready in select.select([client, server], [], [])[0]:
                     data = ready.recv(65536)
                     if not data:
                         return
-                    if ready is client and self.armed and (b"COMMIT\0" in data or data.endswith(b"COMMIT")):
-                        self._commits += 1
-                        if self._commits % 2:
-                            server.sendall(data)
-                            server.recv(65536)
-                            self.cuts += 1
-                            return
+                    if ready is client:
+                        if self.armed and _is_commit(data) and b"ISOLATION LEVEL" not in before:
+                            self._commits += 1
+                            if self._commits % 2:
+                                server.sendall(data)
+                                server.recv(65536)
+                                self.cuts += 1
+                                return
+                        before = data
                     (server if ready is client else client).sendall(data)
+
+
+def _is_commit(data: bytes) -> bool:
+    """Whether a client says COMMIT, to PostgreSQL or to MariaDB."""
+    return b"COMMIT\0" in data or data.endswith(b"COMMIT")

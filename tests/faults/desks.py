@@ -42,7 +42,9 @@ class Desk:
     @property
     def environment(self) -> dict[str, str]:
         """For a process that imports ``desk``."""
-        return {**os.environ, **self.settings, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+        # Where nothing compiled may be kept, each process would compile every library anew, for many seconds.
+        changed = {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "PYTHONDONTWRITEBYTECODE": ""}
+        return {**os.environ, **self.settings, **changed}
 
     def app(self, *, tables: bool = True, **config: Any) -> Flask:
         """An app in this process."""

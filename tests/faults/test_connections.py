@@ -3,49 +3,56 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from cutting_proxy import CuttingProxy
 from desks import Desk
 
-
-def through(url: sa.URL, port: int) -> sa.URL:
-    """*url*, by way of a port on this machine."""
-    return url.set(host="127.0.0.1", port=port, query={"sslmode": "disable", "gssencmode": "disable"})
+from flask_llm_cost.testing.provider import PlayedProvider
 
 
-def socket_of(url: sa.URL) -> str:
-    return f"{url.query['host']}/.s.PGSQL.{url.port or 5432}"
+@pytest.fixture(params=["postgresql", "mariadb"])
+def server_desk(
+    request: pytest.FixtureRequest, tmp_path: Path, provider: PlayedProvider
+) -> Iterator[tuple[Desk, CuttingProxy]]:
+    """A desk whose connections go through a proxy, once on each kind of server."""
+    url: sa.URL = request.getfixturevalue(f"{request.param}_url")
+    if request.param == "postgresql":
+        proxy = CuttingProxy(f"{url.query['host']}/.s.PGSQL.{url.port or 5432}")
+        query = {"sslmode": "disable", "gssencmode": "disable"}
+    else:
+        proxy = CuttingProxy(str(url.query["unix_socket"]))
+        query = {"charset": "utf8mb4"}
+    desk = Desk(url.set(host="127.0.0.1", port=proxy.port, query=query), tmp_path, provider)
+    yield desk, proxy
+    desk.close()
+    proxy.close()
 
 
 @pytest.mark.parametrize("cuts", [10, pytest.param(100, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.soak)])
-def test_the_line_is_cut_after_commit(postgresql_desk: Desk, cuts: int) -> None:
+def test_the_line_is_cut_after_commit(server_desk: tuple[Desk, CuttingProxy], cuts: int) -> None:
     """The database has committed and nobody hears of it: the batch is delivered again, and is there once."""
-    any_desk = postgresql_desk
-    proxy = CuttingProxy(socket_of(any_desk.url))
-    any_desk.settings["DESK_DATABASE"] = through(any_desk.url, proxy.port).render_as_string(hide_password=False)
-    try:
-        app = any_desk.app()
-        ledger = any_desk.ledger(app)
-        proxy.armed = True
-        number = 0
-        while proxy.cuts < cuts:
-            any_desk.ask(app, range(number, number + 3))
-            number += 3
-            assert number < 30 * cuts
-            deadline = time.monotonic() + 60
-            while not ledger.flush(0.05):
-                assert time.monotonic() < deadline
-        proxy.armed = False
-        print(f"{proxy.cuts} cuts after COMMIT, {ledger.health().duplicates} delivered again:")
-        figures = any_desk.figures()
-        figures.check()
-        assert figures.stored == number
-        assert ledger.health().duplicates >= cuts
-    finally:
-        any_desk.close()
-        proxy.close()
+    desk, proxy = server_desk
+    app = desk.app()
+    ledger = desk.ledger(app)
+    proxy.armed = True
+    number = 0
+    while proxy.cuts < cuts:
+        desk.ask(app, range(number, number + 3))
+        number += 3
+        assert number < 30 * cuts
+        deadline = time.monotonic() + 60
+        while not ledger.flush(0.05):
+            assert time.monotonic() < deadline
+    proxy.armed = False
+    print(f"{proxy.cuts} cuts after COMMIT, {ledger.health().duplicates} delivered again:")
+    figures = desk.figures()
+    figures.check()
+    assert figures.stored == number
+    assert ledger.health().duplicates >= cuts
 
 
 def test_one_connection_a_process_and_none_of_the_apps(postgresql_desk: Desk) -> None:

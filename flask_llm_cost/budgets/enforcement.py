@@ -220,13 +220,12 @@ class Budgets:
     def _amount(self, budget: Budget, ask: Ask, request: estimate.Request) -> Decimal | None:
         if budget.unit == "calls":
             return Decimal(1)
-        tokens = estimate.tokens_of(
-            request, ask.operation, budget.allowance, self._default_output, budget.estimate == "expected"
-        )
-        if budget.unit == "tokens":
-            return Decimal(tokens.total)
         subject, book = ask.subject, self._book()
         provider, model = subject.provider or "", subject.models[0] if subject.models else None
+        most = book.max_output(provider, model, subject.at) or self._default_output
+        tokens = estimate.tokens_of(request, ask.operation, budget.allowance, most, budget.estimate == "expected")
+        if budget.unit == "tokens":
+            return Decimal(tokens.total)
         cost = estimate.cost_of(book, provider, model, tokens, request, subject.at)
         if cost is not None or budget.unpriced != "dearest":
             return cost

@@ -150,10 +150,17 @@ def _media(value: Any) -> Iterator[int]:
 def _data(medium: str | Mapping[str, Any]) -> int | None:
     """How many bytes of data a medium carries; ``None`` where it is text after all."""
     if isinstance(medium, str):
-        return len(medium)
-    if medium.get("type") == "text":
+        return None if _reads_as_text(medium) else len(medium)
+    if medium.get("type") == "text" or isinstance(medium.get("text"), str):
         return None
-    return sum(len(item) for item in medium.values() if isinstance(item, str) and len(item) > _SHORT)
+    parts = list(medium.values())
+    parts += [inner for item in parts if isinstance(item, Mapping) for inner in item.values()]
+    return sum(len(item) for item in parts if isinstance(item, str) and len(item) > _SHORT and not _reads_as_text(item))
+
+
+def _reads_as_text(value: str) -> bool:
+    """A tool of the app's own may call a text ``source``. Neither base64 nor an address has a space."""
+    return value[:5] != "data:" and " " in value[:1_000]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +175,14 @@ class Tokens:
         return self.input + self.output
 
 
-def tokens_of(request: Request, operation: str, allowance: Allowance, default_output: int, expected: bool) -> Tokens:
-    """The tokens of a request: at most, or what is to be expected of one: a quarter of its bytes, and of its cap."""
+def tokens_of(request: Request, operation: str, allowance: Allowance, most: int, expected: bool) -> Tokens:
+    """The tokens of a request: at most, or what is to be expected of one: a quarter of its bytes, and of its cap.
+
+    :param most: tokens of one answer, where the request has no cap
+    """
     text, output = request.text, request.output
     if output is None:
-        output = 0 if operation in _NO_OUTPUT else default_output * request.answers
+        output = 0 if operation in _NO_OUTPUT else most * request.answers
     if expected:
         text, output = -(-text // 4), -(-output // 4)
     added = allowance.template + (allowance.tools if request.tools else 0)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import ModuleType
 from typing import Any, Final
 
-from flask_llm_cost.capture.admission import admit_async
+from flask_llm_cost.capture.admission import admit_async, look_back_async
 from flask_llm_cost.capture.exchange import Request, observe, under_way
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.observation import Observation
@@ -124,7 +124,10 @@ class _ObservedReader:
             self._observation.closed(True)
 
     async def read(self, n: int = -1) -> bytes:
-        return await self._seen(self._reader.read(n))
+        piece = await self._seen(self._reader.read(n))
+        if n < 0:  # the whole reply: only now it is recorded
+            await look_back_async(self._observation)
+        return piece
 
     async def readany(self) -> bytes:
         return await self._seen(self._reader.readany())

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from flask_llm_cost.capture.admission import admit
+from flask_llm_cost.capture.admission import admit, look_back
 from flask_llm_cost.capture.exchange import Request, observe
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.observation import Observation
@@ -83,11 +83,15 @@ def _failed(exception: Exception, context: dict[str, Any], **_: Any) -> None:
         observation.failed(exception, type(exception).__name__ not in _NEVER_SENT)
 
 
-@guarded
 def _after(http_response: Any, parsed: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
     observation: Observation | None = context.pop(_ON_CONTEXT, None)
-    if observation is None:
-        return
+    if observation is not None:
+        _take_reply(observation, http_response, parsed, model)
+        look_back(observation)
+
+
+@guarded
+def _take_reply(observation: Observation, http_response: Any, parsed: dict[str, Any], model: Any) -> None:
     status = http_response.status_code
     observation.attempt = 1 + int(parsed.get("ResponseMetadata", {}).get("RetryAttempts", 0))
     if status >= 400:
@@ -131,8 +135,11 @@ class _ObservedRaw(_Observed):
             self._observation.closed(False, error)
             raise
         self._observation.feed(piece)
-        if not piece or not args or args[0] is None:
+        whole = not args or args[0] is None
+        if not piece or whole:
             self._observation.closed(True)
+        if whole:
+            look_back(self._observation)
         return piece
 
 

@@ -149,6 +149,17 @@ class PriceBook:
             (names, zone) if names or zone else None,
         )
 
+    def max_output(self, provider: str, model: str | None, at: datetime | None) -> int | None:
+        """The most tokens that one answer of *model* has, as its entry says; ``None`` where nobody says.
+
+        It is found like a price: by the same rules, in the same order.
+        """
+        if model is None:
+            return None
+        route = self._routes.get((provider, model, None, None)) or self._new_route(provider, model, None, None)
+        match = route.segment(_utc(at)).match if route is not None else None
+        return match.entry.max_output if match is not None and match.entry is not None else None
+
     def explain(
         self,
         provider: str,

@@ -38,6 +38,9 @@ _ORDER: Final = [
     "requests",
 ]
 
+#: What a draft says beside the price.
+_NO_PRICE: Final = frozenset({"source", "zeros", "filled", "max_output"})
+
 
 @dataclass
 class Draft:
@@ -54,6 +57,8 @@ class Draft:
     multipliers: dict[str, Decimal] = field(default_factory=dict)
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)
     reasoning_model: bool = False
+    #: The most tokens of an answer: no price, and so nothing that two drafts may differ in.
+    max_output: int | None = None
     source: str = "litellm"
     #: Components that the source lists at zero, which is no price.
     zeros: set[str] = field(default_factory=set)
@@ -62,7 +67,7 @@ class Draft:
 
     def price(self) -> dict[str, Any]:
         """All that it says of the price, so that two drafts can be compared."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("source", "zeros", "filled") and value}
+        return {name: value for name, value in self.__dict__.items() if name not in _NO_PRICE and value}
 
 
 class Report:
@@ -98,6 +103,8 @@ def as_json(draft: Draft, *, source: str | None = None) -> dict[str, Any]:
         if blocks := getattr(draft, name):
             entry[name] = [_tidy(block) for block in blocks]
     found: dict[str, Any] = written(entry)
+    if draft.max_output is not None:
+        found["max_output"] = draft.max_output
     if source is not None:
         found["_source"] = source
     if draft.filled:

@@ -2,7 +2,7 @@
 
 The shape is the one documented in ``docs/prices.rst``: ``rates``, ``modes``, ``tiers`` and ``windows``, which ``history``
 and ``scheduled`` replace until or from a date; and beside them ``per``, ``minimum``, ``multipliers``, ``tools``,
-``aliases``, ``currency``, ``inherit``.
+``aliases``, ``currency``, ``max_output``, ``inherit``.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ FIELDS: Final = (
     "currency",
     "inherit",
     "reasoning_model",
+    "max_output",
 )
 
 
@@ -117,6 +118,7 @@ class Entry:
 
     :param key: ``provider/model``
     :param changes: ``(date, history or scheduled, sections)`` in the order of their dates
+    :param max_output: the most tokens that one answer has; ``None`` where nobody says
     :param named: which fields the source gave, for ``inherit``
     """
 
@@ -129,6 +131,7 @@ class Entry:
     minimum: Mapping[str, Decimal] = field(default_factory=dict)
     aliases: tuple[AliasName, ...] = ()
     reasoning_model: bool = False
+    max_output: int | None = None
     inherit: bool = False
     source: str = ""
     source_version: str = ""
@@ -195,6 +198,7 @@ def parse_entry(key: str, raw: Any, place: Place, *, currency: str = "USD", sour
         minimum=_quantities(table.get("minimum", {}), place.at("minimum")),
         aliases=tuple(parse_alias(item, place.at(f"aliases[{i}]")) for i, item in items(table.get("aliases", ()), place)),
         reasoning_model=reasoning_model,
+        max_output=_size_of(table["max_output"], place.at("max_output")) if "max_output" in table else None,
         inherit=inherit,
         source=str(table.get("_source") or source),
         source_version=str(table.get("_source_version") or version),
@@ -312,17 +316,23 @@ def _modes(value: Any, place: Place) -> dict[str, Mapping[str, Decimal] | None]:
 def _tier(value: Any, place: Place) -> Tier:
     table = mapping(value, place)
     known_names(table, ("above", "inclusive", "rates", "modes"), place, what="field")
-    above = table.get("above")
-    if isinstance(above, str) and above.isascii() and above.isdigit() and len(above) < 12:
-        above = int(above)
-    if isinstance(above, bool) or not isinstance(above, int) or not 0 < above < 10**12:
-        raise place.at("above").error(above, "write the size in tokens, such as 200000")
+    above = _size_of(table.get("above"), place.at("above"))
     inclusive = table.get("inclusive", False)
     if not isinstance(inclusive, bool):
         raise place.at("inclusive").error(inclusive, "write true or false")
     return Tier(
         above, inclusive, rates(table.get("rates"), place.at("rates")), _modes(table.get("modes", {}), place.at("modes"))
     )
+
+
+def _size_of(value: Any, place: Place) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:
+        value = int(value)
+    elif isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
+        value = int(value)  # of a source, which is read without floats
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 10**12:
+        raise place.error(value, "write the size in tokens, such as 200000")
+    return value
 
 
 def _window(value: Any, place: Place) -> Window:

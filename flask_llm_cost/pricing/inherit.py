@@ -49,6 +49,7 @@ def merged(entry: Entry, base: Entry) -> Entry:
         minimum={**base.minimum, **entry.minimum},
         aliases=entry.aliases,
         reasoning_model=entry.reasoning_model if "reasoning_model" in named else base.reasoning_model,
+        max_output=entry.max_output if "max_output" in named else base.max_output,
         source=entry.source,
         source_version=entry.source_version,
         named=named,

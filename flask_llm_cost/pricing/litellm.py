@@ -17,6 +17,8 @@ from flask_llm_cost.pricing.drafts import Draft, Rates, Report
 
 _MILLION: Final = Decimal(1_000_000)
 _THOUSAND: Final = Decimal(1_000)
+#: No answer is longer.
+_MOST_TOKENS: Final = 1_000_000_000
 _NONE: Final[Mapping[str, str]] = {}
 
 #: LiteLLM's provider to ours, where they differ. ``None``: its entries are no prices of calls.
@@ -153,7 +155,18 @@ def read_entry(key: str, raw: Mapping[str, Any], report: Report, *, free: Collec
     _extras(key, raw, model)
     if provider == "openai" and raw.get("supports_reasoning"):
         model.reasoning_model = True
+    if any(component.endswith("output") for component in model.rates):
+        model.max_output = _max_output(raw.get("max_output_tokens"))
     return model
+
+
+def _max_output(value: Any) -> int | None:
+    """What is no whole number of tokens is not said: an entry is not worth less for it."""
+    try:
+        number = Decimal(str(value))
+    except ArithmeticError:
+        return None
+    return int(number) if number.is_finite() and 0 < number < _MOST_TOKENS and number == int(number) else None
 
 
 def _units(raw: Mapping[str, Any], model: Draft) -> None:
@@ -319,10 +332,15 @@ def read_file(
         elif key not in models:
             models[key] = found
             ranks[key] = rank
-        elif models[key].price() != found.price():
-            if rank > ranks[key]:
-                models[key], ranks[key] = found, rank
-            report.conflicts.append(f"{key}: LiteLLM has two prices for it; {name!r} is the second")
+        else:
+            other = models[key]
+            # Of two maximums the larger bounds an answer.
+            most = max((found.max_output or 0, other.max_output or 0)) or None
+            if other.price() != found.price():
+                if rank > ranks[key]:
+                    models[key], ranks[key] = found, rank
+                report.conflicts.append(f"{key}: LiteLLM has two prices for it; {name!r} is the second")
+            models[key].max_output = most
     _drop_dated_spellings(models, report)
     _bedrock_in_region(models, report)
     return models

@@ -19,6 +19,8 @@ _NEAR: Final = Decimal(3)
 _ONE: Final = Decimal(1)
 #: LiteLLM cuts a price by the hour off where it divides it by 3600.
 _SECONDS_NOISE: Final = Decimal("0.005")
+#: The one figure that is compared and is no price.
+MAX_OUTPUT: Final = "max_output"
 SILENCE: Final = "skip_relative_change"
 
 _EMPTY: Final[Mapping[str, Any]] = {"rates": {}, "modes": {}, "tiers": [], "windows": [], "multipliers": {}, "tools": {}}
@@ -66,7 +68,7 @@ def merge(
 ) -> Merged:
     """Lay *offer* over the entry *raw*. What the offer names wins, what it does not name stays.
 
-    What was before goes into ``history``, unless nothing but figures that were missing has come.
+    What was before goes into ``history``, unless nothing but figures that were missing has come, or that are no price.
 
     :param now: when the offer was fetched; the price changed at some time before
     :param tools: fees of the provider for any model, which an offer repeats
@@ -94,11 +96,17 @@ def merge(
         "tools": comparing.tools(old.tools, new.tools, tools),
     }
     _missing(merged, old, new, offer, sections["rates"], frozenset(raw.get("_filled", ())))
+    most = {} if fresh.max_output is None else {"max_output": fresh.max_output}
+    if not merged.rows and most and entry.max_output is None:
+        # No price, so nothing that anybody has to look at.
+        merged.entry = {**raw, **most}
+    if fresh.max_output is not None and entry.max_output not in (None, fresh.max_output):
+        merged.rows.append(Row(MAX_OUTPUT, Decimal(entry.max_output), Decimal(fresh.max_output)))
     if not merged.rows:
         return merged
     _judge(merged, sections["rates"], sections["modes"], raw)
-    missing_only = all(row.old is None and not row.what.startswith(">") for row in merged.rows)
-    merged.entry = _rewritten(raw, sections, None if missing_only else old, now)
+    same_price = all(row.what == MAX_OUTPUT or (row.old is None and not row.what.startswith(">")) for row in merged.rows)
+    merged.entry = _rewritten(raw, sections, None if same_price else old, now) | most
     merged.entry.update(comparing.units(raw))
     if fresh.reasoning_model:
         merged.entry["reasoning_model"] = True

@@ -31,6 +31,7 @@ _ENTRY_ORDER: Final = (
     "multipliers",
     "tools",
     "reasoning_model",
+    "max_output",
     "history",
     "scheduled",
     "aliases",

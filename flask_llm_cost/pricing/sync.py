@@ -207,6 +207,7 @@ def _take(
         plan.rejected[key] = str(error)
         return
     if not merged.rows and not merged.refusals:
+        plan.models[key] = merged.entry or plan.models[key]
         return
     plan.changed.append(merged)
     if merged.entry is not None:

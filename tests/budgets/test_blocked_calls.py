@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 from collections.abc import Callable
 from decimal import Decimal
@@ -25,6 +26,7 @@ from flask_llm_cost.testing.provider import PlayedProvider
 
 Way = Callable[[PlayedProvider], Any]
 
+CLAUDE = "anthropic.claude-3-haiku-20240307-v1:0"
 WAYS: dict[str, Way] = {}
 
 
@@ -132,18 +134,25 @@ async def raw_aiohttp(provider: PlayedProvider) -> None:
         await reply.read()
 
 
-@way
-def botocore(provider: PlayedProvider) -> None:
-    client = boto3.client(
+def bedrock(provider: PlayedProvider) -> Any:
+    return boto3.client(
         "bedrock-runtime",
         endpoint_url=f"{provider.url}/bedrock",
         region_name="us-east-1",
         aws_access_key_id="test",
         aws_secret_access_key="test",
     )
-    client.converse(
-        modelId="anthropic.claude-3-haiku-20240307-v1:0", messages=[{"role": "user", "content": [{"text": "hello"}]}]
-    )
+
+
+@way
+def botocore(provider: PlayedProvider) -> None:
+    bedrock(provider).converse(modelId=CLAUDE, messages=[{"role": "user", "content": [{"text": "hello"}]}])
+
+
+@way
+def botocore_invoke(provider: PlayedProvider) -> None:
+    body = json.dumps({"anthropic_version": "bedrock-2023-05-31", "max_tokens": 10, "messages": BODY["messages"]})
+    bedrock(provider).invoke_model(modelId=CLAUDE, body=body)["body"].read()
 
 
 def run(app: BudgetApp, made: Way, provider: PlayedProvider) -> None:
@@ -169,6 +178,27 @@ def test_the_app_gets_the_error_itself(sqlite_app: AppMaker, provider: PlayedPro
     ]
     period = app.period()
     assert (period.spent, period.held, period.blocked_calls) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("name", ["raw_aiohttp", "botocore", "botocore_invoke", "raw_requests", "raw_httpx_async"])
+def test_a_budget_that_raises_does_so_in_every_library(sqlite_app: AppMaker, provider: PlayedProvider, name: str) -> None:
+    """The call is sent and recorded, and its own caller gets the error, where the whole reply is read at the latest."""
+    usage = {"inputTokens": 30, "outputTokens": 4, "totalTokens": 34}
+    output = {"message": {"role": "assistant", "content": [{"text": "hi"}]}}
+    provider.reply_with("/converse", body={"usage": usage, "stopReason": "end_turn", "output": output, "metrics": {}})
+    provider.reply_with("/invoke", body={"type": "message", "usage": {"input_tokens": 30, "output_tokens": 4}})
+    app = sqlite_app(
+        {"name": "loop", "limit": "0.000001", "period": "day", "action": "raise"},
+        price_overrides={f"bedrock/{CLAUDE}": {"input": "0.25", "output": "1.25"}},
+        hosts={**provider.hosts, f"{provider.host}/bedrock": "bedrock"},
+    )
+    with pytest.raises(BudgetExceededError, match="budget 'loop' is used up") as caught:
+        run(app, WAYS[name], provider)
+    assert caught.value.stage == "record"
+    app.flush()
+    assert [call.outcome for call in app.calls()] == ["ok"]
+    assert app.period().spent == app.cost() > 0
+    assert len(provider.requests) == 1
 
 
 def test_the_error_says_what_it_knows(sqlite_app: AppMaker, provider: PlayedProvider) -> None:

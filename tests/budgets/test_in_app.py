@@ -164,6 +164,23 @@ def test_calls_and_tokens(make_app: AppMaker, provider: PlayedProvider) -> None:
     assert found["tokens"].limit == 20_000_000
 
 
+def test_without_a_cap_the_model_s_maximum_is_held(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """What the price book says of its answers, times their number; where it says nothing, the configured default."""
+    app = sqlite_app(
+        {"name": "cap", "limit": 1_000_000, "unit": "tokens", "period": "day", "action": "block"},
+        price_overrides={"openai/gpt-4o": {"inherit": True, "max_output": 70_000}, "openai/mine": {"output": "1"}},
+        default_max_output=30_000,
+    )
+    ways: list[dict[str, Any]] = [{}, {"n": 3}, {"model": "mine"}, {"model": "nobody-knows"}, {"max_completion_tokens": 50}]
+    with app.flask.app_context():
+        for changes in ways:
+            chat(provider, **{"max_tokens": openai.omit, **changes})
+    app.flush()
+    scale = app.budgets.declared[0].scale
+    held = [int(hold.amount * scale) for hold in sorted(app.holds(), key=lambda hold: hold.created_at)]
+    assert [tokens // 10_000 for tokens in held] == [7, 21, 3, 3, 0]
+
+
 def test_raise_records_first(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
     """A budget that raises lets the call happen and records it, and the app gets the error itself, sync and async."""
     app = sqlite_app({"name": "loop", "limit": "0.0001", "period": "day", "action": "raise"})
@@ -482,6 +499,36 @@ def test_a_lift_that_makes_no_sense(used: BudgetApp, arguments: list[str], words
     result = run(used, "budgets", "lift", *arguments)
     assert result.exit_code in (1, 2)
     assert words in result.output
+
+
+def test_the_command_releases(used: BudgetApp, provider: PlayedProvider) -> None:
+    """What is unresolved is shown, and no longer counts once it is released, of that scope only; who did it is on record."""
+    run(used, "budgets", "lift", "cap", "--scope", "tenant_id=7", "--to", "50")
+    message = {"role": "assistant", "content": "hi"}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    reply = {"id": "c", "object": "chat.completion", "created": 1, "model": "gpt-4o", "choices": choices}
+    provider.reply_with("chat/completions", body=reply)  # without usage: nobody knows what it cost
+    with used.flask.app_context(), tags(tenant_id="7"):
+        chat(provider)
+    used.flush()
+
+    def unresolved() -> Decimal:
+        return sum((row.unresolved for row in used.periods()), Decimal(0))
+
+    amount = unresolved()
+    assert amount > 0
+    assert f"${amount:,.4f} unresolved" in run(used, "budgets", "--scope", "tenant_id=7").output
+    for elsewhere in (["--scope", "tenant_id=42"], ["--name", "all"]):
+        assert run(used, "budgets", "--release", *elsewhere).output == "nothing is unresolved\n"
+    assert unresolved() == amount
+    result = run(used, "budgets", "--release", "--name", "cap", "--scope", "tenant_id=7")
+    assert result.output == f"cap (tenant_id=7): ${amount:,.4f} of 1 calls released\n"
+    assert (result.exit_code, unresolved()) == (0, 0)
+    assert run(used, "budgets", "--release").output == "nothing is unresolved\n"
+    with used.engine.connect() as connection:
+        query = "SELECT budget, scope, actor FROM llm_cost_adjustments WHERE kind = 'release'"
+        row = connection.execute(sa.text(query)).one()
+    assert (row.budget, row.scope, bool(row.actor)) == ("cap", "tenant_id=7", True)
 
 
 def test_doctor_and_repair(used: BudgetApp) -> None:

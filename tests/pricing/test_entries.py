@@ -163,6 +163,38 @@ def test_inherit_takes_the_rest_from_below() -> None:
     assert batch.total == Decimal("0.05")
 
 
+def test_a_maximum_of_output_is_found_like_a_price() -> None:
+    """By key, alias, date and mapping; an override is used whole, unless it inherits; what nobody says is unknown."""
+    book = PriceBook.load(
+        overrides={
+            "acme/model": {"rates": {"output": "1"}, "max_output": "8192", "aliases": ["latest"]},
+            "openai/gpt-4o": {"input": "2", "output": "8"},
+            "openai/gpt-4o-mini": {"inherit": True, "rates": {"input": "0.1"}},
+            "openai/o3": {"inherit": True, "max_output": 50},
+        },
+        aliases={"gateway/*": "acme/*", "ollama/*": "free"},
+    )
+    plain = PriceBook.load()
+    most = plain.max_output("openai", "gpt-4o-mini", NOW)
+    assert most == plain.max_output("openai", "gpt-4o-mini-2024-07-18", NOW) == 16_384
+    for provider, model, found in [
+        ("acme", "model", 8192),
+        ("acme", "model-2026-01-01", 8192),
+        ("acme", "latest", 8192),
+        ("gateway", "model", 8192),
+        ("openai", "gpt-4o", None),
+        ("openai", "gpt-4o-mini", most),
+        ("openai", "o3", 50),
+        ("ollama", "llama", None),
+        ("acme", "other", None),
+        ("acme", None, None),
+        ("", "", None),
+    ]:
+        assert book.max_output(provider, model, NOW) == found, (provider, model)
+    mapped = PriceBook.load(overrides={"openai/acme-9": {"rates": {"output": "1"}, "max_output": 77}})
+    assert mapped.max_output("azure", "acme-9", NOW) == 77
+
+
 def test_there_must_be_something_to_inherit() -> None:
     """An entry that inherits from nothing stops the start, with the remedy."""
     with pytest.raises(PriceBookError, match=r"acme/model.*inherit.*all rates"):
@@ -215,6 +247,9 @@ BAD: list[tuple[Any, list[str]]] = [
     ({"rates": {"input": "1"}, "tools": {"web_search": {"per": "1"}}}, ["tools.web_search.rate"]),
     ({"rates": {"input": "1"}, "currency": "dollars"}, ["currency", "'dollars'"]),
     ({"rates": {"input": "1"}, "inherit": "yes"}, ["inherit", "'yes'"]),
+    ({"rates": {"input": "1"}, "max_output": "many"}, ["max_output", "'many'", "200000"]),
+    ({"rates": {"input": "1"}, "max_output": 0}, ["max_output", "0"]),
+    ({"rates": {"input": "1"}, "max_output": True}, ["max_output", "True"]),
     ({"rates": {"input": "1"}, "aliases": [3]}, ["aliases[0]", "3"]),
     ({}, ["acme/model", "at least one rate"]),
     ("0.30", ["acme/model", "'0.30'", "table"]),

@@ -205,6 +205,41 @@ def test_keys_are_ours() -> None:
     assert report.left_out["not wanted"] == ["reseller/gpt-9"]
 
 
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [
+        (Decimal(8192), 8192),
+        ("8192", 8192),
+        (None, None),
+        (0, None),
+        (-1, None),
+        ("many", None),
+        (Decimal("0.5"), None),
+        (Decimal("1e999999"), None),
+        (Decimal("NaN"), None),
+        ([1], None),
+    ],
+)
+def test_a_maximum_of_output_is_a_number_of_tokens_or_nothing(said: Any, taken: int | None) -> None:
+    """What is none is not taken, and costs an entry nothing else; what has no output has no maximum of it."""
+    found = _read(output_cost_per_token=Decimal("1e-06"), max_output_tokens=said)
+    assert found == {"rates": {"output": "1"}} | ({} if taken is None else {"max_output": taken})
+    assert _read(input_cost_per_token=Decimal("1e-06"), max_output_tokens=said) == {"rates": {"input": "1"}}
+
+
+def test_of_two_maximums_the_larger_counts() -> None:
+    """It bounds an answer whichever of two entries of one key is right, and it is no conflict of prices."""
+    entry = {"output_cost_per_token": Decimal("1e-06"), "litellm_provider": "mistral"}
+    for sizes in ((4096, 32000), (32000, 4096), (32000, None), (None, 32000)):
+        report = Report()
+        names = ("mistral/codestral-9", "codestral-9")
+        found = read_file(
+            {name: {**entry, "max_output_tokens": size} for name, size in zip(names, sizes, strict=True)}, report
+        )
+        assert {key: draft.max_output for key, draft in found.items()} == {"mistral/codestral-9": 32000}
+        assert not report.conflicts
+
+
 def test_a_bare_claude_on_bedrock_is_in_region() -> None:
     """LiteLLM gives it the worldwide price; the one of the ``us.`` profile is right, and the change is reported."""
     names = {"anthropic.claude-9": "3e-06", "global.anthropic.claude-9": "3e-06", "us.anthropic.claude-9": "3.3e-06"}

@@ -97,6 +97,20 @@ def test_gemini_has_no_write_rate() -> None:
             assert "cache_write" not in entry["rates"], key
 
 
+def test_it_knows_how_long_answers_can_be() -> None:
+    """The models that people call directly have a maximum of output, a whole number of tokens, where they have output."""
+    found = {key: entry["max_output"] for key, entry in WHOLE["models"].items() if "max_output" in entry}
+    assert all(type(most) is int and most > 0 for most in found.values())
+    assert {key: found[key] for key in ("openai/gpt-4o", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro")} == {
+        "openai/gpt-4o": 16_384,
+        "anthropic/claude-sonnet-4-5": 64_000,
+        "gemini/gemini-2.5-pro": 65_536,
+    }
+    for provider in MAJORS:
+        assert any(key.startswith(f"{provider}/") for key in found), provider
+    assert all(any(name.endswith("output") for name in WHOLE["models"][key]["rates"]) for key in found)
+
+
 def test_it_says_where_it_comes_from() -> None:
     """A version, and the sources with theirs."""
     assert re.fullmatch(r"\d{4}-\d\d-\d\d\.\d+", WHOLE["version"])

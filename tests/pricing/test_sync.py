@@ -115,6 +115,33 @@ def test_what_is_there_is_refreshed_and_nothing_else_comes(sources: Sources, pat
     assert "2 -> 1.5" in _said(done)
 
 
+def test_a_maximum_of_output_is_kept_up_to_date(sources: Sources, path: Path) -> None:
+    """A missing one is filled in and is no difference; a changed one is shown; neither is a price that had its time."""
+    plain = {"rates": {"output": "8"}, "_source": "litellm", "_source_version": "x", "_fetched_at": "2026-01-01"}
+    _write(path, a=plain, b={**plain, "max_output": 4096}, c={**plain, "max_output": 4096})
+    sources.models(a={"output": 8, "max_output_tokens": "8192"}, b={"output": 8}, c={"output": 8})
+    done = sources.sync(path)
+    assert not done.plan.drifts, _said(done)
+    assert _entry(path, "a") == {**plain, "max_output": 8192}
+    assert (_entry(path, "b")["max_output"], _entry(path, "c")["max_output"]) == (4096, 4096)
+
+    sources.models(
+        a={"output": 8, "max_output_tokens": "16384"},
+        b={"output": 9, "max_output_tokens": "4096"},
+        c={"output": 8, "max_output_tokens": "1"},
+    )
+    done = sources.sync(path)
+    assert "max_output" in _said(done)
+    assert "8192 -> 16384" in _said(done)
+    assert _entry(path, "a")["max_output"] == 16384
+    assert "history" not in _entry(path, "a")
+    assert (_entry(path, "b")["max_output"], _entry(path, "b")["rates"]) == (4096, {"output": "9"})
+    assert "REFUSED: max_output would change" in _said(done)
+    assert _entry(path, "c")["max_output"] == 4096
+    assert PriceBook.load(file=path).max_output("acme", "a", NOW) == 16384
+    assert not sources.sync(path).plan.added
+
+
 def test_a_preview_writes_nothing(sources: Sources, path: Path) -> None:
     """Not a byte, whatever it shows."""
     _write(path, a={"input": "2", "_source": "litellm"})

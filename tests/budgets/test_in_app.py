@@ -341,8 +341,9 @@ def test_a_database_that_does_not_answer(
         answering.set()
     app.flush()
     assert len(provider.requests) == 1
-    assert sorted(hold.state for hold in app.holds()) == ["released", "settled"]
-    assert (app.period().spent, app.period().held) == (app.cost(), 0)
+    # Whichever comes first gives it back: whoever took it too late, or the record of the blocked call, which cost nothing.
+    assert {hold.state for hold in app.holds()} <= {"released", "settled"}
+    assert (app.period().spent, app.period().held, app.period().unresolved) == (app.cost(), 0, 0)
 
 
 def test_the_event_loop_goes_on(sqlite_app: AppMaker, provider: PlayedProvider) -> None:

@@ -1,7 +1,7 @@
 """Fills a ledger with calls, and its rollups with what they come to, as fast as the database takes them.
 
 The calls are made up, alike in every run: 180 days, 8 models, 12 features, 500 tenants of which few make most calls, 100,000
-users, three line items and three tags each. Only ``scale.py`` uses it: rollups get ids that nobody can find again.
+users, three line items and three tags each. Only benchmarks use it: rollups get ids that nobody can find again.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _STAGED = (
 _NO_PRICE: Final = 0.01
 
 
-def _rows(count: int) -> Iterator[tuple[Any, ...]]:
+def _rows(count: int, until: datetime) -> Iterator[tuple[Any, ...]]:
     rng = random.Random(count)
     step = timedelta(days=DAYS) / count
-    since = UNTIL - timedelta(days=DAYS)
+    since = until - timedelta(days=DAYS)
     for number in range(count):
         at = since + step * number
         provider, model, *rates = MODELS[int(len(MODELS) * rng.random() ** 2)]
@@ -69,8 +69,8 @@ def _rows(count: int) -> Iterator[tuple[Any, ...]]:
         )
 
 
-def load(engine: sa.Engine, count: int) -> None:
-    """Empty the ledger, and fill it with *count* calls."""
+def load(engine: sa.Engine, count: int, until: datetime = UNTIL) -> None:
+    """Empty the ledger, and fill it with *count* calls of the 180 days before *until*, a midnight."""
     Base.metadata.drop_all(engine)
     Base.metadata.create_all(engine)
     indexes = [
@@ -80,7 +80,7 @@ def load(engine: sa.Engine, count: int) -> None:
     with engine.begin() as connection:
         for index in indexes:
             index.drop(connection)
-        _stage(connection, count, server=server)
+        _stage(connection, count, until, server=server)
     with engine.begin() as connection:
         if server:
             connection.exec_driver_sql("SET session_replication_role = replica")  # the foreign keys hold as they are made
@@ -97,7 +97,7 @@ def load(engine: sa.Engine, count: int) -> None:
         connection.exec_driver_sql("VACUUM ANALYZE" if server else "ANALYZE")
 
 
-def _stage(connection: sa.Connection, count: int, *, server: bool) -> None:
+def _stage(connection: sa.Connection, count: int, until: datetime, *, server: bool) -> None:
     whole = {"fresh", "cached", "output", "latency"}
     kinds = {name: "bigint" if name in whole else "text" for name in _STAGED}
     if server:
@@ -109,14 +109,14 @@ def _stage(connection: sa.Connection, count: int, *, server: bool) -> None:
     connection.exec_driver_sql("DROP TABLE IF EXISTS staged")
     connection.exec_driver_sql(f"CREATE {'UNLOGGED ' if server else ''}TABLE staged ({columns})")
     if server:
-        connection.exec_driver_sql(_staged_by_the_server(count))
+        connection.exec_driver_sql(_staged_by_the_server(count, until))
     else:
         marks = ", ".join("?" * len(_STAGED))
         driver: Any = connection.connection.driver_connection
-        driver.executemany(f"INSERT INTO staged VALUES ({marks})", _rows(count))
+        driver.executemany(f"INSERT INTO staged VALUES ({marks})", _rows(count, until))
 
 
-def _staged_by_the_server(count: int) -> str:
+def _staged_by_the_server(count: int, until: datetime) -> str:
     """The same made-up calls, made where they are kept: ten million come quicker so."""
     models = ", ".join(
         f"({number}, '{provider}', '{model}', {fresh}::numeric / 1e12, {cached}::numeric / 1e12, {output}::numeric / 1e12)"
@@ -135,7 +135,7 @@ def _staged_by_the_server(count: int) -> str:
             CASE WHEN priced THEN fresh * fresh_rate + cached * cached_rate + output * output_rate END,
             CASE WHEN priced THEN 'priced' ELSE 'unpriced' END
         FROM (
-            SELECT timestamp '{UNTIL:%Y-%m-%d}' - interval '{DAYS} days' + interval '{DAYS} days' * number / {count} AS at,
+            SELECT timestamp '{until:%Y-%m-%d}' - interval '{DAYS} days' + interval '{DAYS} days' * number / {count} AS at,
                 md5(random()::text) AS noise, floor({len(MODELS)} * random() ^ 2) AS kind, random() AS feature,
                 random() AS tenant, random() AS person, floor(50 + 5950 * random())::bigint AS fresh,
                 floor(3000 * random())::bigint AS cached, floor(1 + 1499 * random())::bigint AS output,

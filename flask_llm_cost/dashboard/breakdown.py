@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.formatting import UNTAGGED
-from flask_llm_cost.dashboard.sums import without
+from flask_llm_cost.dashboard.sums import UNKNOWN, without
+from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.queries import Spend
@@ -93,7 +94,7 @@ def breakdown(session: Session, selection: Selection, dimension: str, total: Spe
 
     Its labels are the values themselves, until :func:`named` gives them their names.
     """
-    now, before = _both(session, selection, dimension, most)
+    now, before, none = _both(session, selection, dimension, most)
     known = sorted(now.values(), key=_dearest)
     shown, endless = known[:most], len(now) > MOST_VALUES
     values = [row.key for row in shown]
@@ -108,7 +109,7 @@ def breakdown(session: Session, selection: Selection, dimension: str, total: Spe
     labels: dict[object, str] = {value: value_name(dimension, value) for value in (*options, *missing)}
     return Breakdown(
         dimension=dimension,
-        rows=tuple(_row(row, labels, before.get(row.key, queries.NOTHING), total, days.get(row.key, {})) for row in shown),
+        rows=tuple(_row(row, labels, before.get(row.key, none), total, days.get(row.key, {})) for row in shown),
         others=others,
         endless=endless,
         rest=without(total, shown) if others else None,
@@ -124,11 +125,17 @@ def _dearest(row: Spend) -> tuple[bool, Decimal, int]:
 
 def _both(
     session: Session, selection: Selection, dimension: str, most: int
-) -> tuple[dict[object, Spend], dict[object, Spend]]:
-    """The dearest values of the range and of the compared one. Those that are shown are exact on both sides."""
+) -> tuple[dict[object, Spend], dict[object, Spend], Spend]:
+    """The dearest values of the range and of the compared one. Those that are shown are exact on both sides.
+
+    Last comes what a value came to that is not found in the compared one: nothing, or, where that is pruned, nobody knows.
+    """
     flt, compared = selection.filter, selection.compared()
     now = _top(session, flt, dimension)
-    before = _top(session, compared, dimension)
+    try:
+        before = _top(session, compared, dimension)
+    except DetailPrunedError:
+        return now, {}, UNKNOWN
     # Beyond the dearest, a value that is not found may still be there.
     shown = [row.key for row in sorted(now.values(), key=_dearest)[:most]]
     if len(before) > MOST_VALUES and (unsure := [value for value in shown if value not in before]):
@@ -138,7 +145,7 @@ def _both(
         if unsure := [value for value in earlier if value not in now]:
             still = {row.key for row in queries.pivot(session, flt, (dimension,), only={dimension: unsure})}
             before = {value: row for value, row in before.items() if value not in still or value in now}
-    return now, before
+    return now, before, queries.NOTHING
 
 
 def _top(session: Session, flt: Filter, dimension: str) -> dict[object, Spend]:

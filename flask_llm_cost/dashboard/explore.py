@@ -21,7 +21,7 @@ from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.formatting import MONTHS
 from flask_llm_cost.dashboard.formatting import day as short_day
 from flask_llm_cost.dashboard.periods import first_of_month, last_of_month
-from flask_llm_cost.dashboard.sums import per_call, together, without
+from flask_llm_cost.dashboard.sums import before_of, per_call, together, without
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.queries import NOTHING, Spend
@@ -171,7 +171,8 @@ def build(session: Session, selection: Selection, names: Names, total: Spend) ->
     top = queries.pivot(session, flt, (dimension,), top=_MOST_ROWS + 1)
     found = top[:_MOST_ROWS]
     values = [row.key for row in found]
-    before = {row.key: row for row in queries.pivot(session, selection.compared(), (dimension,), only={dimension: values})}
+    compared, none = before_of(session, selection, (dimension,), only={dimension: values})
+    before = {row.key: row for row in compared}
     columns, sums, cells = _cells(session, selection, names, only={dimension: values}, total=total)
     labels = _labels(dimension, values, names)
     rows = [
@@ -180,7 +181,7 @@ def build(session: Session, selection: Selection, names: Names, total: Spend) ->
             label=labels[row.key],
             cells=_with_other(cells.get(row.key, {}), columns, row),
             total=row,
-            before=before.get(row.key, NOTHING),
+            before=before.get(row.key, none),
             share=row.cost / total.cost if row.cost is not None and total.cost else None,
         )
         for row in found

@@ -16,11 +16,11 @@ from flask_llm_cost.dashboard.controls import chips, page_controls
 from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
 from flask_llm_cost.dashboard.filters import Selection
-from flask_llm_cost.dashboard.sums import cache_share, per_call, without
+from flask_llm_cost.dashboard.sums import before_of, cache_share, per_call, without
 from flask_llm_cost.dashboard.timeline import timeline
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
-from flask_llm_cost.ledger.queries import NOTHING, Spend
+from flask_llm_cost.ledger.queries import Spend
 from flask_llm_cost.pricing import PriceBook
 
 _MOST: Final = 100
@@ -108,7 +108,7 @@ def build(session: Session, selection: Selection, book: PriceBook) -> Models:
     flt, period = selection.filter, selection.period
     time = timeline(session, selection)
     top = queries.pivot(session, flt, ("provider", "model"), top=_MOST + 1)
-    compared = queries.pivot(session, selection.compared(), ("provider", "model"))
+    compared, none = before_of(session, selection, ("provider", "model"))
     before = {(row["provider"], row["model"]): row for row in compared}
     days: dict[tuple[Any, Any], dict[date, Decimal]] = {}
     if top:
@@ -120,7 +120,7 @@ def build(session: Session, selection: Selection, book: PriceBook) -> Models:
         share = row.cost / time.total.cost if row.cost is not None and time.total.cost else None
         rows.append(
             ModelRow(
-                provider=provider, model=model, spend=row, before=before.get(key, NOTHING), share=share,
+                provider=provider, model=model, spend=row, before=before.get(key, none), share=share,
                 days=days.get(key, {}), listed=listed(book, provider, model, period.now),
             )
         )  # fmt: skip

@@ -109,6 +109,7 @@ class Overview:
     dearest: tuple[CallRow, ...]
     facts: Facts
     odd: str | None
+    pruned: date | None
     past: tuple[date, ...]
 
     @property
@@ -136,6 +137,7 @@ def overview_of(visit: Visit, selection: Selection, key: str | None = None) -> R
         if not time.total.calls and selection.format == "html":
             return nothing(visit, session, selection)
         page = build(session, selection, visit.links, visit.names, visit.report_tags, time)
+        since = visit.list_since(session, selection)
         if key is None and not selection.narrow:
             bars = budget_bars(visit, visit.names, most=_MOST_BUDGETS)
     if selection.format == "json":
@@ -154,6 +156,7 @@ def overview_of(visit: Visit, selection: Selection, key: str | None = None) -> R
         key=key,
         subject=subject,
         budgets=bars,
+        list_since=since,
         tags=shown,
         names={name: visit.names(name, values) for name, values in tagged.items()},
         controls=overview_controls(selection, visit.report_tags, found),
@@ -227,6 +230,7 @@ def build(
         dearest=dearest,
         facts=_facts(session, selection, total),
         odd=odd,
+        pruned=time.pruned,
         past=tuple(day for day in period.days if day <= period.today),
     )
 
@@ -341,7 +345,11 @@ def _driver(found: Breakdown, delta: Decimal | None) -> tuple[Row | None, bool]:
     """What moved most in the direction of the whole, and whether that is more than half of the way."""
     if not delta:
         return None, False
-    moved = [(row.cost - (row.before.cost or Decimal(0)), row) for row in (*found.rows, *found.gone) if row.cost is not None]
+    moved = [
+        (row.cost - row.before.cost, row)
+        for row in (*found.rows, *found.gone)
+        if row.cost is not None and row.before.cost is not None
+    ]
     same_way = [item for item in moved if item[0] and (item[0] > 0) == (delta > 0)]
     if not same_way:
         return None, False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
+from datetime import date
 from typing import Any, Final
 
 from flask_llm_cost.dashboard.breakdown import Breakdown, Row
@@ -44,7 +45,12 @@ def overview(selection: Selection, page: Overview) -> dict[str, Any]:
     return {
         **asked(selection),
         "total": spend(page.total),
-        "compared": {"since": period.before_since, "until": period.before_until, **spend(page.before)},
+        "compared": {
+            "since": period.before_since,
+            "until": period.before_until,
+            "pruned_before": page.pruned,
+            **spend(page.before),
+        },
         "forecast": {"low": page.heading.low, "high": page.heading.high} if page.heading else None,
         "completeness": asdict(quality),
         "unpriced_models": [asdict(model) for model in page.unpriced],
@@ -90,11 +96,12 @@ def row(item: Row) -> dict[str, Any]:
     return {"value": item.value, "label": item.label, **spend(item.spend), "compared_cost": item.before.cost}
 
 
-def calls(selection: Selection, page: CallPage) -> dict[str, Any]:
+def calls(selection: Selection, page: CallPage, pruned: date | None) -> dict[str, Any]:
     return {
         **asked(selection),
         "sort": selection.order,
         "calls": [_call(row) for row in page.rows],
+        "pruned_before": pruned,
         "after": page.following,
         "before": page.preceding,
     }

@@ -14,6 +14,7 @@ from flask_llm_cost.dashboard import pages_json
 from flask_llm_cost.dashboard.export import csv_response, json_response
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
+from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.quality_queries import Mark, marks
 from flask_llm_cost.pricing import PriceBook
 from flask_llm_cost.records import COMPONENTS
@@ -78,9 +79,11 @@ class Pricing:
 def pricing(visit: Visit) -> Response:
     """The page, its file and its JSON. Within a scope, only what its own calls used."""
     selection = visit.selection()
-    book, now = visit.state.book, visit.now
+    book, now, zone = visit.state.book, visit.now, visit.state.config.timezone
     with visit.session() as session:
-        lately = visit.base.narrowed(since=now - timedelta(days=_DAYS), until=now, currency=None)
+        # Whole days: their sums outlive the calls.
+        since = start_of_day((now - timedelta(days=_DAYS)).astimezone(zone).date(), zone)
+        lately = visit.base.narrowed(since=since, until=None, currency=None)
         used = queries.pivot(session, lately, ("provider", "model", "currency"), top=500)
         synced = None if visit.scoped else _synced(marks(session).values())
     calls: dict[tuple[str, str], int] = {}

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
+from typing import Final
 
-from flask_llm_cost.ledger.queries import NOTHING, Spend
+from sqlalchemy.orm import Session
+
+from flask_llm_cost.dashboard.filters import Selection
+from flask_llm_cost.errors import DetailPrunedError
+from flask_llm_cost.ledger import queries
+from flask_llm_cost.ledger.queries import NOTHING, Key, Spend
+
+#: What calls came to that were pruned.
+UNKNOWN: Final = replace(NOTHING, cost=None)
+
+
+def before_of(
+    session: Session, selection: Selection, dimensions: Sequence[str], only: Mapping[str, Collection[Key]] = {}
+) -> tuple[list[Spend], Spend]:
+    """The compared range by *dimensions*, and what anything else came to in it: nothing, or unknown where it was pruned."""
+    try:
+        return queries.pivot(session, selection.compared(), dimensions, only=only), NOTHING
+    except DetailPrunedError:
+        return [], UNKNOWN
 
 
 def together(rows: Iterable[Spend]) -> Spend:

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.forecast import HISTORY
-from flask_llm_cost.dashboard.sums import together
+from flask_llm_cost.dashboard.sums import UNKNOWN, together
+from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.queries import Spend
@@ -23,12 +24,14 @@ class Timeline:
 
     :param daily: every day from the compared range on, also without calls
     :param total: the range's
-    :param before: the compared range's, until the same time of its last day
+    :param before: the compared range's, until the same time of its last day; unknown where its calls were pruned
+    :param pruned: the day before which only calls could have answered, and are gone; ``None`` where all is known
     """
 
     daily: Mapping[date, Spend]
     total: Spend
     before: Spend
+    pruned: date | None = None
 
     @property
     def costs(self) -> dict[date, Decimal]:
@@ -36,15 +39,28 @@ class Timeline:
 
 
 def timeline(session: Session, selection: Selection) -> Timeline:
-    """Ask for the days, in two queries."""
+    """Ask for the days, in two queries.
+
+    :raises DetailPrunedError: of the range itself
+    """
     period = selection.period
-    first = min(period.before, min(period.first, period.today) - timedelta(days=HISTORY))
-    flt = selection.filter.narrowed(since=start_of_day(first, period.zone))
-    found = queries.over(session, flt, "day", period.zone)
-    daily = {at: row for at, row in found.items() if isinstance(at, date)}
+    judged = min(period.before, min(period.first, period.today) - timedelta(days=HISTORY))
     last = period.before_until.astimezone(period.zone).date()
-    before = [row for day, row in daily.items() if period.before <= day < last]
-    if (began := start_of_day(last, period.zone)) < period.before_until:
-        before.append(queries.totals(session, flt.narrowed(since=began, until=period.before_until)))
+    before: list[Spend] = []
+    pruned = None
+    for first in (judged, period.before, period.first):
+        # What it is compared with and judged by may be gone while the range is not.
+        flt = selection.filter.narrowed(since=start_of_day(first, period.zone))
+        try:
+            found = queries.over(session, flt, "day", period.zone)
+            if first != period.first and (began := start_of_day(last, period.zone)) < period.before_until:
+                before = [queries.totals(session, flt.narrowed(since=began, until=period.before_until))]
+            break
+        except DetailPrunedError as error:
+            if first == period.first:
+                raise
+            pruned = error.before.astimezone(period.zone).date() if first == period.before else None
+    daily = {at: row for at, row in found.items() if isinstance(at, date)}
+    before += [row for day, row in daily.items() if period.before <= day < last]
     total = together(row for day, row in daily.items() if period.first <= day <= period.last)
-    return Timeline(daily=daily, total=total, before=together(before))
+    return Timeline(daily=daily, total=total, before=UNKNOWN if pruned else together(before), pruned=pruned)

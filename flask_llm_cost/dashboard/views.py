@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime, time
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.overview import overview_of
 from flask_llm_cost.dashboard.rendering import asset
 from flask_llm_cost.dashboard.visit import Visit
-from flask_llm_cost.errors import QueryError
+from flask_llm_cost.errors import DetailPrunedError, QueryError
 from flask_llm_cost.ledger import call_queries, queries
 
 
@@ -65,11 +66,12 @@ def calls(visit: Visit) -> Response:
             limit=selection.limit,
         )
         if selection.format == "json":
-            return json_response(pages_json.calls(selection, found))
+            return json_response(pages_json.calls(selection, found, visit.list_since(session, selection)))
         total = queries.totals(session, selection.filter)
         if not total.calls:
             return nothing(visit, session, selection)
         controls = page_controls(session, selection, report_tags, [sort_select(selection)])
+        since = visit.list_since(session, selection)
     shown = [key for key in report_tags if key not in visit.base.scope]
     names = {key: visit.names(key, sorted({row.tags[key] for row in found.rows if key in row.tags})) for key in shown}
     return visit.html(
@@ -77,6 +79,7 @@ def calls(visit: Visit) -> Response:
         sel=selection,
         total=total,
         found=found,
+        list_since=since,
         controls=controls,
         tags=shown,
         names=names,
@@ -100,6 +103,9 @@ def _calls_csv(visit: Visit, selection: Selection) -> Response:
 
 def _call_rows(visit: Visit, selection: Selection, keys: tuple[str, ...]) -> Iterator[list[Any]]:
     with visit.session() as session:
+        if since := visit.list_since(session, selection):
+            # A file is added up by those who get it, and has no room to say what is missing.
+            raise DetailPrunedError(datetime.combine(since, time(), selection.period.zone))
         for row in call_queries.all_calls(session, selection.filter, order=selection.order):
             yield call_cells(row, keys)
 

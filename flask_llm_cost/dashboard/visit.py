@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from flask import Response, current_app, request
@@ -16,11 +16,14 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.dashboard.access import Mount, Scope, ScopeRefusedError, View, base_filter, secured
 from flask_llm_cost.dashboard.export import json_response
 from flask_llm_cost.dashboard.filters import LONGEST_QUERY, Selection, parse
+from flask_llm_cost.dashboard.formatting import full_day
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.rendering import asset, render
-from flask_llm_cost.errors import LedgerError, QueryError, SchemaMissingError, SetupError
+from flask_llm_cost.errors import DetailPrunedError, LedgerError, QueryError, SchemaMissingError, SetupError
 from flask_llm_cost.extension import AppState, state_of
+from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.replica import lag
 
 logger = logging.getLogger("flask_llm_cost")
 
@@ -80,6 +83,13 @@ class Visit:
             request.args, page, self.base, zone=config.timezone, now=self.now, report_tags=tuple(config.report_tags)
         )
 
+    def list_since(self, session: Session, selection: Selection) -> date | None:
+        """The day from which single calls are known, where the range begins before it: earlier ones were pruned."""
+        pruned, since = queries.pruned_before(session), selection.filter.since
+        if pruned is None or (since is not None and since >= pruned):
+            return None
+        return pruned.astimezone(selection.period.zone).date()
+
     @contextmanager
     def session(self) -> Iterator[Session]:
         with self.state.ledger.session() as session:
@@ -99,10 +109,20 @@ class Visit:
                 logger.exception("the names for tag %r cannot be had, so its values are shown", key)
         return {value: name for value in values if (name := known.get(value))}
 
+    def _behind(self) -> timedelta | None:
+        """How far the replica that pages read is behind the ledger; ``None`` where there is none, or the ledger is away."""
+        if self.state.config.read_bind_key is None:
+            return None
+        try:
+            return lag(self.state.ledger)
+        except (DBAPIError, LedgerError):
+            return None
+
     def html(self, template: str, status: int = 200, **values: Any) -> Response:
         """A page of ours."""
         sel = values.get("sel")
         carried = sel.carried if isinstance(sel, Selection) else {}
+        values.setdefault("behind", self._behind())
         page = _page(
             template, self.page, self.links, scoped=self.scoped, visit=self, here=self.here, carried=carried, **values
         )
@@ -121,6 +141,8 @@ def respond(view: View, page: str, blueprint: str, scope: Scope | None, values: 
             return secured(_notice(page, links, 503, "There is no ledger", [_LOG_ONLY], scoped=scope is not None))
         visit = Visit(page, base, scope is not None, state, links, datetime.now(UTC), values)
         response: Response = view(visit, **values)
+    except DetailPrunedError as error:
+        response = _pruned(visit, error.before.date())
     except QueryError as error:
         response = _notice(page, links, 400, "That is not understood", [_sentence(str(error))], scoped=scope is not None)
     except ScopeRefusedError:
@@ -158,7 +180,23 @@ _NO_ANSWER: Final = "The database does not answer as it should. Calls are still 
 _NOBODY: Final = (
     "This view is held to one customer or user, and yours is not known. Sign in with another account, or ask who runs it."
 )
+_PRUNED: Final = (
+    "Of earlier calls sums by day, model, provider and the tags that have rollups are kept. They cannot answer this, and a "
+    "smaller total would be wrong."
+)
 _LOG_ONLY: Final = 'LLM_COST_WRITE_MODE is "log": calls are in the log, and this app has no database set up.'
+
+
+def _pruned(visit: Visit, before: date) -> Response:
+    title = f"Detail pruned before {full_day(before)}"
+    if request.args.get("format") == "json":
+        return json_response({"error": title, "message": _PRUNED, "pruned_before": before}, 410)
+    selection = visit.selection()
+    later = None
+    if before <= selection.period.last:
+        days = {"from": before.isoformat(), "to": selection.period.last.isoformat()}
+        later = (f"Show from {full_day(before)} on", visit.here(selection.changed(range="custom", **days)))
+    return visit.html("notice.html", 410, title=title, sentences=[_PRUNED], commands=(), later=later, retry=True)
 
 
 def _notice(
@@ -182,6 +220,7 @@ def _notice(
 
 def _page(template: str, page: str, links: Links, **values: Any) -> str:
     values.setdefault("carried", {})
+    values.setdefault("later", None)
     return render(
         template,
         page=page,

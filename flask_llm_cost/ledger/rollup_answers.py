@@ -20,7 +20,7 @@ from flask_llm_cost.ledger.detail import extent as detail_extent
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import TagRollup, UsageRollup
-from flask_llm_cost.ledger.rollup_state import RollupState, pair_of, read_state
+from flask_llm_cost.ledger.rollup_state import MOST_KEYS, RollupState, pair_of, read_state
 
 #: Filters that no rollup knows of.
 _DETAIL: Final = ("operation", "outcome", "cost_status", "usage_source", "stream")
@@ -52,6 +52,8 @@ def sums(
     :raises DetailPrunedError: only calls could answer, and some of them were pruned
     """
     state = state_of(session)
+    if unused := _unused(flt, dimensions, state):
+        return _without(session, flt, dimensions, measures, unused, zone=zone, only=only, top=top)
     if {*dimensions} & {*TIMES}:
         flt = bounded(session, flt)
     question = _question(flt, dimensions, measures, zone, only, state)
@@ -66,6 +68,48 @@ def sums(
             most = top if len(pieces) == 1 else None
             add(found, _Rollups(session, replace(question, flt=part), source, most).sums())
     return some(found)
+
+
+def _unused(flt: Filter, dimensions: Sequence[str], state: RollupState | None) -> frozenset[str]:
+    """The tag keys of a question that no call has ever had: all that any has had are decided upon, and these are not."""
+    if state is None or not state.complete or len(state.kept) + len(state.left_out) >= MOST_KEYS:
+        return frozenset()
+    keys = {*flt.scope, *flt.tags, *(name[4:] for name in dimensions if name.startswith("tag:"))}
+    return frozenset(key for key in keys if not state.knows(key))
+
+
+def _without(
+    session: Session,
+    flt: Filter,
+    dimensions: Sequence[str],
+    measures: Sequence[str],
+    unused: frozenset[str],
+    *,
+    zone: ZoneInfo,
+    only: Mapping[str, Collection[Key]],
+    top: int | None,
+) -> Sums:
+    """Sums by tags some of which nobody has: of any of their values there is nothing, and untagged are all."""
+    names = {f"tag:{key}" for key in unused}
+    if unused & {*flt.scope} or any(flt.tags.get(key) is not None for key in unused):
+        return {}
+    if any(name in names and None not in wanted for name, wanted in only.items()):
+        return {}
+    found = sums(
+        session,
+        replace(flt, tags={key: value for key, value in flt.tags.items() if key not in unused}),
+        [name for name in dimensions if name not in names],
+        measures,
+        zone=zone,
+        only={name: wanted for name, wanted in only.items() if name not in names},
+        top=top,
+    )
+
+    def whole(keys: tuple[Key, ...]) -> tuple[Key, ...]:
+        known = iter(keys)
+        return tuple(None if name in names else next(known) for name in dimensions)
+
+    return {whole(keys): amounts for keys, amounts in found.items()}
 
 
 def extent(session: Session, flt: Filter) -> tuple[datetime | None, datetime | None]:

@@ -161,7 +161,18 @@ def test_rollups_and_calls_say_the_same(
 
 @pytest.mark.parametrize(
     "dimensions",
-    [[], ["day"], ["month", "model"], ["hour"], ["tag:feature"], ["tag:feature", "tag:tenant_id"], ["day", "tag:user_id"]],
+    [
+        [],
+        ["day"],
+        ["month", "model"],
+        ["hour"],
+        ["tag:feature"],
+        ["tag:feature", "tag:tenant_id"],
+        ["day", "tag:user_id"],
+        ["tag:nobody"],
+        ["tag:nobody", "tag:feature"],
+        ["day", "tag:nobody"],
+    ],
     ids=str,
 )
 def test_every_database_says_the_same(kept: Kept, dimensions: list[str]) -> None:
@@ -199,6 +210,10 @@ def test_sums_of_whole_days_do_not_read_calls(kept: Kept) -> None:
             queries.pivot(session, asked, ("model",))
             queries.completeness(session, asked)
             queries.unpriced_models(session, asked)
+            (all_of_it,) = queries.pivot(session, asked, ("tag:nobody",))
+            assert all_of_it.key is None
+            assert all_of_it.calls
+            assert not queries.totals(session, asked.narrowed(tags={"nobody": "x"})).calls
         queries.over(session, flt, "hour", BERLIN)
         queries.over(session, flt, "day", ZoneInfo("Asia/Kathmandu"))
     tables = (Call.__tablename__, CallTag.__tablename__, LineItem.__tablename__)

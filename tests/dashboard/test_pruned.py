@@ -1,0 +1,154 @@
+"""After a prune, and on a replica: what cannot be known any more, or not yet, is said, and no total is smaller for it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from click.testing import Result
+from mounted_app import PREFIX, MountedApp
+
+from flask_llm_cost import track
+from flask_llm_cost.cli import cli
+
+Make = Callable[..., MountedApp]
+TAGS = {"feature": "chat", "user_id": "u1"}
+
+
+def pruned(make: Make, **config: object) -> tuple[MountedApp, str]:
+    """An app with a call a day for 50 days at $2.50, of which those of the last 20 are left, and the day since when."""
+    app = make(**config)
+    app.mount()
+    noon = datetime.now(UTC).replace(hour=0, minute=0, second=1, microsecond=0)
+    with app.app.app_context():
+        for days in range(50):
+            track("openai", model="gpt-4o", usage={"input": 1_000_000}, tags=TAGS, occurred_at=noon - timedelta(days=days))
+            if days % 10 == 9:
+                assert app.app.extensions["llm_cost"].ledger.flush(20)
+    told = run(app, "prune", "--older-than", "20", "--yes")
+    assert told.exit_code == 0, told.output
+    return app, f"{noon - timedelta(days=20):%Y-%m-%d}"
+
+
+def run(app: MountedApp, *arguments: str) -> Result:
+    return app.app.test_cli_runner().invoke(cli, list(arguments))
+
+
+def in_words(day: str) -> str:
+    when = datetime.fromisoformat(day)
+    return f"{when.day} {when:%b} {when.year}"
+
+
+SUMS = (
+    "/", "/explore", "/explore?rows=model", "/models", "/tags", "/tags/feature", "/tags/feature?value=chat", "/calls",
+    "/data-quality", "/pricing", "/budgets",
+)  # fmt: skip
+CALLS_ONLY = (
+    "/?by=operation", "/?operation=chat.completions", "/explore?rows=operation", "/explore?rows=operation&cols=none",
+    "/calls?operation=chat.completions", "/calls.csv", "/calls?format=csv", "/models?operation=chat.completions",
+    "/tags?operation=chat.completions", "/tags/feature?operation=chat.completions", "/?by=operation&format=csv",
+    "/explore?rows=operation&format=csv",
+)  # fmt: skip
+
+
+def test_no_total_is_smaller_after_a_prune(make: Make) -> None:
+    """On every page, in its JSON and its CSV a range with pruned calls has the whole sum, or is refused naming the day."""
+    app, day = pruned(make)
+    for path in SUMS:
+        response = app.get(
+            f"{PREFIX}{path}{'&' if '?' in path else '?'}{'range=90d' if path not in ('/budgets', '/pricing') else ''}"
+        )
+        assert response.status_code == 200, path
+        if path not in ("/budgets", "/pricing", "/data-quality"):
+            assert "$125" in response.get_data(as_text=True), path  # 50 × $2.50
+    for path in ("/", "/explore", "/models", "/tags", "/tags/feature"):
+        data = app.get(PREFIX + path, range="90d", format="json").get_json()
+        total = data["total"].get("total", data["total"])
+        assert (total["calls"], Decimal(total["cost"])) == (50, 125), path
+    for path in CALLS_ONLY:
+        mark = "&" if "?" in path else "?"
+        response = app.get(f"{PREFIX}{path}{mark}range=90d")
+        assert response.status_code == 410, path
+        text = response.get_data(as_text=True)
+        assert f"Detail pruned before {in_words(day)}" in text
+        assert f"from={day}" in text  # the link to what is there
+        if "format" not in path and path != "/calls.csv":
+            data = app.get(f"{PREFIX}{path}{mark}range=90d&format=json").get_json()
+            assert data["pruned_before"] == day
+            assert path.startswith("/calls") or data["error"].startswith("Detail pruned before")
+
+
+def test_tables_add_up_after_a_prune(make: Make) -> None:
+    """The CSV of a page that answers from sums has all calls, and that of the calls only a range that is whole."""
+    app, day = pruned(make)
+    for path in ("/", "/models", "/explore?cols=none", "/tags/feature"):
+        mark = "&" if "?" in path else "?"
+        text = app.get(f"{PREFIX}{path}{mark}range=90d&format=csv").get_data(as_text=True)
+        rows = list(csv.DictReader(io.StringIO(text.lstrip("\ufeff"))))
+        assert sum(int(row["calls"]) for row in rows) == 50, path
+    text = app.get(f"{PREFIX}/calls.csv", **{"from": day, "to": f"{datetime.now(UTC):%Y-%m-%d}"}).get_data(as_text=True)
+    assert len(text.splitlines()) == 1 + 21
+
+
+def test_lists_say_since_when_they_are_whole(make: Make) -> None:
+    """A list of calls, and the dearest of them, say that detail is pruned before a day, where the range begins earlier."""
+    app, day = pruned(make)
+    said = f"Detail pruned before {in_words(day)}"
+    listed = app.get(f"{PREFIX}/calls", range="90d").get_data(as_text=True)
+    assert said in listed
+    assert "50 calls" in listed
+    assert said not in app.get(f"{PREFIX}/calls", range="7d").get_data(as_text=True)
+    assert app.get(f"{PREFIX}/calls", range="90d", format="json").get_json()["pruned_before"] == day
+    assert app.get(f"{PREFIX}/calls", range="7d", format="json").get_json()["pruned_before"] is None
+    assert "detail pruned before" in app.get(range="90d").get_data(as_text=True)  # beside the dearest calls
+    assert "detail pruned before" not in app.get(range="7d").get_data(as_text=True)
+
+
+def test_what_it_is_compared_with_is_unknown(make: Make) -> None:
+    """Where only the compared range was pruned, the page stands, and nothing is called new or compared with zero."""
+    app, _ = pruned(make)
+    today = datetime.now(UTC).date()
+    filtered = {"from": f"{today - timedelta(days=13)}", "to": f"{today}", "outcome": "ok"}
+    page = app.get(**filtered)
+    assert page.status_code == 200
+    text = page.get_data(as_text=True)
+    assert "$35.00" in text
+    data = app.get(format="json", **filtered).get_json()
+    assert data["total"]["calls"] == 14
+    assert data["compared"]["cost"] is None
+    assert {row["compared_cost"] for found in data["breakdowns"] for row in found["rows"]} == {None}
+    assert ">new<" not in text
+    for path in ("/models", "/explore", "/tags/feature"):
+        assert app.get(PREFIX + path, **filtered).status_code == 200
+
+
+def test_report_names_the_day(make: Make) -> None:
+    """``flask llm-cost report`` has the whole sum, or says since when it could answer."""
+    app, day = pruned(make)
+    whole = run(app, "report", "--days", "90", "--by", "model")
+    assert whole.exit_code == 0
+    assert "125" in whole.output
+    for form in ("text", "json", "csv"):
+        refused = run(app, "report", "--days", "90", "--by", "operation", "--format", form)
+        assert refused.exit_code != 0
+        assert f"detail pruned before {day}" in refused.output
+        assert "Traceback" not in refused.output
+
+
+def test_how_far_a_replica_is_behind(make: Make) -> None:
+    """With LLM_COST_READ_BIND_KEY pages say how far what they read is behind; without it they say nothing of it."""
+    plain = make()
+    plain.mount().add("1")
+    assert "replica" not in plain.get().get_data(as_text=True)
+    reader = make(
+        tables=False,
+        LLM_COST_READ_BIND_KEY="reader",
+        SQLALCHEMY_BINDS={"reader": plain.app.config["SQLALCHEMY_DATABASE_URI"]},
+    ).mount()
+    with reader.app.app_context():
+        track("openai", model="gpt-4o", usage={"input": 1_000_000}, tags=TAGS)
+        assert reader.app.extensions["llm_cost"].ledger.flush(20)
+    assert "read from a replica 0 ms behind" in reader.get().get_data(as_text=True)

@@ -1,12 +1,17 @@
-"""Doctor on the ledger's schema and on a replica, each with the fault really made."""
+"""Doctor on the ledger: its schema, a replica, its writer and the disk of its spool, each with the fault really made."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -14,6 +19,7 @@ from flask_sqlalchemy import SQLAlchemy
 
 from flask_llm_cost import LlmCostTracker, track
 from flask_llm_cost.doctor import examine
+from flask_llm_cost.ledger.disks import file_system
 
 
 @pytest.fixture
@@ -33,6 +39,21 @@ def app(tmp_path: Path) -> Iterator[Flask]:
     with app.app_context():
         for engine in database.engines.values():
             engine.dispose()
+
+
+@pytest.fixture
+def spooling(tmp_path: Path) -> Iterator[Flask]:
+    """An app that was never written for, with a spool that is not a test's own."""
+    app = Flask("spooling", instance_path=str(tmp_path / "instance"))
+    app.config.update(SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/spooling.db", LLM_COST_SPOOL_DIR=tmp_path / "spool")
+    database = SQLAlchemy(app)
+    LlmCostTracker(app)
+    with app.app_context():
+        database.create_all()
+    yield app
+    app.extensions["llm_cost"].ledger.close(0)
+    with app.app_context():
+        database.engine.dispose()
 
 
 def told(app: Flask, name: str) -> list[str]:
@@ -78,3 +99,96 @@ def test_a_replica_that_is_behind_is_named(app: Flask, tmp_path: Path) -> None:
     execute(tmp_path / "replica.db", moved)
     (message,) = told(app, "replica")
     assert "behind the ledger; look at its replication" in message
+
+
+def test_a_database_that_others_hold_is_named(spooling: Flask, tmp_path: Path) -> None:
+    """While somebody keeps the database to himself, doctor says since when calls wait; afterwards, that it was busy."""
+    ledger = spooling.extensions["llm_cost"].ledger
+    with closing(sqlite3.connect(tmp_path / "spooling.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with spooling.app_context():
+            track("openai", model="gpt-4o", usage={"input": 1})
+        deadline = time.monotonic() + 60
+        while not ledger.health().last_error_class:
+            assert time.monotonic() < deadline
+            ledger.flush(0.1)
+        assert told(spooling, "writer") == []
+        assert "the last write failed (OperationalError SQLITE_BUSY), 1 calls wait" in told(spooling, "writing")[0]
+        for path in (tmp_path / "spool").glob("*.spool"):
+            os.utime(path, (time.time() - 180,) * 2)
+        (message,) = told(spooling, "writer")
+        assert message.startswith("1 calls of a running process wait since ")
+        assert "the ledger was last written never" in message
+    assert ledger.flush(60)
+    (message,) = told(spooling, "writer")
+    assert message.startswith("last written ")
+    (message,) = told(spooling, "busy so far")
+    assert "times the ledger waited because somebody else held the database" in message
+    assert "LLM_COST_BIND_KEY" in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("ext4", "the\\040app", None),
+        ("overlay", "the\\040app", "goes with its container"),
+        ("tmpfs", "the\\040app", "goes with its container"),
+        ("nfs4", "the\\040app", "a network file system (nfs4)"),
+        ("fuse.sshfs", "the\\040app", "a network file system (fuse.sshfs)"),
+        ("nfs4", "elsewhere", None),
+    ],
+)
+def test_a_spool_on_a_disk_that_will_not_do(
+    spooling: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, said: str | None
+) -> None:
+    """A spool that goes with its container, or is on another machine's disk, is named; inline writes need no disk to stay.
+
+    The kernel's list of mounts is played; what it says is as in proc(5).
+    """
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
+        f"36 22 0:31 / {tmp_path}/{name} rw,noatime shared:1 - {kind} somewhere rw,lowerdir=/a:/b\n"
+    )
+    monkeypatch.setattr(file_system, "__defaults__", (mounts,))
+    spool = tmp_path / "the app" / "spool"
+    spool.mkdir(parents=True)
+    spooling.config["LLM_COST_SPOOL_DIR"] = spool
+    messages = told(again(spooling), "spool disk")
+    assert len(messages) == (said is not None)
+    assert all(str(spool) in message and str(said) in message for message in messages)
+    inline = told(again(spooling, LLM_COST_WRITE_MODE="inline"), "spool disk")
+    assert len(inline) == (said is not None and "network" in said)
+
+
+def again(app: Flask, **config: Any) -> Flask:
+    """The app of the same database with another configuration."""
+    other = Flask(app.name, instance_path=app.instance_path)
+    other.config.update({key: value for key, value in app.config.items() if key.startswith(("SQLALCHEMY_", "LLM_COST_"))})
+    other.config.update(config)
+    SQLAlchemy(other)
+    LlmCostTracker(other)
+    return other
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/shm")
+def test_a_spool_in_memory_is_named(spooling: Flask, tmp_path: Path) -> None:
+    """A real tmpfs is known for what it is."""
+    spool = Path("/dev/shm") / tmp_path.name  # the one tmpfs that every Linux has
+    spooling.config["LLM_COST_SPOOL_DIR"] = spool
+    (message,) = told(again(spooling), "spool disk")
+    shutil.rmtree(spool, ignore_errors=True)
+    assert message.startswith(f"{spool} is on tmpfs, which goes with its container or machine")
+    assert message.endswith("set LLM_COST_SPOOL_DIR to a volume, or LLM_COST_WRITE_MODE='inline'")
+
+
+def test_uwsgi_without_threads_is_named(spooling: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uWSGI, which gives its own module to the apps that it runs, starts no thread unless told to."""
+    assert told(spooling, "threads") == []
+    for options in ({}, {"master": True}):
+        monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt=options))
+        (message,) = told(spooling, "threads")
+        assert message.endswith("set enable-threads = true in uWSGI's configuration")
+    for options in ({"enable-threads": True}, {b"enable-threads": True}, {b"threads": b"4"}):
+        monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt=options))
+        assert told(spooling, "threads") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from celery import Celery
 from desks import Desk
 from redis import Redis
 from rq import Queue
@@ -29,6 +31,21 @@ app = make_app()
 def summarize(number):
     with app.app_context(), tags(job="summarize"):
         ask(os.environ["DESK_PROVIDER"], number)
+"""
+
+CELERY_JOBS = """
+import os
+from celery import Celery
+from desk import ask, make_app
+
+app = make_app()
+celery = Celery("desk", broker=os.environ["DESK_BROKER"], backend=os.environ["DESK_BROKER"])
+app.extensions["llm_cost"].tracker.init_celery(celery)
+
+@celery.task(name="summarize")
+def summarize(number):
+    with app.app_context():
+        return ask(os.environ["DESK_PROVIDER"], number)
 """
 
 
@@ -68,4 +85,38 @@ def test_rq_jobs_that_fork_and_exit(redis: Redis, sqlite_desk: Desk) -> None:
     figures = sqlite_desk.figures()
     figures.check()
     assert figures.stored == 8
+    assert job_tags(sqlite_desk) == {"summarize"}
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(signal.SIGTERM, id="told to stop"),
+        pytest.param(signal.SIGKILL, id="killed", marks=pytest.mark.soak),
+    ],
+)
+def test_celery_prefork(redis: Redis, sqlite_desk: Desk, end: signal.Signals) -> None:
+    """Tasks in Celery's forked processes, which are replaced after three each: its end, also a violent one, loses and
+    doubles none, and when it was told to stop nothing is left for somebody else to write.
+    """
+    (sqlite_desk.folder / "jobs.py").write_text(CELERY_JOBS)
+    broker = f"redis+socket://{redis.connection_pool.connection_kwargs['path']}"
+    options = ["--pool", "prefork", "--concurrency", "2", "--max-tasks-per-child", "3", "--loglevel", "ERROR"]
+    worker = sqlite_desk.start(
+        "-m", "celery", "--app", "jobs:celery", "worker", *options, start_new_session=True, DESK_BROKER=broker
+    )
+    celery = Celery("desk", broker=broker, backend=broker)
+    results = [celery.send_task("summarize", [number]) for number in range(20)]
+    returned = [result.get(timeout=300) for result in results]
+    if end == signal.SIGKILL:
+        os.killpg(worker.pid, end)
+    else:
+        worker.send_signal(end)
+    worker.communicate(timeout=60)
+    celery.close()
+    if end == signal.SIGTERM:
+        assert sqlite_desk.stored() == 20
+    figures = sqlite_desk.figures(returned)
+    figures.check()
+    assert figures.stored == 20
     assert job_tags(sqlite_desk) == {"summarize"}

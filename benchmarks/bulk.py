@@ -146,11 +146,11 @@ def _staged_by_the_server(count: int, until: datetime) -> str:
 
 
 def _statements(*, server: bool) -> Iterator[str]:
-    """What fills the tables from what is staged."""
+    """What fills the tables from what is staged, in the order of time, as calls come."""
     random_id = "gen_random_uuid()" if server else "lower(hex(randomblob(16)))"
     million, per = ("1000000", "1") if server else ("1000000000000", "1000000")
     no = "false" if server else "0"
-    raw = """'{"prompt_tokens": 1200, "completion_tokens": 50, "total_tokens": 1250}'"""
+    raw = """'{"prompt_tokens":1200,"completion_tokens":50,"total_tokens":1250}'"""
     yield f"""
         INSERT INTO llm_cost_calls (id, occurred_at, recorded_at, provider, model, requested_model, host, operation, stream,
             attempt, outcome, http_status, usage_source, cost_status, total_cost, currency, input_tokens, cache_read_tokens,
@@ -159,7 +159,7 @@ def _statements(*, server: bool) -> Iterator[str]:
         SELECT id, at, at, provider, model, model, 'api.example.com', 'chat.completions', {no}, 1, 'ok', 200, 'response',
             status, cost, 'USD', fresh + cached, cached, 0, output, 0, fresh + cached + output, latency, NULL,
             'chatcmpl-' || substr(replace(CAST(id AS text), '-', ''), 1, 24), {raw}
-        FROM staged"""
+        FROM staged ORDER BY id"""
     parts = ((0, "input", "fresh"), (1, "cache_read", "cached"), (2, "output", "output"))
     items = " UNION ALL ".join(
         f"SELECT {position} AS position, '{component}' AS component" for position, component, _ in parts
@@ -172,13 +172,13 @@ def _statements(*, server: bool) -> Iterator[str]:
     yield f"""
         INSERT INTO llm_cost_line_items (call_id, position, component, unit, quantity, rate, rate_per, cost, cost_status)
         SELECT id, position, component, 'token', ({of("")}) * {per}, {of("_rate")}, {million}, {of("_cost")}, status
-        FROM staged CROSS JOIN ({items}) AS part"""
+        FROM staged CROSS JOIN ({items}) AS part ORDER BY id, position"""
     keys = ("feature", "feature"), ("tenant_id", "tenant"), ("user_id", "person")
     names = " UNION ALL ".join(f"SELECT '{key}' AS name" for key, _ in keys)
     value = "CASE name " + " ".join(f"WHEN '{key}' THEN {column}" for key, column in keys) + " END"
     yield f"""
-        INSERT INTO llm_cost_call_tags (call_id, key, value, occurred_at, total_cost, currency)
-        SELECT id, name, {value}, at, cost, 'USD' FROM staged CROSS JOIN ({names}) AS tag"""
+        INSERT INTO llm_cost_call_tags (call_id, key, value, occurred_at)
+        SELECT id, name, {value}, at FROM staged CROSS JOIN ({names}) AS tag ORDER BY id, name"""
 
     measures = (
         "calls, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, total_tokens, cost, priced_calls, "

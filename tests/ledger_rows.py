@@ -60,10 +60,7 @@ def add_call(
     call = Call(**{**values, **columns})
     session.add(call)
     session.flush()
-    session.add_all(
-        CallTag(call_id=call_id, key=key, value=value, occurred_at=at, total_cost=amount, currency=call.currency)
-        for key, value in tags.items()
-    )
+    session.add_all(CallTag(call_id=call_id, key=key, value=value, occurred_at=at) for key, value in tags.items())
     session.add_all(
         LineItem(
             call_id=call_id,

@@ -1,7 +1,8 @@
 """Inserts of many rows at nearly the driver's own speed.
 
-SQLAlchemy compiles the statements and converts the types; its work for each row of an ``executemany``, which costs several
-times what the database does, is done here by one tuple of converters a table.
+SQLAlchemy compiles the statements and knows the types; its work for each row of an ``executemany``, which costs several
+times what the database does, is done here by one tuple of converters a table. PostgreSQL gets one statement with an array a
+column, which is several times as fast as a statement a row.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final, cast
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
+from flask_llm_cost.ledger.literals import Converter, array, for_arrays, for_rows
 from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
 
 CALLS: Final = cast(sa.Table, Call.__table__)
@@ -22,64 +24,96 @@ PRICES: Final = cast(sa.Table, PriceSnapshot.__table__)
 #: Of tables whose duplicates PostgreSQL skips without an error in the server's log.
 _SKIPS_DUPLICATES: Final = (CALLS, PRICES)
 
+_OPTIONS: Final = {"preserve_rowcount": True}
+_INSERTS: Final[Mapping[str, Callable[[sa.Table], Any]]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
-class BulkInsert:
-    """``INSERT`` of whole rows into one table, as one dialect says it.
 
-    :param statement: another than the plain one, of the same parameters
+class _Statement:
+    """``INSERT`` of many rows, as one dialect says it.
+
+    :param names: columns, in the order of a row's values
+    :param zeros: further columns, in which all rows have 0
+    :param finish: what the insert becomes
     """
 
-    def __init__(self, table: sa.Table, dialect: sa.Dialect, statement: Any = None) -> None:
-        if statement is None:
-            statement = sa.insert(table)
-        if dialect.name == "postgresql" and table in _SKIPS_DUPLICATES:
-            statement = postgresql.insert(table).on_conflict_do_nothing()
-        compiled = statement.compile(dialect=dialect, column_keys=[column.name for column in table.columns])
-        self._statement = str(compiled)
-        self._positional = dialect.positional
-        names: Sequence[str] = compiled.positiontup if dialect.positional else list(table.columns.keys())
-        self._columns: tuple[tuple[str, Callable[[Any], Any] | None], ...] = tuple(
-            (name, table.c[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in names
+    def __init__(
+        self,
+        table: sa.Table,
+        dialect: sa.Dialect,
+        names: Sequence[str],
+        *,
+        zeros: Sequence[str] = (),
+        finish: Callable[[Any], Any] = lambda insert: insert,
+    ) -> None:
+        insert = _INSERTS.get(dialect.name, mysql.insert)(table)
+        nothing: dict[str, Any] = dict.fromkeys(zeros, sa.literal_column("0"))
+        self._arrays = dialect.name == "postgresql"
+        if self._arrays:
+            columns = [
+                sa.func.unnest(sa.cast(sa.bindparam(name, type_=sa.Text()), postgresql.ARRAY(table.c[name].type)))
+                for name in names
+            ]
+            insert = insert.from_select([*names, *zeros], sa.select(*columns, *nothing.values()))
+        else:
+            insert = insert.values({**{name: sa.bindparam(name) for name in names}, **nothing})
+        compiled: Any = finish(insert).compile(dialect=dialect)
+        self._text = str(compiled)
+        # Where parameters have names, in the order of ours.
+        self._names: Sequence[str] | None = None if dialect.positional else tuple(names)
+        ordered: Sequence[str] = compiled.positiontup if dialect.positional else names
+        converter_of = for_arrays if self._arrays else for_rows
+        places = {name: place for place, name in enumerate(names)}
+        self._columns: tuple[tuple[int, Converter], ...] = tuple(
+            (places[name], converter_of(table.c[name].type, dialect)) for name in ordered
         )
 
-    def bind(self, row: Mapping[str, Any]) -> Any:
-        """*row* as the driver takes it.
+    def bind(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        """The values of one row as :meth:`__call__` takes them.
 
-        :raises ArithmeticError, TypeError, ValueError: a value that no such column can hold
+        :raises ArithmeticError, AttributeError, TypeError, ValueError: a value that no such column can hold
         """
-        if self._positional:
-            return tuple([row[name] if convert is None else convert(row[name]) for name, convert in self._columns])
-        return {name: row[name] if convert is None else convert(row[name]) for name, convert in self._columns}
-
-    def bind_alike(self, rows: Sequence[Mapping[str, Any]], differ: Sequence[str]) -> list[Any]:
-        """Rows that differ in the columns *differ* only, bound; what they share is converted once."""
-        if not rows:
-            return []
-        first = self.bind(rows[0])
-        if not self._positional:
-            converters = [(name, convert) for name, convert in self._columns if name in differ]
-            return [
-                first,
-                *(
-                    first | {name: row[name] if convert is None else convert(row[name]) for name, convert in converters}
-                    for row in rows[1:]
-                ),
+        return tuple(
+            [
+                value if (value := values[place]) is None or convert is None else convert(value)
+                for place, convert in self._columns
             ]
-        bound = [first]
-        for row in rows[1:]:
-            values = list(first)
-            for index, (name, convert) in enumerate(self._columns):
-                if name in differ:
-                    values[index] = row[name] if convert is None else convert(row[name])
-            bound.append(tuple(values))
-        return bound
+        )
 
-    def __call__(self, connection: sa.Connection, bound: Sequence[Any]) -> int:
-        """Insert rows that :meth:`bind` gave; how many the driver says went in."""
+    def __call__(self, connection: sa.Connection, bound: Sequence[tuple[Any, ...]]) -> int:
+        """Write the rows; how many the driver says went in."""
         if not bound:
             return 0
-        options = {"preserve_rowcount": True}
-        return connection.exec_driver_sql(self._statement, list(bound), execution_options=options).rowcount
+        parameters: Any
+        if self._arrays:
+            parameters = self._named([array(column) for column in zip(*bound, strict=True)])
+        else:
+            parameters = list(bound) if self._names is None else [self._named(row) for row in bound]
+        return connection.exec_driver_sql(self._text, parameters, execution_options=_OPTIONS).rowcount
+
+    def _named(self, values: Sequence[Any]) -> Any:
+        return tuple(values) if self._names is None else dict(zip(self._names, values, strict=True))
+
+
+class BulkInsert:
+    """``INSERT`` of whole rows into one table."""
+
+    def __init__(self, table: sa.Table, dialect: sa.Dialect) -> None:
+        self._names = [column.name for column in table.columns]
+        skips = dialect.name == "postgresql" and table in _SKIPS_DUPLICATES
+        self._statement = _Statement(
+            table, dialect, self._names, finish=lambda insert: insert.on_conflict_do_nothing() if skips else insert
+        )
+
+    def bind(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        """*row* as :meth:`__call__` takes it.
+
+        :raises ArithmeticError, AttributeError, TypeError, ValueError: a value that no such column can hold
+        """
+        return self._statement.bind([row[name] for name in self._names])
+
+    def __call__(self, connection: sa.Connection, bound: Sequence[tuple[Any, ...]]) -> int:
+        """Insert rows that :meth:`bind` gave; how many the driver says went in."""
+        return self._statement(connection, bound)
 
 
 class Inserts:
@@ -96,36 +130,44 @@ class Inserts:
 class Upsert:
     """Adds rows to a table whose sums are there already, or puts them in.
 
-    :param measures: the columns that add up; of those the table has
+    :param keys: the columns of a row in front of its sums, the primary key first
+    :param measures: the columns that add up
     """
 
-    def __init__(self, table: sa.Table, measures: Sequence[str], dialect: sa.Dialect) -> None:
-        self._names = [column.name for column in table.columns]
-        added = [name for name in measures if name in table.c]
-        self._arrays: sa.Insert | None = None
-        self._bulk: BulkInsert | None = None
-        if dialect.name == "postgresql":
-            # One statement with an array a column: several times as fast as a statement a row.
-            columns = [
-                sa.func.unnest(sa.bindparam(name, type_=postgresql.ARRAY(table.c[name].type))) for name in self._names
-            ]
-            insert = postgresql.insert(table).from_select(self._names, sa.select(*columns))
-            sums = {name: table.c[name] + insert.excluded[name] for name in added}
-            self._arrays = insert.on_conflict_do_update(index_elements=["id"], set_=sums)
-        elif dialect.name == "sqlite":
-            upsert = sqlite.insert(table)
-            sums = {name: table.c[name] + upsert.excluded[name] for name in added}
-            self._bulk = BulkInsert(table, dialect, upsert.on_conflict_do_update(index_elements=["id"], set_=sums))
-        else:
-            other = mysql.insert(table)
-            doubled = {name: table.c[name] + other.inserted[name] for name in added}
-            self._bulk = BulkInsert(table, dialect, other.on_duplicate_key_update(doubled))
+    def __init__(self, table: sa.Table, keys: Sequence[str], measures: Sequence[str], dialect: sa.Dialect) -> None:
+        self._table = table
+        self._keys = tuple(keys)
+        self._measures = tuple(measures)
+        self._dialect = dialect
+        self._statements: dict[tuple[str, ...], _Statement] = {}
 
-    def __call__(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add *rows*, which are in the order in which everyone locks them."""
+    def __call__(self, connection: sa.Connection, rows: Sequence[Sequence[Any]]) -> None:
+        """Add *rows*, keys and sums, which are in the order in which everyone locks them."""
         if not rows:
             return
-        if self._bulk is not None:
-            self._bulk(connection, [self._bulk.bind(row) for row in rows])
-        elif self._arrays is not None:
-            connection.execute(self._arrays, {name: [row[name] for row in rows] for name in self._names})
+        # Of most calls most sums are 0, which need not be sent or added. PyMySQL wants nothing but parameters.
+        plain = self._dialect.name in _INSERTS
+        first = len(self._keys)
+        moved = [
+            place for place in range(first, first + len(self._measures)) if not plain or any(row[place] for row in rows)
+        ]
+        names = tuple(self._measures[place - first] for place in moved)
+        statement = self._statements.get(names)
+        if statement is None:
+            statement = self._statements[names] = self._make(names)
+        statement(connection, [statement.bind([*row[:first], *[row[place] for place in moved]]) for row in rows])
+
+    def _make(self, moved: Sequence[str]) -> _Statement:
+        zeros = [name for name in self._measures if name not in moved]
+        return _Statement(self._table, self._dialect, (*self._keys, *moved), zeros=zeros, finish=self._adding(moved))
+
+    def _adding(self, moved: Sequence[str]) -> Callable[[Any], Any]:
+        columns = self._table.c
+
+        def finish(insert: Any) -> Any:
+            if self._dialect.name in _INSERTS:
+                sums = {name: columns[name] + insert.excluded[name] for name in moved}
+                return insert.on_conflict_do_update(index_elements=["id"], set_=sums)
+            return insert.on_duplicate_key_update({name: columns[name] + insert.inserted[name] for name in moved})
+
+        return finish

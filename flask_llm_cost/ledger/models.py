@@ -57,7 +57,10 @@ class Base(DeclarativeBase):
 
 
 class Call(Base):
-    """One billed exchange with a provider."""
+    """One billed exchange with a provider.
+
+    What has a width of its own comes first, the widest before the others: PostgreSQL pads nothing then.
+    """
 
     __tablename__ = "llm_cost_calls"
 
@@ -66,26 +69,6 @@ class Call(Base):
     #: Start of the call, UTC.
     occurred_at: Mapped[datetime]
     recorded_at: Mapped[datetime]
-    provider: Mapped[str] = mapped_column(sa.String(64))
-    #: As billed, from the reply.
-    model: Mapped[str | None] = mapped_column(sa.String(256))
-    requested_model: Mapped[str | None] = mapped_column(sa.String(256))
-    host: Mapped[str] = mapped_column(sa.String(255))
-    operation: Mapped[str] = mapped_column(sa.String(64))
-    stream: Mapped[bool]
-    attempt: Mapped[int] = mapped_column(sa.SmallInteger)
-    outcome: Mapped[str] = mapped_column(sa.String(16))
-    http_status: Mapped[int | None] = mapped_column(sa.SmallInteger)
-    error_class: Mapped[str | None] = mapped_column(sa.String(128))
-    usage_source: Mapped[str] = mapped_column(sa.String(16))
-    cost_status: Mapped[str] = mapped_column(sa.String(16))
-    #: ``None`` when nothing could be priced, never 0 for that.
-    total_cost: Mapped[Decimal | None] = mapped_column(Money)
-    #: The price book's figure, where the provider's own billed amount won.
-    computed_cost: Mapped[Decimal | None] = mapped_column(Money)
-    currency: Mapped[str] = mapped_column(sa.String(3))
-    pricing_mode: Mapped[str | None] = mapped_column(sa.String(64))
-    price_id: Mapped[UUID | None] = mapped_column(sa.ForeignKey("llm_cost_prices.id"))
     #: All input, cached included.
     input_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
     cache_read_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
@@ -96,6 +79,26 @@ class Call(Base):
     total_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
     latency_ms: Mapped[int | None] = mapped_column(sa.Integer)
     first_token_ms: Mapped[int | None] = mapped_column(sa.Integer)
+    stream: Mapped[bool]
+    attempt: Mapped[int] = mapped_column(sa.SmallInteger)
+    http_status: Mapped[int | None] = mapped_column(sa.SmallInteger)
+    provider: Mapped[str] = mapped_column(sa.String(64))
+    #: As billed, from the reply.
+    model: Mapped[str | None] = mapped_column(sa.String(256))
+    requested_model: Mapped[str | None] = mapped_column(sa.String(256))
+    host: Mapped[str] = mapped_column(sa.String(255))
+    operation: Mapped[str] = mapped_column(sa.String(64))
+    outcome: Mapped[str] = mapped_column(sa.String(16))
+    error_class: Mapped[str | None] = mapped_column(sa.String(128))
+    usage_source: Mapped[str] = mapped_column(sa.String(16))
+    cost_status: Mapped[str] = mapped_column(sa.String(16))
+    #: ``None`` when nothing could be priced, never 0 for that.
+    total_cost: Mapped[Decimal | None] = mapped_column(Money)
+    #: The price book's figure, where the provider's own billed amount won.
+    computed_cost: Mapped[Decimal | None] = mapped_column(Money)
+    currency: Mapped[str] = mapped_column(sa.String(3))
+    pricing_mode: Mapped[str | None] = mapped_column(sa.String(64))
+    price_id: Mapped[UUID | None] = mapped_column(sa.ForeignKey("llm_cost_prices.id"))
     provider_response_id: Mapped[str | None] = mapped_column(sa.String(128))
     #: Comma-separated: ``usage_inconsistent``, …
     flags: Mapped[str | None] = mapped_column(sa.String(128))
@@ -111,8 +114,6 @@ class Call(Base):
         sa.Index("ix_llm_cost_calls_occurred_at", "occurred_at", "id"),
         # A provider's or a model's calls in a range.
         sa.Index("ix_llm_cost_calls_model", "provider", "model", "occurred_at"),
-        # Background responses and support questions come with the provider's id.
-        sa.Index("ix_llm_cost_calls_response", "provider_response_id"),
         _EXACT_STRINGS,
     )
 
@@ -139,16 +140,14 @@ class LineItem(Base):
 
 
 class CallTag(Base):
-    """One tag of a call, with what spend by tag needs, so that it need not read the calls."""
+    """One tag of a call, with its time, so that the index finds a value's calls of a range."""
 
     __tablename__ = "llm_cost_call_tags"
 
     call_id: Mapped[UUID] = mapped_column(sa.ForeignKey("llm_cost_calls.id", ondelete="CASCADE"), primary_key=True)
+    occurred_at: Mapped[datetime]
     key: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
     value: Mapped[str] = mapped_column(sa.String(256))
-    occurred_at: Mapped[datetime]
-    total_cost: Mapped[Decimal | None] = mapped_column(Money)
-    currency: Mapped[str] = mapped_column(sa.String(3))
 
     call: Mapped[Call] = relationship(back_populates="tags", viewonly=True)
 

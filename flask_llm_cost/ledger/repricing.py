@@ -11,7 +11,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_llm_cost.ledger.bulk import CALLS, ITEMS, TAGS
+from flask_llm_cost.ledger.bulk import CALLS, ITEMS
 from flask_llm_cost.ledger.change import After, Change
 from flask_llm_cost.ledger.models import Adjustment
 from flask_llm_cost.ledger.rows import CallRows, repriced_rows
@@ -103,12 +103,6 @@ def _update(connection: sa.Connection, added: Sequence[CallRows]) -> None:
     calls = sa.update(CALLS).where(CALLS.c.id == sa.bindparam("call"))
     calls = calls.values({name: sa.bindparam(name) for name in _COST_COLUMNS})
     connection.execute(calls, [{"call": rows.id, **{name: rows.call[name] for name in _COST_COLUMNS}} for rows in added])
-    tags = sa.update(TAGS).where(TAGS.c.call_id == sa.bindparam("call"))
-    tags = tags.values(total_cost=sa.bindparam("total_cost"), currency=sa.bindparam("currency"))
-    connection.execute(
-        tags,
-        [{"call": rows.id, "total_cost": rows.call["total_cost"], "currency": rows.call["currency"]} for rows in added],
-    )
 
 
 def _adjustment(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from operator import add
 from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -19,7 +21,7 @@ ESTIMATED_SOURCES: Final = ("estimated", "stream_partial")
 UNCOUNTED_SOURCES: Final = ("unknown", "pending")
 FAILED_OUTCOMES: Final = ("error", "blocked")
 
-#: The columns that add up, in the order of the sums below.
+#: The columns that add up, in the order of the sums below. Line items alone have the last.
 MEASURES: Final = (
     "calls", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "total_tokens", "cost",
     "priced_calls", "unpriced_calls", "uncounted_calls", "partial_calls", "failed_calls", "estimated_calls", "wasted_calls",
@@ -28,12 +30,10 @@ MEASURES: Final = (
 USAGE_KEYS: Final = ("bucket", "provider", "model", "component", "currency")
 TAG_KEYS: Final = ("day", "key", "value", "second_value", "provider", "model", "currency")
 
-_AT: Final = {name: position for position, name in enumerate(MEASURES)}
-_COST, _PRICED, _UNPRICED, _QUANTITY = _AT["cost"], _AT["priced_calls"], _AT["unpriced_calls"], _AT["quantity"]
 _NOTHING: Final = Decimal(0)
-_EMPTY: Final[list[Any]] = [_NOTHING if name in ("cost", "wasted_cost", "quantity") else 0 for name in MEASURES]
 
-_Sum = list[Any]
+#: The amounts of :data:`MEASURES`, in order. Never changed: calls that are alone in a rollup share theirs.
+_Amounts = tuple[Any, ...]
 
 
 class Sums:
@@ -47,8 +47,8 @@ class Sums:
         self._zone = zone
         self._kept = kept
         self._pairs = {tuple(key.split(",")): key for key in kept if "," in key}
-        self.usage: dict[tuple[datetime, str, str, str, str], _Sum] = {}
-        self.tags: dict[tuple[date, str, str, str, str, str, str], _Sum] = {}
+        self.usage: dict[tuple[datetime, str, str, str, str], _Amounts] = {}
+        self.tags: dict[tuple[date, str, str, str, str, str, str], _Amounts] = {}
 
     def add(self, sign: int, rows: CallRows) -> None:
         """Add one call, or take it off with a *sign* of -1."""
@@ -71,72 +71,66 @@ class Sums:
                 _put(self.tags, (day, key, tags[first], tags[second], provider, model, currency), measured)
                 _put(self.tags, (day, f"{key}*", tags[first], tags[second], "", "", currency), measured)
 
-    def usage_rows(self) -> list[Row]:
-        """What changes in ``llm_cost_usage_rollups``, in order of id."""
-        return _rows(self.usage, USAGE_KEYS)
+    def usage_rows(self) -> list[_Amounts]:
+        """What changes in ``llm_cost_usage_rollups``, in order of id: the id, :data:`USAGE_KEYS`, all of the measures."""
+        return _rows(self.usage)
 
-    def tag_rows(self) -> list[Row]:
-        """What changes in ``llm_cost_tag_rollups``, in order of id."""
-        return _rows(self.tags, TAG_KEYS)
+    def tag_rows(self) -> list[_Amounts]:
+        """What changes in ``llm_cost_tag_rollups``, in order of id: the id, :data:`TAG_KEYS`, all but the last measure."""
+        return [row[:-1] for row in _rows(self.tags)]
 
 
-def _measures(sign: int, call: Row) -> list[tuple[int, Any]]:
-    """Position and amount of what is not zero: of most calls most is."""
+def _measures(sign: int, call: Row) -> _Amounts:
     status, source, outcome = call["cost_status"], call["usage_source"], call["outcome"]
     cost, latency = call["total_cost"], call["latency_ms"]
     uncounted, failed = source in UNCOUNTED_SOURCES, outcome in FAILED_OUTCOMES
     unpriced = status == "unpriced"
     wasted = outcome in ("interrupted", "error")
-    found = {
-        "calls": 1,
-        "cost": cost,
-        "priced_calls": cost is not None,
+    found = (
+        1,
+        call["input_tokens"] or 0,
+        call["cache_read_tokens"] or 0,
+        call["cache_write_tokens"] or 0,
+        call["output_tokens"] or 0,
+        call["total_tokens"] or 0,
+        cost or _NOTHING,
+        int(cost is not None),
         # What failed and reported nothing is not missing from the sum.
-        "unpriced_calls": unpriced and not (failed and uncounted),
-        "uncounted_calls": unpriced and uncounted and not failed,
-        "partial_calls": status == "partial",
-        "failed_calls": unpriced and uncounted and failed,
-        "estimated_calls": not unpriced and source in ESTIMATED_SOURCES,
-        "wasted_calls": wasted,
-        "wasted_priced_calls": wasted and cost is not None,
-        "wasted_cost": cost if wasted else None,
-        "latency_ms": latency,
-        "latency_calls": latency is not None,
-        "input_tokens": call["input_tokens"],
-        "cache_read_tokens": call["cache_read_tokens"],
-        "cache_write_tokens": call["cache_write_tokens"],
-        "output_tokens": call["output_tokens"],
-        "total_tokens": call["total_tokens"],
-    }
-    return [(_AT[name], sign * amount) for name, amount in found.items() if amount]
+        int(unpriced and not (failed and uncounted)),
+        int(unpriced and uncounted and not failed),
+        int(status == "partial"),
+        int(unpriced and uncounted and failed),
+        int(not unpriced and source in ESTIMATED_SOURCES),
+        int(wasted),
+        int(wasted and cost is not None),
+        cost if wasted and cost is not None else _NOTHING,
+        latency or 0,
+        int(latency is not None),
+        _NOTHING,
+    )
+    return found if sign == 1 else tuple([sign * amount for amount in found])
 
 
-def _of_item(sign: int, item: Row) -> list[tuple[int, Any]]:
-    cost = item["cost"]
-    found = [(0, sign), (_QUANTITY, sign * item["quantity"])]
-    found.append((_UNPRICED, sign) if cost is None else (_PRICED, sign))
-    return [*found, (_COST, sign * cost)] if cost else found
+def _of_item(sign: int, item: Row) -> _Amounts:
+    cost, priced = item["cost"], item["cost"] is not None
+    amounts = sign * cost if cost else _NOTHING
+    counts = (sign, 0) if priced else (0, sign)
+    return (sign, 0, 0, 0, 0, 0, amounts, *counts, 0, 0, 0, 0, 0, 0, _NOTHING, 0, 0, sign * item["quantity"])
 
 
-def _put(sums: dict[Any, _Sum], key: tuple[Any, ...], measured: list[tuple[int, Any]]) -> None:
+def _put(sums: dict[Any, _Amounts], key: tuple[Any, ...], measured: _Amounts) -> None:
     found = sums.get(key)
-    if found is None:
-        found = sums[key] = _EMPTY.copy()
-    for position, amount in measured:
-        found[position] += amount
+    sums[key] = measured if found is None else tuple(map(add, found, measured))
 
 
-def _rows(sums: dict[Any, _Sum], names: tuple[str, ...]) -> list[Row]:
-    rows = [
-        {"id": rollup_id(key), **dict(zip(names, key, strict=True)), **dict(zip(MEASURES, amounts, strict=True))}
-        for key, amounts in sums.items()
-        if any(amounts)
-    ]
+def _rows(sums: Mapping[Any, _Amounts]) -> list[_Amounts]:
+    rows = [(rollup_id(key), *key, *amounts) for key, amounts in sums.items() if any(amounts)]
     # Everyone in the same order, so that nobody waits for each other in a circle.
-    rows.sort(key=lambda row: row["id"].int)
+    rows.sort(key=lambda row: row[0].int)
     return rows
 
 
+@functools.lru_cache(maxsize=8192)
 def rollup_id(key: tuple[Any, ...]) -> UUID:
     """The id of a rollup: a hash of its dimensions."""
     return content_id(hashlib.blake2b("\0".join(map(str, key)).encode(), digest_size=16).digest())

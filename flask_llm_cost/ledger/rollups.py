@@ -16,12 +16,13 @@ from flask_llm_cost.ledger.change import Change, DoFirst
 from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.models import TagRollup, UsageRollup
 from flask_llm_cost.ledger.rollup_state import MOST_KEYS, RollupState, hold_state, pair_of
-from flask_llm_cost.ledger.rollup_sums import MEASURES, Sums
+from flask_llm_cost.ledger.rollup_sums import MEASURES, TAG_KEYS, USAGE_KEYS, Sums
 from flask_llm_cost.ledger.rows import Row
 from flask_llm_cost.ledger.transaction import WriteError
 
 USAGE_ROLLUPS: Final = cast(sa.Table, UsageRollup.__table__)
 TAG_ROLLUPS: Final = cast(sa.Table, TagRollup.__table__)
+_TAG_MEASURES: Final = MEASURES[:-1]
 
 #: How many calls are written, on average, until a process looks how unique the tags are that it keeps.
 _MEASURE_EVERY: Final = 10_000
@@ -74,13 +75,15 @@ class Rollups:
 
     def move_tags(self, connection: sa.Connection, rows: Sequence[Row]) -> None:
         """Add rows of ``llm_cost_tag_rollups`` that are in order of id."""
-        self._upserts_for(connection)[1](connection, rows)
+        names = ("id", *TAG_KEYS, *_TAG_MEASURES)
+        self._upserts_for(connection)[1](connection, [[row[name] for name in names] for row in rows])
 
     def _upserts_for(self, connection: sa.Connection) -> tuple[Upsert, Upsert]:
         found = self._upserts
         if found is None or found[0] is not connection.dialect:
             dialect = connection.dialect
-            found = (dialect, Upsert(USAGE_ROLLUPS, MEASURES, dialect), Upsert(TAG_ROLLUPS, MEASURES, dialect))
+            usage = Upsert(USAGE_ROLLUPS, ("id", *USAGE_KEYS), MEASURES, dialect)
+            found = (dialect, usage, Upsert(TAG_ROLLUPS, ("id", *TAG_KEYS), _TAG_MEASURES, dialect))
             self._upserts = found
         return found[1], found[2]
 

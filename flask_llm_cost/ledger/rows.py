@@ -198,8 +198,6 @@ def _tag_row(call: Row, key: str, value: str) -> Row:
         "key": key,
         "value": value,
         "occurred_at": call["occurred_at"],
-        "total_cost": call["total_cost"],
-        "currency": call["currency"],
     }
 
 

@@ -282,7 +282,7 @@ def _is_final(record: CallRecord) -> bool:
 
 def _bind(rows: CallRows, inserts: Inserts) -> _Bound:
     items = [inserts.items.bind(item) for item in rows.items]
-    return _Bound(inserts.calls.bind(rows.call), items, inserts.tags.bind_alike(rows.tags, ("key", "value")))
+    return _Bound(inserts.calls.bind(rows.call), items, [inserts.tags.bind(tag) for tag in rows.tags])
 
 
 def _skips(connection: sa.Connection) -> bool:

@@ -14,7 +14,7 @@ from ledger_calls import PRICE, LedgerMaker, a_call, price
 from flask_llm_cost.errors import SchemaMissingError
 from flask_llm_cost.ledger.change import Change, DoFirst
 from flask_llm_cost.ledger.engine import OwnEngine
-from flask_llm_cost.ledger.models import Adjustment, Base, Call, CallTag, LineItem
+from flask_llm_cost.ledger.models import Adjustment, Base, Call, LineItem
 from flask_llm_cost.ledger.models import Counter as Mark
 from flask_llm_cost.ledger.repricing import Repricing, reprice
 from flask_llm_cost.ledger.stored import stored_calls
@@ -73,7 +73,7 @@ def test_a_settled_call_is_added_once(writer: Writer, book: Book, make_ledger: L
 
 
 def test_a_new_price_moves_rows_and_steps_together(writer: Writer, book: Book, make_ledger: LedgerMaker) -> None:
-    """Repriced calls have the new cost in rows, lines and tags, steps see the difference, and each change is on record."""
+    """Repriced calls have the new cost in rows and lines, steps see the difference, and each change is on record."""
     unpriced, other = replace(a_call(), cost=UNPRICED), price(a_call())
     writer.write([unpriced, other])
     with make_ledger.engine.connect() as connection:
@@ -86,11 +86,9 @@ def test_a_new_price_moves_rows_and_steps_together(writer: Writer, book: Book, m
     assert +book.quantities == Counter(input=2000, output=40)
     with make_ledger.engine.connect() as connection:
         call = connection.execute(sa.select(Call.__table__).where(Call.id == unpriced.id)).one()
-        tags = connection.scalars(sa.select(CallTag.total_cost).where(CallTag.call_id == unpriced.id)).all()
         items = connection.scalars(sa.select(LineItem.cost).where(LineItem.call_id == unpriced.id)).all()
         adjustment = connection.execute(sa.select(Adjustment.__table__)).one()
     assert (call.total_cost, call.cost_status, call.price_id) == (cost.total, "priced", PRICE.id)
-    assert set(tags) == {cost.total}
     assert sum(item for item in items if item is not None) == cost.total
     assert (adjustment.kind, adjustment.call_id, adjustment.old_cost, adjustment.new_cost, adjustment.actor) == (
         "backfill",

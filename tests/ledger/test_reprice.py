@@ -18,7 +18,7 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_llm_cost import LlmCostTracker, track
 from flask_llm_cost import reprice as repricing
 from flask_llm_cost.extension import state_of
-from flask_llm_cost.ledger.models import Adjustment, BudgetPeriod, Call, CallTag, LineItem, PriceSnapshot, UsageRollup
+from flask_llm_cost.ledger.models import Adjustment, BudgetPeriod, Call, LineItem, PriceSnapshot, UsageRollup
 
 NOW = datetime.now(UTC)
 TODAY = NOW.date().isoformat()
@@ -63,11 +63,10 @@ class Shop:
             return list(connection.execute(sa.select(*columns)))
 
     def agree(self) -> Decimal:
-        """What all calls cost; rows, lines, tags, rollups and the budget say the same."""
+        """What all calls cost; rows, lines, rollups and the budget say the same."""
         calls = sum((total or Decimal(0) for (total,) in self.rows(Call.total_cost)), Decimal(0))
         lines = sum((cost or Decimal(0) for (cost,) in self.rows(LineItem.cost)), Decimal(0))
-        tags = sum((total or Decimal(0) for (total,) in self.rows(CallTag.total_cost)), Decimal(0))
-        assert lines == tags == calls
+        assert lines == calls
         if rollups := self.rows(UsageRollup.component, UsageRollup.cost):
             assert sum((cost for component, cost in rollups if component), Decimal(0)) == calls
         ((spent,),) = self.rows(BudgetPeriod.spent)

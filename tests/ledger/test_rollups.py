@@ -66,7 +66,9 @@ class Kept:
             sums = Sums(self.rollups.zone, state.kept)
             for rows in stored_calls(connection, list(connection.scalars(sa.select(Call.id)))):
                 sums.add(1, rows)
-        return by_key(sums.usage_rows(), USAGE_KEYS), by_key(sums.tag_rows(), TAG_KEYS)
+        usage = [dict(zip(("id", *USAGE_KEYS, *MEASURES), row, strict=True)) for row in sums.usage_rows()]
+        tags = [dict(zip(("id", *TAG_KEYS, *MEASURES[:-1]), row, strict=True)) for row in sums.tag_rows()]
+        return by_key(usage, USAGE_KEYS), by_key(tags, TAG_KEYS)
 
     def close(self) -> None:
         self.own.dispose()

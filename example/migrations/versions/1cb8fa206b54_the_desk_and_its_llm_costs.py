@@ -226,23 +226,6 @@ def upgrade():
     sa.Column('id', sa.Uuid(), nullable=False),
     sa.Column('occurred_at', sa.DateTime().with_variant(mysql.DATETIME(fsp=6), 'mariadb').with_variant(mysql.DATETIME(fsp=6), 'mysql'), nullable=False),
     sa.Column('recorded_at', sa.DateTime().with_variant(mysql.DATETIME(fsp=6), 'mariadb').with_variant(mysql.DATETIME(fsp=6), 'mysql'), nullable=False),
-    sa.Column('provider', sa.String(length=64), nullable=False),
-    sa.Column('model', sa.String(length=256), nullable=True),
-    sa.Column('requested_model', sa.String(length=256), nullable=True),
-    sa.Column('host', sa.String(length=255), nullable=False),
-    sa.Column('operation', sa.String(length=64), nullable=False),
-    sa.Column('stream', sa.Boolean(), nullable=False),
-    sa.Column('attempt', sa.SmallInteger(), nullable=False),
-    sa.Column('outcome', sa.String(length=16), nullable=False),
-    sa.Column('http_status', sa.SmallInteger(), nullable=True),
-    sa.Column('error_class', sa.String(length=128), nullable=True),
-    sa.Column('usage_source', sa.String(length=16), nullable=False),
-    sa.Column('cost_status', sa.String(length=16), nullable=False),
-    sa.Column('total_cost', sa.Numeric(precision=28, scale=12).with_variant(sa.BigInteger(), 'sqlite'), nullable=True),
-    sa.Column('computed_cost', sa.Numeric(precision=28, scale=12).with_variant(sa.BigInteger(), 'sqlite'), nullable=True),
-    sa.Column('currency', sa.String(length=3), nullable=False),
-    sa.Column('pricing_mode', sa.String(length=64), nullable=True),
-    sa.Column('price_id', sa.Uuid(), nullable=True),
     sa.Column('input_tokens', sa.BigInteger(), nullable=True),
     sa.Column('cache_read_tokens', sa.BigInteger(), nullable=True),
     sa.Column('cache_write_tokens', sa.BigInteger(), nullable=True),
@@ -251,6 +234,23 @@ def upgrade():
     sa.Column('total_tokens', sa.BigInteger(), nullable=True),
     sa.Column('latency_ms', sa.Integer(), nullable=True),
     sa.Column('first_token_ms', sa.Integer(), nullable=True),
+    sa.Column('stream', sa.Boolean(), nullable=False),
+    sa.Column('attempt', sa.SmallInteger(), nullable=False),
+    sa.Column('http_status', sa.SmallInteger(), nullable=True),
+    sa.Column('provider', sa.String(length=64), nullable=False),
+    sa.Column('model', sa.String(length=256), nullable=True),
+    sa.Column('requested_model', sa.String(length=256), nullable=True),
+    sa.Column('host', sa.String(length=255), nullable=False),
+    sa.Column('operation', sa.String(length=64), nullable=False),
+    sa.Column('outcome', sa.String(length=16), nullable=False),
+    sa.Column('error_class', sa.String(length=128), nullable=True),
+    sa.Column('usage_source', sa.String(length=16), nullable=False),
+    sa.Column('cost_status', sa.String(length=16), nullable=False),
+    sa.Column('total_cost', sa.Numeric(precision=28, scale=12).with_variant(sa.BigInteger(), 'sqlite'), nullable=True),
+    sa.Column('computed_cost', sa.Numeric(precision=28, scale=12).with_variant(sa.BigInteger(), 'sqlite'), nullable=True),
+    sa.Column('currency', sa.String(length=3), nullable=False),
+    sa.Column('pricing_mode', sa.String(length=64), nullable=True),
+    sa.Column('price_id', sa.Uuid(), nullable=True),
     sa.Column('provider_response_id', sa.String(length=128), nullable=True),
     sa.Column('flags', sa.String(length=128), nullable=True),
     sa.Column('raw_usage', sa.JSON(none_as_null=True), nullable=True),
@@ -264,7 +264,6 @@ def upgrade():
     with op.batch_alter_table('llm_cost_calls', schema=None) as batch_op:
         batch_op.create_index('ix_llm_cost_calls_model', ['provider', 'model', 'occurred_at'], unique=False)
         batch_op.create_index('ix_llm_cost_calls_occurred_at', ['occurred_at', 'id'], unique=False)
-        batch_op.create_index('ix_llm_cost_calls_response', ['provider_response_id'], unique=False)
 
     op.create_table('ticket',
     sa.Column('id', sa.Integer(), nullable=False),
@@ -290,11 +289,9 @@ def upgrade():
     )
     op.create_table('llm_cost_call_tags',
     sa.Column('call_id', sa.Uuid(), nullable=False),
+    sa.Column('occurred_at', sa.DateTime().with_variant(mysql.DATETIME(fsp=6), 'mariadb').with_variant(mysql.DATETIME(fsp=6), 'mysql'), nullable=False),
     sa.Column('key', sa.String(length=64), nullable=False),
     sa.Column('value', sa.String(length=256), nullable=False),
-    sa.Column('occurred_at', sa.DateTime().with_variant(mysql.DATETIME(fsp=6), 'mariadb').with_variant(mysql.DATETIME(fsp=6), 'mysql'), nullable=False),
-    sa.Column('total_cost', sa.Numeric(precision=28, scale=12).with_variant(sa.BigInteger(), 'sqlite'), nullable=True),
-    sa.Column('currency', sa.String(length=3), nullable=False),
     sa.ForeignKeyConstraint(['call_id'], ['llm_cost_calls.id'], ondelete='CASCADE'),
     sa.PrimaryKeyConstraint('call_id', 'key'),
     mariadb_charset='utf8mb4',
@@ -338,7 +335,6 @@ def downgrade():
 
     op.drop_table('ticket')
     with op.batch_alter_table('llm_cost_calls', schema=None) as batch_op:
-        batch_op.drop_index('ix_llm_cost_calls_response')
         batch_op.drop_index('ix_llm_cost_calls_occurred_at')
         batch_op.drop_index('ix_llm_cost_calls_model')
 

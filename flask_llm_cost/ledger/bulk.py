@@ -81,13 +81,23 @@ class _Statement:
 
     def __call__(self, connection: sa.Connection, bound: Sequence[tuple[Any, ...]]) -> int:
         """Write the rows; how many the driver says went in."""
-        if not bound:
-            return 0
+        return self._write(connection, list(zip(*bound, strict=True))) if bound else 0
+
+    def write_columns(self, connection: sa.Connection, columns: Sequence[Sequence[Any]]) -> None:
+        """Write rows that are given by column, without a null. Converting them so takes half of the time."""
+        bound = [
+            columns[place] if convert is None else [convert(value) for value in columns[place]]
+            for place, convert in self._columns
+        ]
+        self._write(connection, bound)
+
+    def _write(self, connection: sa.Connection, columns: Sequence[Sequence[Any]]) -> int:
         parameters: Any
         if self._arrays:
-            parameters = self._named([array(column) for column in zip(*bound, strict=True)])
+            parameters = self._named([array(column) for column in columns])
         else:
-            parameters = list(bound) if self._names is None else [self._named(row) for row in bound]
+            rows = zip(*columns, strict=True)
+            parameters = list(rows) if self._names is None else [self._named(row) for row in rows]
         return connection.exec_driver_sql(self._text, parameters, execution_options=_OPTIONS).rowcount
 
     def _named(self, values: Sequence[Any]) -> Any:
@@ -148,14 +158,13 @@ class Upsert:
         # Of most calls most sums are 0, which need not be sent or added. PyMySQL wants nothing but parameters.
         plain = self._dialect.name in _INSERTS
         first = len(self._keys)
-        moved = [
-            place for place in range(first, first + len(self._measures)) if not plain or any(row[place] for row in rows)
-        ]
+        columns = list(zip(*rows, strict=True))
+        moved = [place for place in range(first, len(columns)) if not plain or any(columns[place])]
         names = tuple(self._measures[place - first] for place in moved)
         statement = self._statements.get(names)
         if statement is None:
             statement = self._statements[names] = self._make(names)
-        statement(connection, [statement.bind([*row[:first], *[row[place] for place in moved]]) for row in rows])
+        statement.write_columns(connection, [*columns[:first], *[columns[place] for place in moved]])
 
     def _make(self, moved: Sequence[str]) -> _Statement:
         zeros = [name for name in self._measures if name not in moved]

@@ -122,8 +122,21 @@ class Budgets:
         return Ask(call_id, subject, operation, content, length, tuple(accounts)) if accounts else None
 
     def authorise(self, ask: Ask) -> Answer:
-        """Whether a call may be sent; then what it may cost is held. Takes half a second at most."""
-        asked = self._asked_safely(ask)
+        """Whether a call may be sent; then what it may cost is held. Takes half a second at most, and raises nothing."""
+        try:
+            return self._authorise(ask)
+        except Exception as error:
+            return self._failed(ask, error)
+
+    async def authorise_async(self, ask: Ask) -> Answer:
+        """The same for a coroutine: the event loop goes on meanwhile."""
+        try:
+            return await self._authorise_async(ask)
+        except Exception as error:
+            return self._failed(ask, error)
+
+    def _authorise(self, ask: Ask) -> Answer:
+        asked = self._asked_at_once(ask)
         if isinstance(asked, Answer):
             return asked
         if self.keeper.inline:
@@ -133,9 +146,8 @@ class Budgets:
         except LateError:
             return self._in_doubt(ask, _LATE)
 
-    async def authorise_async(self, ask: Ask) -> Answer:
-        """The same for a coroutine: the event loop goes on meanwhile."""
-        asked = self._asked_safely(ask)
+    async def _authorise_async(self, ask: Ask) -> Answer:
+        asked = self._asked_at_once(ask)
         if isinstance(asked, Answer):
             return asked
         if self.keeper.inline:
@@ -145,7 +157,7 @@ class Budgets:
         except LateError:
             return self._in_doubt(ask, _LATE)
 
-    def _asked_safely(self, ask: Ask) -> list[tuple[Account, Decimal]] | Answer:
+    def _asked_at_once(self, ask: Ask) -> list[tuple[Account, Decimal]] | Answer:
         """What to hold of each account, or the answer where that is clear without the database."""
         if (trouble := self.keeper.away) is not None:
             return self._in_doubt(ask, trouble)
@@ -153,10 +165,9 @@ class Budgets:
             return self._asked(ask) or Answer()
         except BudgetExceededError as error:
             return Answer(error)
-        except Exception as error:  # ours: it must not reach the app as anything else than a budget that said no
-            return self._failed(ask, error)
 
     def _failed(self, ask: Ask, error: Exception) -> Answer:
+        # Ours: it must not reach the app as anything else than a budget that said no.
         logger.warning("asking a budget failed with %s", type(error).__name__)
         return self._in_doubt(ask, Trouble("unavailable", type(error).__name__))
 

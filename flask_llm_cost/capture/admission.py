@@ -1,12 +1,12 @@
 """Where budgets are asked for a watched call: before a byte of it is sent, and once it is recorded.
 
-Sync and async differ in how they wait, and in nothing else. A client library calls them only where an observation says that
-a budget applies.
+Sync and async differ in how they wait, and in nothing else. What a budget says is the one thing of ours that may reach the
+app: what goes wrong in asking is decided where budgets are, by their ``on_error``, and never passes from here.
 """
 
 from __future__ import annotations
 
-from flask_llm_cost.budgets.enforcement import Answer
+from flask_llm_cost.capture.guard import report
 from flask_llm_cost.capture.observation import Observation
 from flask_llm_cost.capture.sdk import raise_out
 
@@ -16,30 +16,36 @@ def admit(observation: Observation) -> None:
 
     :raises BudgetExceededError: it may not; inside an SDK it surfaces where the SDK's own method ends
     """
-    if observation.ask is not None:
-        try:
-            answer = observation.budgets.authorise(observation.ask)
-        except BaseException:
-            observation.discard()
-            raise
-        _go_by(observation, answer)
+    try:
+        if observation.ask is None:
+            return
+        answer = observation.budgets.authorise(observation.ask)
+        observation.answered(answer)
+    except Exception as error:
+        report(error)
+        return
+    except BaseException:
+        observation.discard()
+        raise
+    if answer.error is not None:
+        raise_out(answer.error, observation.marker)
 
 
 async def admit_async(observation: Observation) -> None:
     """The same, without keeping the event loop."""
-    if observation.ask is not None:
-        try:
-            answer = await observation.budgets.authorise_async(observation.ask)
-        except BaseException:  # cancelled
-            observation.discard()
-            raise
-        _go_by(observation, answer)
-
-
-def _go_by(observation: Observation, answer: Answer) -> None:
-    observation.answered(answer)
+    try:
+        if observation.ask is None:
+            return
+        answer = await observation.budgets.authorise_async(observation.ask)
+        observation.answered(answer)
+    except Exception as error:
+        report(error)
+        return
+    except BaseException:  # cancelled
+        observation.discard()
+        raise
     if answer.error is not None:
-        raise_out(answer.error)
+        raise_out(answer.error, observation.marker)
 
 
 def look_back(observation: Observation) -> None:
@@ -47,15 +53,25 @@ def look_back(observation: Observation) -> None:
 
     :raises BudgetExceededError: it is
     """
-    if observation.judged and observation.ended:
-        error = observation.budgets.used_up(observation.subject, "record")
-        if error is not None:
-            raise_out(error)
+    try:
+        if not (observation.judged and observation.ended):
+            return
+        used_up = observation.budgets.used_up(observation.subject, "record")
+    except Exception as error:
+        report(error)
+        return
+    if used_up is not None:
+        raise_out(used_up, observation.marker)
 
 
 async def look_back_async(observation: Observation) -> None:
     """The same, without keeping the event loop."""
-    if observation.judged and observation.ended:
-        error = await observation.budgets.used_up_async(observation.subject, "record")
-        if error is not None:
-            raise_out(error)
+    try:
+        if not (observation.judged and observation.ended):
+            return
+        used_up = await observation.budgets.used_up_async(observation.subject, "record")
+    except Exception as error:
+        report(error)
+        return
+    if used_up is not None:
+        raise_out(used_up, observation.marker)

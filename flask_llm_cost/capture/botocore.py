@@ -80,7 +80,11 @@ def _begin(params: Mapping[str, Any], context: dict[str, Any]) -> Observation | 
 def _failed(exception: Exception, context: dict[str, Any], **_: Any) -> None:
     observation: Observation | None = context.pop(_ON_CONTEXT, None)
     if observation is not None:
-        observation.failed(exception, type(exception).__name__ not in _NEVER_SENT)
+        observation.failed(exception, _may_have_been_sent)
+
+
+def _may_have_been_sent(error: Exception) -> bool:
+    return type(error).__name__ not in _NEVER_SENT
 
 
 def _after(http_response: Any, parsed: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:

@@ -112,7 +112,7 @@ def under_way(request: Request, observation: Observation, sent: Callable[[Except
     try:
         yield
     except BaseException as error:
-        observation.failed(error, not isinstance(error, Exception) or sent(error))
+        observation.failed(error, sent)
         raise
     finally:
         _sending.set(outer)

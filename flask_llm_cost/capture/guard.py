@@ -21,7 +21,12 @@ def guarded(function: Callable[_P, _T]) -> Callable[_P, _T | None]:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            logger.warning("watching an LLM call failed with %s: the call itself is not affected", type(error).__name__)
+            report(error)
             return None
 
     return run
+
+
+def report(error: Exception) -> None:
+    """Say what went wrong on our side, by name."""
+    logger.warning("watching an LLM call failed with %s: the call itself is not affected", type(error).__name__)

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 from flask_llm_cost.capture.admission import admit, admit_async, look_back, look_back_async
 from flask_llm_cost.capture.attribution import ask
 from flask_llm_cost.capture.exchange import Request, observe, under_way
-from flask_llm_cost.capture.guard import guarded
+from flask_llm_cost.capture.guard import guarded, report
 from flask_llm_cost.capture.observation import Observation
 from flask_llm_cost.usage import first_look
 
@@ -47,7 +47,10 @@ def _watch(module: ModuleType, stream_class: type, original: Callable[..., Any])
         if found is None or observation is None:
             return original(self, request, *args, **kwargs)
         admit(observation)
-        with under_way(found, observation, _may_have_been_sent(module)), _asking(module, request, observation):
+        with (
+            under_way(found, observation, functools.partial(_may_have_been_sent, module)),
+            _asking(module, request, observation),
+        ):
             response = original(self, request, *args, **kwargs)
         _attach(observation, response, stream_class)
         look_back(observation)
@@ -68,7 +71,10 @@ def _watch_async(
         if found is None or observation is None:
             return await original(self, request, *args, **kwargs)
         await admit_async(observation)
-        with under_way(found, observation, _may_have_been_sent(module)), _asking(module, request, observation):
+        with (
+            under_way(found, observation, functools.partial(_may_have_been_sent, module)),
+            _asking(module, request, observation),
+        ):
             response = await original(self, request, *args, **kwargs)
         _attach(observation, response, stream_class)
         await look_back_async(observation)
@@ -111,10 +117,10 @@ def _content(module: ModuleType, request: Any) -> bytes | None:
     return content
 
 
-def _may_have_been_sent(module: ModuleType) -> Callable[[Exception], bool]:
+def _may_have_been_sent(module: ModuleType, error: Exception) -> bool:
     """Whether a request that failed with an error of *module* may have reached the provider."""
     kinds = (module.TransportError, module.DecodingError)
-    return lambda error: (isinstance(error, kinds) and type(error).__name__ not in _NEVER_SENT) or _is_dead_loop(error)
+    return (isinstance(error, kinds) and type(error).__name__ not in _NEVER_SENT) or _is_dead_loop(error)
 
 
 def _is_dead_loop(error: Exception) -> bool:
@@ -163,23 +169,37 @@ def _restore_body(request: Any, kept: dict[str, Any] | None) -> None:
             request.headers[name] = kept[name]
 
 
-@guarded
 def _attach(observation: Observation, response: Any, stream_class: type) -> None:
     """Read a reply that is there, or follow one that is still to come."""
+    try:
+        _read(observation, response, stream_class)
+    except Exception as error:
+        report(error)
+        _withhold(observation, response, stream_class)
+
+
+def _read(observation: Observation, response: Any, stream_class: type) -> None:
     if response.is_closed and response.status_code < 400:
         observation.replied(response.status_code, response.headers.get("content-type", ""), response.content)
         return
     headers = response.headers
     encoding = headers.get("content-encoding", "")
-    if observation.opened(response.status_code, headers.get("content-type", "")):
+    if observation.opened(response.status_code, headers.get("content-type", "")) is not False:
         decoder = None
-        if encoding and observation.withholds:
+        if encoding and observation.withheld is not None:
             # An event can be taken out of what is decoded only: by the library itself, with its own errors, but here.
             decoder = response._get_content_decoder()
             del response._decoder, headers["content-encoding"]
         else:
             observation.encoded(encoding)
         response.stream = stream_class(response.stream, observation, decoder)
+
+
+@guarded
+def _withhold(observation: Observation, response: Any, stream_class: type) -> None:
+    """Whatever has gone wrong: an event that the app did not ask for stays away from it."""
+    if observation.withheld is not None and not (response.is_closed or isinstance(response.stream, stream_class)):
+        response.stream = stream_class(response.stream, observation, None)
 
 
 def _bytes_of(decoded: bytes | Iterator[bytes]) -> bytes:
@@ -201,7 +221,7 @@ def _stream_classes(module: ModuleType) -> tuple[type, type]:
             self._ended = False
 
         def __iter__(self) -> Iterator[bytes]:
-            feed, withholds, decoder = self._observation.feed, self._observation.withholds, self._decoder
+            feed, withholds, decoder = self._observation.feed, self._observation.withheld is not None, self._decoder
             try:
                 for piece in self._stream:
                     seen = feed(piece if decoder is None else _bytes_of(decoder.decode(piece)))
@@ -237,7 +257,7 @@ def _stream_classes(module: ModuleType) -> tuple[type, type]:
             self._ended = False
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            feed, withholds, decoder = self._observation.feed, self._observation.withholds, self._decoder
+            feed, withholds, decoder = self._observation.feed, self._observation.withheld is not None, self._decoder
             pieces = self._stream.__aiter__()
             try:
                 async for piece in pieces:
@@ -309,7 +329,10 @@ class LlmCostTransport(_Explicit):
         if found is None or observation is None:
             return inner.handle_request(request)
         admit(observation)
-        with under_way(found, observation, _may_have_been_sent(module)), _asking(module, request, observation):
+        with (
+            under_way(found, observation, functools.partial(_may_have_been_sent, module)),
+            _asking(module, request, observation),
+        ):
             response = inner.handle_request(request)
         _attach(observation, response, _stream_classes(module)[0])
         return response
@@ -336,7 +359,10 @@ class AsyncLlmCostTransport(_Explicit):
         if found is None or observation is None:
             return await inner.handle_async_request(request)
         await admit_async(observation)
-        with under_way(found, observation, _may_have_been_sent(module)), _asking(module, request, observation):
+        with (
+            under_way(found, observation, functools.partial(_may_have_been_sent, module)),
+            _asking(module, request, observation),
+        ):
             response = await inner.handle_async_request(request)
         _attach(observation, response, _stream_classes(module)[1])
         return response

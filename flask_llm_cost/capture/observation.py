@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -18,7 +18,7 @@ from flask_llm_cost.budgets.accounts import Subject
 from flask_llm_cost.capture.asked import attempt, requested_model
 from flask_llm_cost.capture.attribution import collect_tags
 from flask_llm_cost.capture.decoding import Decoder, decoder_for
-from flask_llm_cost.capture.guard import guarded
+from flask_llm_cost.capture.guard import guarded, report
 from flask_llm_cost.capture.sdk import Marker
 from flask_llm_cost.recorder import capturing_now
 from flask_llm_cost.records import (
@@ -55,7 +55,6 @@ class Observation:
         "_first_ns",
         "_holds",
         "_kept",
-        "_marker",
         "_occurred_at",
         "_open",
         "_record_id",
@@ -68,12 +67,13 @@ class Observation:
         "_status",
         "_stream",
         "_tags",
-        "_withheld",
         "ask",
         "attempt",
         "content",
         "host",
         "judged",
+        "marker",
+        "withheld",
     )
 
     def __init__(
@@ -94,7 +94,7 @@ class Observation:
         self._occurred_at = datetime.fromtimestamp(now_ns / 1e9, UTC)
         self._state = state
         self._route = route
-        self._marker = marker
+        self.marker = marker
         self._tags = collect_tags(state, carried)
         self._requested_model = route.model or (marker.model if marker else None) or requested_model(content)
         self._asked = route.format.quantities_of_request(content) if route.format.reads_request and content else {}
@@ -115,7 +115,8 @@ class Observation:
         self.content: bytes | None = None
         if route.takes_stream_options and may_change and content is not None:
             self.content = ask_for_usage(content)
-        self._withheld: UsageEventFilter | None = UsageEventFilter() if self.content is not None else None
+        #: Takes the event that was asked for out of the reply; where there is one, :meth:`feed` gives back other bytes.
+        self.withheld: UsageEventFilter | None = UsageEventFilter() if self.content is not None else None
         #: What budgets are asked before this is sent; ``None`` where none applies that blocks.
         self.ask: Ask | None = None
         #: Whether budgets are asked once this is recorded, because one applies that raises then.
@@ -152,6 +153,7 @@ class Observation:
         """Whether it is recorded, or was no call after all."""
         return not self._open
 
+    @guarded
     def answered(self, answer: Answer) -> None:
         """What budgets said. A call that must not be sent is recorded as blocked, and costs nothing."""
         self._holds = answer.holds
@@ -165,15 +167,15 @@ class Observation:
     # What came back.
 
     @guarded
-    def failed(self, error: BaseException, sent: bool) -> None:
+    def failed(self, error: BaseException, sent: Callable[[Exception], bool]) -> None:
         """No reply. A call that never left costs nothing; one that did may have been billed.
 
-        :param sent: whether the request may have reached the provider
+        :param sent: whether a request that failed so may have reached the provider
         """
-        if not sent:
+        cancelled = not isinstance(error, Exception)
+        if isinstance(error, Exception) and not sent(error):
             self.discard()
             return
-        cancelled = not isinstance(error, Exception)
         self._finish([Reading()], "interrupted" if cancelled else "error", type(error).__name__)
 
     def discard(self) -> None:
@@ -206,7 +208,7 @@ class Observation:
         self._scanner = wire.scanner(self._route, content_type)
         self._stream = self._scanner is not None
         if self._scanner is None:
-            self._withheld = None
+            self.withheld = None
             self._body = wire.BodyCollector(self._route)
         if self._route.certain and not self._route.format.shape_only:
             self._begun = True
@@ -215,18 +217,18 @@ class Observation:
 
     def encoded(self, encoding: str) -> None:
         """Say how the pieces are encoded that will be fed. What is encoded passes whole: nothing can be taken out of it."""
-        if encoding:
-            self._withheld = None
         try:
+            if encoding:
+                self.withheld = None
             self._decoder = decoder_for(encoding)
-        except LookupError as error:
+        except Exception as error:
             self._stop_reading(error)
 
     def feed(self, piece: bytes) -> bytes:
         """A piece of the body, as it came. Returns what the app may see of it."""
-        if not self._first_ns:
-            self._first_ns = time.perf_counter_ns()
         try:
+            if not self._first_ns:
+                self._first_ns = time.perf_counter_ns()
             text = self._decoder.decode(piece) if self._decoder is not None else piece
             if self._scanner is not None:
                 self._scan(self._scanner, text)
@@ -235,14 +237,17 @@ class Observation:
         except Exception as error:
             self._stop_reading(error)
             text = piece
-        if self._withheld is None:
+        withheld = self.withheld
+        if withheld is None:
             return piece
-        try:
-            return self._withheld.feed(text)
-        except Exception as error:
-            logger.warning("taking our event out of a stream failed with %s: it passes as it is", type(error).__name__)
-            waiting, self._withheld = self._withheld.finish(), None
-            return waiting + text
+        for last in (False, True):
+            try:
+                return withheld.feed(text)
+            except Exception as error:
+                if last:
+                    logger.warning("taking our event out of a stream failed with %s: it passes", type(error).__name__)
+        self.withheld = None
+        return b"".join(withheld.pieces) + text
 
     def _scan(self, scanner: Scanner, text: bytes) -> None:
         scanner.feed(text)
@@ -253,12 +258,11 @@ class Observation:
 
     def rest(self) -> bytes:
         """What the app has still to see when the body has ended."""
-        return b"" if self._withheld is None else self._withheld.finish()
-
-    @property
-    def withholds(self) -> bool:
-        """Whether :meth:`feed` gives back other bytes than it gets."""
-        return self._withheld is not None
+        try:
+            return b"" if self.withheld is None else self.withheld.finish()
+        except Exception as error:
+            report(error)
+            return b"" if self.withheld is None else b"".join(self.withheld.pieces)
 
     @guarded
     def closed(self, ended: bool, error: BaseException | None = None) -> None:
@@ -337,10 +341,10 @@ class Observation:
             self._state.recorder.record(record, quick=self._silent)
         except self._state.recorder.raises as error:
             # Inside the client's send the SDKs would swallow it and pay again: it is raised at the marker.
-            if self._marker is None:
+            if self.marker is None:
                 self._warn("%s", error)
             else:
-                self._marker.error = error
+                self.marker.error = error
 
     def _explain_unknown(self) -> None:
         if self._stream and not self._route.takes_stream_options:

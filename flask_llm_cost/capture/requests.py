@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from flask_llm_cost.capture.admission import admit, look_back
 from flask_llm_cost.capture.attribution import ask
 from flask_llm_cost.capture.exchange import Request, observe, under_way
-from flask_llm_cost.capture.guard import guarded
+from flask_llm_cost.capture.guard import guarded, report
 from flask_llm_cost.capture.observation import Observation
 from flask_llm_cost.usage import first_look
 
@@ -116,13 +116,27 @@ def _asking(request: Any, observation: Observation) -> Iterator[None]:
         request.body, request.headers = body, headers
 
 
-@guarded
 def _attach(observation: Observation, response: Any) -> None:
     """Read a reply that is there, or follow one that is still to come."""
+    try:
+        _read(observation, response)
+    except Exception as error:
+        report(error)
+        _withhold(observation, response)
+
+
+@guarded
+def _withhold(observation: Observation, response: Any) -> None:
+    """Whatever has gone wrong: an event that the app did not ask for stays away from it."""
+    if observation.withheld is not None and not (response._content_consumed or isinstance(response.raw, _ObservedBody)):
+        response.raw = _ObservedBody(response.raw, observation, "")
+
+
+def _read(observation: Observation, response: Any) -> None:
     content_type = response.headers.get("Content-Type", "")
     if response._content_consumed and response.status_code < 400:
         observation.replied(response.status_code, content_type, response.content)
-    elif observation.opened(response.status_code, content_type):
+    elif observation.opened(response.status_code, content_type) is not False:
         response.raw = _ObservedBody(response.raw, observation, response.headers.get("Content-Encoding", ""))
 
 
@@ -136,7 +150,7 @@ class _ObservedBody:
 
     def stream(self, amt: int | None = 65536, decode_content: bool | None = None) -> Iterator[bytes]:
         self._begin(decode_content)
-        observation, withholds = self._observation, self._observation.withholds
+        observation, withholds = self._observation, self._observation.withheld is not None
         try:
             for piece in self._raw.stream(amt, decode_content=decode_content):
                 seen = observation.feed(piece)
@@ -164,6 +178,7 @@ class _ObservedBody:
             self._observation.closed(True)
         return seen
 
+    @guarded
     def _begin(self, decode_content: bool | None) -> None:
         decodes = self._raw.decode_content if decode_content is None else decode_content
         if self._encoding and not decodes:

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, NoReturn
 
+from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.errors import LlmCostError
 
 
@@ -43,10 +44,9 @@ def current_marker() -> Marker | None:
     return marker if marker is not None and marker.open else None
 
 
-def raise_out(error: LlmCostError) -> NoReturn:
-    """Raise *error* where the app sees it: here, or where the SDK's method that is under way ends, past all its attempts."""
-    marker = current_marker()
-    if marker is None:
+def raise_out(error: LlmCostError, marker: Marker | None) -> NoReturn:
+    """Raise *error* where the app sees it: here, or where the SDK's method of *marker* ends, past all its attempts."""
+    if marker is None or not marker.open:
         raise error
     marker.error = error
     raise Escape
@@ -54,7 +54,10 @@ def raise_out(error: LlmCostError) -> NoReturn:
 
 @contextmanager
 def _marked(options: Any) -> Iterator[None]:
-    marker = Marker(_model(options))
+    marker = _begin(options)
+    if marker is None:
+        yield
+        return
     outer = _marker.get()
     _marker.set(marker)
     try:
@@ -67,6 +70,11 @@ def _marked(options: Any) -> Iterator[None]:
         _marker.set(outer)
     if marker.error is not None:
         raise marker.error
+
+
+@guarded
+def _begin(options: Any) -> Marker:
+    return Marker(_model(options))
 
 
 def _model(options: Any) -> str | None:

@@ -48,16 +48,17 @@ class UsageEventFilter:
     Bytes wait only until their event is complete; what is left at the end is passed on as it is.
     """
 
-    __slots__ = ("_overlap", "_pieces")
+    __slots__ = ("_overlap", "pieces")
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        #: What waits for the end of its event.
+        self.pieces: list[bytes] = []
         #: The end of what waits: an event's end may begin in it.
         self._overlap = b""
 
     def feed(self, piece: bytes) -> bytes:
         """The bytes that may pass now."""
-        if not self._pieces and piece.endswith(b"\n\n"):
+        if not self.pieces and piece.endswith(b"\n\n"):
             if b'"usage"' not in piece:
                 return piece
             piece = _without_null_usage(piece)
@@ -65,19 +66,21 @@ class UsageEventFilter:
         # Only the new piece is searched: an event of megabytes comes in thousands of them.
         searched = self._overlap + piece
         end = last_event_end(searched)
-        self._pieces.append(piece)
-        self._overlap = searched[-3:]
         if not end:
+            self.pieces.append(piece)
+            self._overlap = searched[-3:]
             return b""
-        whole = b"".join(self._pieces)
+        whole = b"".join((*self.pieces, piece))
         end += len(whole) - len(searched)
-        self._pieces = [whole[end:]] if end < len(whole) else []
+        passed = self._filter(whole[:end])
+        # Nothing has changed until here: what failed can be tried again with the same piece.
+        self.pieces = [whole[end:]] if end < len(whole) else []
         self._overlap = whole[end:][-3:]
-        return self._filter(whole[:end])
+        return passed
 
     def finish(self) -> bytes:
         """The bytes of an event that never ended."""
-        rest, self._pieces, self._overlap = b"".join(self._pieces), [], b""
+        rest, self.pieces, self._overlap = b"".join(self.pieces), [], b""
         return rest
 
     def _filter(self, events: bytes) -> bytes:

@@ -26,7 +26,7 @@ def make_app(settings: dict[str, str] | None = None, **config: Any) -> Flask:
     app = Flask("desk", instance_path=settings["DESK_FOLDER"])
     app.config["SQLALCHEMY_DATABASE_URI"] = settings["DESK_DATABASE"]
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = json.loads(settings.get("DESK_ENGINE", "{}"))
-    app.config["LLM_COST_HOSTS"] = {f"{settings['DESK_PROVIDER']}/openai": "openai"}
+    app.config["LLM_COST_HOSTS"] = {f"{settings['DESK_PROVIDER']}/{name}": name for name in ("openai", "anthropic")}
     given = json.loads(settings.get("DESK_CONFIG", "{}")) | config
     app.config.update({f"LLM_COST_{key.upper()}": value for key, value in given.items()})
     SQLAlchemy(app)

@@ -1,0 +1,162 @@
+"""Every step of ours fails in turn, and the app's call is what it is without us."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+import requests
+from desks import Desk
+from failing_steps import Steps, asked_steps
+
+from flask_llm_cost.testing.provider import PlayedProvider
+
+ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
+
+
+class Clients:
+    """The clients of an app, made once: what they do at their first call is not ours."""
+
+    def __init__(self, provider: PlayedProvider) -> None:
+        self.url = f"{provider.openai_url}/chat/completions"
+        self.httpx = httpx.Client()
+        self.session = requests.Session()
+        self.openai = openai.OpenAI(base_url=provider.openai_url, api_key="any")
+        self.anthropic = anthropic.Anthropic(base_url=provider.anthropic_url, api_key="any")
+
+    def close(self) -> None:
+        for client in (self.httpx, self.session, self.openai, self.anthropic):
+            client.close()
+
+
+@pytest.fixture(scope="module")
+def clients(played: PlayedProvider) -> Iterator[Clients]:
+    made = Clients(played)
+    yield made
+    made.close()
+
+
+def lines(found: list[str]) -> list[str]:
+    """The events of a stream, without what differs each time."""
+    return [line.partition('"choices"')[2] for line in found if line.startswith("data: ")]
+
+
+def httpx_plain(clients: Clients) -> object:
+    reply = clients.httpx.post(clients.url, json=ASKED)
+    return reply.status_code, reply.json()["usage"], reply.json()["choices"]
+
+
+def httpx_stream(clients: Clients) -> object:
+    with clients.httpx.stream("POST", clients.url, json={**ASKED, "stream": True}) as reply:
+        return lines(list(reply.iter_lines()))
+
+
+def httpx_refused(clients: Clients) -> object:
+    return clients.httpx.post(clients.url, json={"model": 5}).status_code
+
+
+def httpx_async(clients: Clients) -> object:
+    async def both() -> object:
+        async with httpx.AsyncClient(verify=False) as client:
+            reply = await client.post(clients.url, json=ASKED)
+            async with client.stream("POST", clients.url, json={**ASKED, "stream": True}) as stream:
+                return reply.json()["choices"], lines([line async for line in stream.aiter_lines()])
+
+    return asyncio.run(both())
+
+
+def requests_plain(clients: Clients) -> object:
+    reply = clients.session.post(clients.url, json=ASKED)
+    return reply.status_code, reply.json()["usage"], reply.json()["choices"]
+
+
+def requests_stream(clients: Clients) -> object:
+    with clients.session.post(clients.url, json={**ASKED, "stream": True}, stream=True) as reply:
+        return lines(list(reply.iter_lines(decode_unicode=True)))
+
+
+def openai_plain(clients: Clients) -> object:
+    reply = clients.openai.chat.completions.create(**ASKED)  # type: ignore[call-overload]
+    return reply.usage, reply.choices
+
+
+def openai_stream(clients: Clients) -> object:
+    stream = clients.openai.chat.completions.create(**ASKED, stream=True)  # type: ignore[call-overload]
+    return [(chunk.choices, chunk.usage) for chunk in stream]
+
+
+def anthropic_plain(clients: Clients) -> object:
+    reply = clients.anthropic.messages.create(model="claude-haiku-4-5", max_tokens=64, messages=ASKED["messages"])  # type: ignore[arg-type]
+    return reply.content, reply.usage
+
+
+def anthropic_stream(clients: Clients) -> object:
+    with clients.anthropic.messages.stream(
+        model="claude-haiku-4-5",
+        max_tokens=64,
+        messages=ASKED["messages"],  # type: ignore[arg-type]
+    ) as stream:
+        text = list(stream.text_stream)
+        return text, stream.get_final_message().usage
+
+
+CALLS = [
+    httpx_plain, httpx_stream, httpx_refused, httpx_async, requests_plain, requests_stream,
+    openai_plain, openai_stream, anthropic_plain, anthropic_stream,
+]  # fmt: skip
+
+EVERY = pytest.mark.parametrize("each", [pytest.param(7, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+
+
+@pytest.fixture(scope="module")
+def steps(clients: Clients) -> Iterator[Steps]:
+    """The steps that are taken in a test, once the clients and what watches them are there."""
+    with asked_steps() as made:
+        yield made
+
+
+def turns(steps: Steps, call: Callable[[], object], each: int) -> Iterator[object]:
+    """What *call* gives, or raises, while one step of it fails: the first, and so on to the last."""
+    nth = 1
+    while True:
+        got: object
+        with steps.failing(nth):
+            try:
+                got = call()
+            except Exception as error:
+                got = error
+        if steps.failed is None:
+            return
+        yield got
+        nth += each
+
+
+@EVERY
+@pytest.mark.parametrize("call", CALLS)
+def test_any_step_of_watching(
+    sqlite_desk: Desk, clients: Clients, steps: Steps, call: Callable[[Clients], object], each: int
+) -> None:
+    """Whichever step of watching a call raises, the app gets the same reply, after the same number of requests."""
+    app = sqlite_desk.app()
+    expected = call(clients)
+    wrong: list[tuple[str | None, Any]] = []
+    count = 0
+    with app.app_context():
+        before = len(sqlite_desk.provider.requests)
+        assert call(clients) == expected
+        needed = len(sqlite_desk.provider.requests) - before
+        before += needed
+        for got in turns(steps, lambda: call(clients), each):
+            count += 1
+            sent = len(sqlite_desk.provider.requests) - before
+            before += sent
+            if got != expected or sent != needed:
+                wrong.append((steps.failed, got if isinstance(got, BaseException) else (sent, "another reply")))
+    print(f"{count} of {len(steps.names)} steps")
+    assert not wrong, "\n".join(map(str, wrong))
+    assert count > 20 // each

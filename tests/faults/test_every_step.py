@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import anthropic
@@ -11,9 +12,12 @@ import httpx
 import openai
 import pytest
 import requests
+import sqlalchemy as sa
 from desks import Desk
-from failing_steps import Steps, asked_steps
+from failing_steps import StepError, Steps, asked_steps
+from figures import billed_cost, compare
 
+from flask_llm_cost.ledger import Call
 from flask_llm_cost.testing.provider import PlayedProvider
 
 ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
@@ -160,3 +164,38 @@ def test_any_step_of_watching(
     print(f"{count} of {len(steps.names)} steps")
     assert not wrong, "\n".join(map(str, wrong))
     assert count > 20 // each
+
+
+@EVERY
+def test_any_step_of_writing(sqlite_desk: Desk, steps: Steps, each: int) -> None:
+    """Whichever step of the drain raises, every call is in the ledger in the end, once: at the next pass, or put back."""
+    app = sqlite_desk.app()
+    ledger = sqlite_desk.ledger(app)
+    sqlite_desk.ask(app, range(2))
+    assert ledger.flush(20)
+    drain = ledger._process().drain
+    drain.stop(20)  # its thread: here it is this one that drains
+    drain._stopping = False
+    ended = nth = 0
+    while nth == 0 or steps.failed is not None:
+        sqlite_desk.ask(app, range(nth, nth + 2))
+        with steps.failing(nth := nth + each):
+            try:
+                drain._turn(0.0)
+            except StepError:  # the thread ends, and another one goes on
+                ended += 1
+        drain._turn(0.0)
+    assert nth > 100
+    drain.start()
+    drain._stopped = False
+    refused = ledger.put_back()
+    assert ledger.flush(60)
+    truth = sqlite_desk.provider.truth
+    figures = compare(truth, sqlite_desk.engine)
+    print(f"{nth // each} steps, {ended} ended the thread, {refused} set aside and put back: {figures}")
+    assert (figures.lost, figures.doubled, figures.unbilled, figures.open) == (0, 0, 0, 0)
+    # A call whose pricing failed is kept without a price, never with a wrong one.
+    with sqlite_desk.engine.connect() as connection:
+        priced = set(connection.scalars(sa.select(Call.provider_response_id).where(Call.total_cost.is_not(None))))
+    assert len(priced) > figures.stored * 0.7
+    assert figures.cost == sum((billed_cost(billed) for billed in truth if billed.response_id in priced), Decimal(0))

@@ -160,6 +160,8 @@ class Upsert:
         first = len(self._keys)
         columns = list(zip(*rows, strict=True))
         moved = [place for place in range(first, len(columns)) if not plain or any(columns[place])]
+        if not moved:
+            return
         names = tuple(self._measures[place - first] for place in moved)
         statement = self._statements.get(names)
         if statement is None:

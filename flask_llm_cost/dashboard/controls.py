@@ -13,6 +13,7 @@ from flask_llm_cost.dashboard.filters import BREAKDOWNS, CHOICES, Selection
 from flask_llm_cost.dashboard.formatting import UNTAGGED
 from flask_llm_cost.dashboard.periods import RANGES
 from flask_llm_cost.ledger import queries
+from flask_llm_cost.ledger.tag_queries import latest_values
 
 Here: TypeAlias = Callable[[Mapping[str, Any]], str]
 
@@ -139,13 +140,11 @@ def page_controls(
         values = fixed or tuple(dict.fromkeys([*found[name], *([chosen] if chosen else [])]))
         options = [Option("", "any", not chosen), *(Option(value, _plain(value), value == chosen) for value in values)]
         selects.append(Select(name, word(name), tuple(options)))
-    for key in report_tags:
-        if key in selection.base.scope:
-            continue
-        known = queries.pivot(session, around, (f"tag:{key}",), top=_MOST_OPTIONS)
+    keys = [key for key in report_tags if key not in selection.base.scope]
+    known = latest_values(session, around, keys, _MOST_OPTIONS)
+    for key in keys:
         value = selection.filter.tags.get(key) or ""
-        suggestions = tuple(str(row.key) for row in known if row.key is not None)
-        inputs.append(TextInput(f"tag.{key}", dimension_name(f"tag:{key}"), value, suggestions))
+        inputs.append(TextInput(f"tag.{key}", dimension_name(f"tag:{key}"), value, known[key]))
     sentence = tuple(sentence)
     names = (*(select.name for select in (*selects, *sentence)), *(field.name for field in inputs))
     return Controls(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 import jinja2
+from markupsafe import Markup, escape
 
 from flask_llm_cost.dashboard import formatting
 from flask_llm_cost.dashboard.breakdown import dimension_name, value_name
@@ -31,6 +33,18 @@ _environment.globals.update(
     forecast_rule=FORECAST_RULE,
     anomaly_rule=ANOMALY_RULE,
 )
+
+
+#: Where a name may be broken: after what parts its words, and in a word too long for a phone.
+_BREAK: Final = re.compile(r"(?<=[_\-./:@])(?=[^\s_\-./:@])|(?<=[^\s_\-./:@]{14})(?=[^\s_\-./:@])")
+
+
+def breakable(name: object) -> Markup:
+    """A name that a narrow column breaks between its words, and not where it happens to end."""
+    return Markup("<wbr>").join(escape(part) for part in _BREAK.split(str(name)))
+
+
+_environment.filters["breakable"] = breakable
 
 
 def render(template: str, **values: Any) -> str:

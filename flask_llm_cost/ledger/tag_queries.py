@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import sqlalchemy as sa
@@ -26,3 +27,14 @@ def tag_keys(session: Session, flt: Filter) -> tuple[str, ...]:
     following = sa.select(sa.func.min(CallTag.key)).where(CallTag.key > found.c.key).scalar_subquery()
     found = found.union_all(sa.select(following).where(found.c.key.is_not(None)))
     return tuple(session.scalars(sa.select(found.c.key).where(found.c.key.is_not(None)).limit(_MOST)))
+
+
+def latest_values(session: Session, flt: Filter, keys: Collection[str], most: int) -> Mapping[str, tuple[str, ...]]:
+    """Values that the latest calls of a filter have, at most *most* of each key: nothing that needs every call."""
+    newest = sa.select(Call.id).where(*flt.conditions()).order_by(Call.occurred_at.desc()).limit(_LATEST).subquery()
+    query = sa.select(CallTag.key, CallTag.value).join(newest, newest.c.id == CallTag.call_id)
+    found: dict[str, list[str]] = {key: [] for key in keys}
+    for key, value in session.execute(query.where(CallTag.key.in_(keys)).distinct().order_by(CallTag.key, CallTag.value)):
+        if len(found[key]) < most:
+            found[key].append(value)
+    return {key: tuple(values) for key, values in found.items()}

@@ -213,6 +213,21 @@ def test_a_scope_holds_on_every_page(make: Callable[..., MountedApp]) -> None:
             text = app.get(PREFIX + page, "alpha", **query).get_data(as_text=True)
             assert not any(marker in text for marker in MARKERS)
             assert "123.45" not in text
+    for path in paths(app, mine):
+        for form in ("html", "json", "csv"):
+            for query in (
+                {"tag.tenant_id": "beta"},
+                {"value": "beta"},
+                {"provider": "planted09"},
+                {"tag.user_id": "planted07", "range": "90d"},
+                {"rows": "tag:tenant_id", "cols": "tag:user_id"},
+            ):
+                text = app.get(path, "alpha", format=form, **query).get_data(as_text=True)
+                # What is asked for is said again; nothing else of theirs is.
+                assert not [marker for marker in MARKERS if marker in text and marker not in query.values()], (path, query)
+                assert "123.45" not in text
+    for form in ("html", "json", "csv"):
+        assert app.get(f"{PREFIX}/calls/{theirs}", "alpha", format=form).status_code == 404
     assert app.get(f"{PREFIX}/calls", "alpha", after=str(theirs)).status_code == 400
     assert app.get(f"{PREFIX}/calls", "alpha", after=str(mine)).status_code == 200
 

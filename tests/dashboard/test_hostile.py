@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from mounted_app import PREFIX, MountedApp
 
 from flask_llm_cost.dashboard.export import cell
+from flask_llm_cost.dashboard.rendering import breakable
 from flask_llm_cost.ledger.models import Base
 
 MARKUP = "\"'><script>alert(1)</script><img src=x onerror=alert(2)><svg onload=alert(3)>{{7*7}}javascript:alert(4)"
@@ -22,6 +23,7 @@ _ELEMENTS = {
     "select", "option", "label", "input", "button", "p", "span", "b", "small", "br", "h1", "h2", "ul", "li", "dl",
     "dt", "dd", "details", "summary", "table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td", "data",
     "time", "code", "datalist", "pre", "em", "svg", "rect", "path", "line", "polyline", "text", "desc", "g",
+    "wbr",
 }  # fmt: skip
 
 
@@ -68,7 +70,18 @@ def test_markup_in_every_string_stays_text(make: Callable[..., MountedApp]) -> N
         {MARKUP: "1"},
         {"range": MARKUP},
     ]
-    for path in (f"{PREFIX}/", f"{PREFIX}/calls", f"{PREFIX}/calls/{call_id}"):
+    pages = (
+        "/",
+        "/explore",
+        "/models",
+        "/calls",
+        f"/calls/{call_id}",
+        "/tags",
+        "/tags/feature",
+        "/data-quality",
+        "/pricing",
+    )
+    for path in (PREFIX + page for page in pages):
         for query in queries:
             response = app.get(path, **query)
             assert response.status_code in (200, 400), (path, query)
@@ -195,3 +208,21 @@ def test_the_hosts_template_settings_change_nothing(make: Callable[..., MountedA
     app.add(tags={"feature": "<b>x</b>"})
     text = app.get().get_data(as_text=True)
     assert "&lt;b&gt;x&lt;/b&gt;" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "html"),
+    [
+        ("support_chat", "support_<wbr>chat"),
+        ("gpt-4o-mini", "gpt-<wbr>4o-<wbr>mini"),
+        ("a/b.c", "a/<wbr>b.<wbr>c"),
+        ("_x__y_", "_<wbr>x__<wbr>y_"),
+        ("two words", "two words"),
+        ("<b>&_'x", "&lt;b&gt;&amp;_<wbr>&#39;x"),
+        ("<wbr>", "&lt;wbr&gt;"),
+        ("x" * 30, "x" * 14 + "<wbr>x" * 16),
+    ],
+)
+def test_a_name_breaks_between_its_words(name: str, html: str) -> None:
+    """A long name may be broken after what parts its words, and its markup stays text."""
+    assert str(breakable(name)) == html

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-import json
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from types import ModuleType
 from typing import Any, Final
@@ -36,7 +37,7 @@ def _watch(module: ModuleType, original: Callable[..., Awaitable[Any]]) -> Calla
             return await original(self, method, str_or_url, **kwargs)
         await admit_async(observation)
         with under_way(found, observation, _may_have_been_sent):
-            response = await original(self, method, str_or_url, **kwargs)
+            response = await original(self, method, str_or_url, **_asking(module, observation, kwargs))
         _attach(module, observation, response, _decompresses(self, kwargs))
         return response
 
@@ -68,16 +69,35 @@ def _request(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, An
         method=method,
         host=host.lower() if url.is_default_port() else f"{host.lower()}:{url.port}",
         path=url.path,
-        headers={str(name).lower(): str(value) for name, value in dict(kwargs.get("headers") or {}).items()},
-        content=functools.partial(_content, kwargs),
+        headers={
+            str(name).lower(): str(value)
+            for given in (session.headers, kwargs.get("headers") or {})
+            for name, value in dict(given).items()
+        },
+        content=functools.partial(_content, session, kwargs),
+        # What aiohttp does not decode cannot be read by us either, event by event, before the app sees it.
+        can_withhold=_decompresses(session, kwargs),
     )
 
 
-def _content(kwargs: Mapping[str, Any]) -> bytes | None:
-    if (body := kwargs.get("json")) is not None:
-        return json.dumps(body).encode()
+def _content(session: Any, kwargs: Mapping[str, Any]) -> bytes | None:
     data = kwargs.get("data")
+    if (body := kwargs.get("json")) is not None:
+        in_bytes = getattr(session, "_json_serialize_bytes", None)
+        data = session.json_serialize(body) if in_bytes is None else in_bytes(body)
     return data.encode() if isinstance(data, str) else data if isinstance(data, bytes) else None
+
+
+def _asking(module: ModuleType, observation: Observation, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with a body that asks for usage, where there is one. The app's own are not touched."""
+    content = observation.content
+    if content is None:
+        return kwargs
+    if kwargs.get("json") is not None:
+        body: Any = module.payload.BytesPayload(content, content_type="application/json")
+    else:
+        body = content.decode() if isinstance(kwargs.get("data"), str) else content
+    return {**kwargs, "json": None, "data": body}
 
 
 def _may_have_been_sent(error: Exception) -> bool:
@@ -95,9 +115,10 @@ def _decompresses(session: Any, kwargs: Mapping[str, Any]) -> bool:
 @guarded
 def _attach(module: ModuleType, observation: Observation, response: Any, decompresses: bool) -> None:
     encoding = "" if decompresses else response.headers.get("Content-Encoding", "")
-    if observation.opened(response.status, response.headers.get("Content-Type", "")):
+    if observation.opened(response.status, response.headers.get("Content-Type", ""), response.headers) is not False:
         observation.encoded(encoding)
-        response.content = _ObservedReader(module, response.content, observation)
+        reader = _FilteredReader if observation.withheld is not None else _ObservedReader
+        response.content = reader(module, response.content, observation)
 
 
 class _ObservedReader:
@@ -122,6 +143,11 @@ class _ObservedReader:
             self._observation.feed(piece)
         if not piece or self._reader.at_eof():
             self._observation.closed(True)
+
+    def set_exception(self, error: BaseException, *cause: BaseException) -> None:
+        # How a response that is closed or released tells its reader that nothing more is to be had.
+        self._reader.set_exception(error, *cause)
+        self._observation.closed(False)
 
     async def read(self, n: int = -1) -> bytes:
         piece = await self._seen(self._reader.read(n))
@@ -171,3 +197,77 @@ class _ObservedReader:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_reader"], name)
+
+
+class _FilteredReader(_ObservedReader):
+    """The same for a reply out of which an event is taken: what the app may see waits here until it is asked for."""
+
+    def __init__(self, module: ModuleType, reader: Any, observation: Observation) -> None:
+        super().__init__(module, reader, observation)
+        self._waiting = bytearray()
+        self._ended = False
+
+    async def _more(self) -> bool:
+        """Wait for more of the reply. Whether there was any."""
+        if self._ended:
+            return False
+        try:
+            piece = await self._reader.readany()
+        except BaseException as error:
+            self._observation.closed(False, error)
+            raise
+        self._take(piece)
+        return not self._ended
+
+    def _take(self, piece: bytes) -> None:
+        if piece:
+            self._waiting += self._observation.feed(piece)
+        if not piece or self._reader.at_eof():
+            self._waiting += self._observation.rest()
+            self._observation.closed(True)
+            self._ended = True
+
+    def _taken(self, n: int = -1) -> bytes:
+        end = len(self._waiting) if n < 0 else min(n, len(self._waiting))
+        taken = bytes(self._waiting[:end])
+        del self._waiting[:end]
+        return taken
+
+    async def read(self, n: int = -1) -> bytes:
+        while n and (n < 0 or not self._waiting) and await self._more():
+            pass
+        return self._taken(n)
+
+    async def readany(self) -> bytes:
+        return await self.read(sys.maxsize)
+
+    async def readline(self, **kwargs: Any) -> bytes:
+        return await self.readuntil(b"\n")
+
+    async def readuntil(self, separator: bytes = b"\n", **kwargs: Any) -> bytes:
+        looked = 0
+        while (place := self._waiting.find(separator, looked)) < 0:
+            looked = max(0, len(self._waiting) - len(separator) + 1)
+            if not await self._more():
+                place = self._waiting.find(separator)
+                return self._taken(place + len(separator) if place >= 0 else -1)
+        return self._taken(place + len(separator))
+
+    async def readexactly(self, n: int) -> bytes:
+        while len(self._waiting) < n and await self._more():
+            pass
+        if len(self._waiting) < n:
+            raise asyncio.IncompleteReadError(self._taken(), n)
+        return self._taken(n)
+
+    async def readchunk(self) -> tuple[bytes, bool]:
+        piece = await self.readany()
+        return piece, bool(piece)
+
+    def read_nowait(self, n: int = -1) -> bytes:
+        if not self._ended and (piece := self._reader.read_nowait()):
+            self._take(piece)
+        return self._taken(n)
+
+    def at_eof(self) -> bool:
+        return self._ended and not self._waiting

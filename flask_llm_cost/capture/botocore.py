@@ -104,7 +104,7 @@ def _take_reply(observation: Observation, http_response: Any, parsed: dict[str, 
         kept = {key: parsed[key] for key in ("usage", "serviceTier", "performanceConfig", "stopReason") if key in parsed}
         observation.replied(status, "application/json", json.dumps(kept, default=str).encode())
     elif model.name == "InvokeModel":
-        if observation.opened(status, parsed.get("contentType", "application/json")):
+        if observation.opened(status, parsed.get("contentType", "application/json"), http_response.headers):
             body = parsed["body"]
             body._raw_stream = _ObservedRaw(body._raw_stream, observation)
     elif observation.opened(status, "text/event-stream"):

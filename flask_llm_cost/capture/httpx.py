@@ -180,11 +180,12 @@ def _attach(observation: Observation, response: Any, stream_class: type) -> None
 
 def _read(observation: Observation, response: Any, stream_class: type) -> None:
     if response.is_closed and response.status_code < 400:
-        observation.replied(response.status_code, response.headers.get("content-type", ""), response.content)
+        headers = response.headers
+        observation.replied(response.status_code, headers.get("content-type", ""), response.content, headers)
         return
     headers = response.headers
     encoding = headers.get("content-encoding", "")
-    if observation.opened(response.status_code, headers.get("content-type", "")) is not False:
+    if observation.opened(response.status_code, headers.get("content-type", ""), headers) is not False:
         decoder = None
         if encoding and observation.withheld is not None:
             # An event can be taken out of what is decoded only: by the library itself, with its own errors, but here.

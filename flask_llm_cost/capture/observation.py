@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -43,6 +44,8 @@ logger = logging.getLogger("flask_llm_cost")
 _PIECE: Final = 64 * 1024
 _MANY_LINES: Final = 256
 
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
 
 class Observation:
     """One watched call."""
@@ -53,6 +56,7 @@ class Observation:
         "_body",
         "_decoder",
         "_first_ns",
+        "_headers",
         "_holds",
         "_kept",
         "_occurred_at",
@@ -99,6 +103,7 @@ class Observation:
         self._requested_model = route.model or (marker.model if marker else None) or requested_model(content)
         self._asked = route.format.quantities_of_request(content) if route.format.reads_request and content else {}
         self._status: int | None = None
+        self._headers: Mapping[str, str] = _NO_HEADERS
         self._stream = False
         self._first_ns = 0
         self._scanner: Scanner | None = None
@@ -186,9 +191,10 @@ class Observation:
                 self.budgets.void(self._record_id)
 
     @guarded
-    def replied(self, status: int, content_type: str, content: bytes) -> None:
+    def replied(self, status: int, content_type: str, content: bytes, headers: Mapping[str, str] = _NO_HEADERS) -> None:
         """The whole reply is there, decoded: a JSON body, or a stream that the client has read to its end."""
         self._status = status
+        self._headers = headers if self._route.format.header_counts else _NO_HEADERS
         scanner = self._scanner = wire.scanner(self._route, content_type)
         if scanner is not None:
             self._stream = True
@@ -196,12 +202,14 @@ class Observation:
                 self._scan(scanner, content[start : start + _PIECE])
             self._close(ended=True, error=None)
         else:
-            self._finish(wire.read_body(self._route, content, self._asked), "ok", news=wire.batch_news(self._route, content))
+            readings = wire.read_body(self._route, content, self._asked, self._headers)
+            self._finish(readings, "ok", news=wire.batch_news(self._route, content))
 
     @guarded
-    def opened(self, status: int, content_type: str) -> bool:
+    def opened(self, status: int, content_type: str, headers: Mapping[str, str] = _NO_HEADERS) -> bool:
         """The headers of a streamed reply are there. Whether its body is to be fed in."""
         self._status = status
+        self._headers = headers if self._route.format.header_counts else _NO_HEADERS
         if status >= 400:
             self.discard()
             return False
@@ -297,7 +305,7 @@ class Observation:
         elif self._body is not None:
             content = self._body.finish()
             self._body = None
-            readings = wire.read_body(self._route, content, self._asked)
+            readings = wire.read_body(self._route, content, self._asked, self._headers)
             news = wire.batch_news(self._route, content)
         else:
             readings = [Reading()]

@@ -135,8 +135,8 @@ def _withhold(observation: Observation, response: Any) -> None:
 def _read(observation: Observation, response: Any) -> None:
     content_type = response.headers.get("Content-Type", "")
     if response._content_consumed and response.status_code < 400:
-        observation.replied(response.status_code, content_type, response.content)
-    elif observation.opened(response.status_code, content_type) is not False:
+        observation.replied(response.status_code, content_type, response.content, response.headers)
+    elif observation.opened(response.status_code, content_type, response.headers) is not False:
         response.raw = _ObservedBody(response.raw, observation, response.headers.get("Content-Encoding", ""))
 
 

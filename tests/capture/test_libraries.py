@@ -136,6 +136,86 @@ def test_aiohttp_calls_and_streams(app: Flask, calls: Ledger, provider: PlayedPr
     assert {tag.value for call in found for tag in call.tags} == {"aiohttp"}
 
 
+async def aiohttp_ways(session: aiohttp.ClientSession, url: str, body: Any) -> list[bytes]:
+    """What a stream's reader gives, by every way of reading it."""
+
+    async def whole(reader: aiohttp.StreamReader) -> bytes:
+        return await reader.read()
+
+    async def lines(reader: aiohttp.StreamReader) -> bytes:
+        return b"".join([line async for line in reader])
+
+    async def pieces(reader: aiohttp.StreamReader) -> bytes:
+        return b"".join([piece async for piece in reader.iter_chunked(11)])
+
+    async def some(reader: aiohttp.StreamReader) -> bytes:
+        return b"".join([piece async for piece in reader.iter_any()])
+
+    async def chunks(reader: aiohttp.StreamReader) -> bytes:
+        return b"".join([piece async for piece, _ in reader.iter_chunks()])
+
+    async def events(reader: aiohttp.StreamReader) -> bytes:
+        found = []
+        while not reader.at_eof():
+            found.append(await reader.readuntil(b"\n\n"))
+        return b"".join(found)
+
+    async def exactly(reader: aiohttp.StreamReader) -> bytes:
+        with pytest.raises(asyncio.IncompleteReadError) as caught:
+            await reader.readexactly(10**6)
+        return caught.value.partial
+
+    found = []
+    for way in (whole, lines, pieces, some, chunks, events, exactly):
+        async with session.post(url, json=body) as reply:
+            found.append(await way(reply.content))
+    async with session.post(url, data=json.dumps(body), headers={"content-type": "application/json"}) as reply:
+        found.append(await reply.read())
+    return found
+
+
+def test_aiohttp_streams_are_asked(app: Flask, calls: Ledger, provider: PlayedProvider, url: str) -> None:
+    """aiohttp's streams are asked for their usage: however they are read, the app gets the bytes of one that was not."""
+    hidden = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    delta = {"id": "c", "model": "gpt-4o", "choices": [{"index": 0, "delta": {"content": "hello \u00e9"}}]}
+    last = {"id": "c", "model": "gpt-4o", "choices": [], "usage": hidden}
+    asked = [json.dumps({**delta, "usage": None}, separators=(",", ":")), json.dumps(last), "[DONE]"]
+    seen_by_app = b"".join(f"data: {text}\n\n".encode() for text in (json.dumps(delta, separators=(",", ":")), "[DONE]"))
+    provider.reply_with("chat/completions", events=asked, chunk_size=5, times=8)
+
+    async def make() -> list[bytes]:
+        async with aiohttp.ClientSession() as session:
+            return await aiohttp_ways(session, url, STREAM)
+
+    with app.app_context():
+        assert asyncio.run(make()) == [seen_by_app] * 8
+    assert [request.json()["stream_options"] for request in provider.requests] == [{"include_usage": True}] * 8
+    assert {request.headers["content-type"].partition(";")[0] for request in provider.requests} == {"application/json"}
+    assert [(call.input_tokens, call.output_tokens, call.usage_source) for call in calls()] == [(3, 2, "stream_final")] * 8
+
+
+def test_an_aiohttp_stream_that_is_left_is_a_row_at_once(
+    app: Flask, calls: Ledger, provider: PlayedProvider, url: str
+) -> None:
+    """Leaving the block of a response before its end is the end of the call: no collector is waited for."""
+    rows: list[Any] = []
+    words = [{"id": "c", "model": "gpt-4o", "choices": [{"index": 0, "delta": {"content": "word " * 20_000}}]}] * 40
+    provider.reply_with("chat/completions", events=words, times=2)
+
+    async def make() -> None:
+        async with aiohttp.ClientSession() as session:
+            for body in (STREAM, ASKED):
+                async with session.post(url, json=body) as reply:
+                    async for _ in reply.content:
+                        break
+                rows.append(seen(await asyncio.to_thread(calls)))
+
+    with app.app_context():
+        asyncio.run(make())
+    assert rows[1] == [(True, "interrupted", "unknown")] * 2
+    assert rows[0] == rows[1][:1]
+
+
 def test_explicit_transports_need_no_patching(make_app: Callable[..., Flask], url: str) -> None:
     """With LLM_COST_INSTRUMENT=[] the adapter and the transports record all the same, with their tags."""
     app = make_app(instrument=[])
@@ -212,6 +292,27 @@ def bedrock(provider: PlayedProvider) -> Any:
     )
     yield client
     client.close()
+
+
+def test_bedrock_counts_in_headers(make_app: Callable[..., Flask], provider: PlayedProvider, bedrock: Any) -> None:
+    """A model whose JSON says nothing is counted by Bedrock's own headers, by botocore and by every other client."""
+    app = make_app(hosts={provider.host: "bedrock"})
+    headers = {"x-amzn-bedrock-input-token-count": "17", "X-Amzn-Bedrock-Output-Token-Count": "4"}
+    provider.reply_with("/invoke", body={"outputs": [{"text": "hi"}]}, headers=headers, times=5)
+    url = f"{provider.url}/model/mistral.mistral-7b-instruct-v0:2/invoke"
+
+    async def by_aiohttp() -> None:
+        async with aiohttp.ClientSession() as session, session.post(url, json={"prompt": "hi"}) as reply:
+            await reply.read()
+
+    with app.app_context():
+        bedrock.invoke_model(modelId="mistral.mistral-7b-instruct-v0:2", body="{}")["body"].read()
+        httpx.post(url, json={"prompt": "hi"})
+        with httpx2.Client() as client, client.stream("POST", url, json={"prompt": "hi"}) as reply:
+            reply.read()
+        requests.post(url, json={"prompt": "hi"})
+        asyncio.run(by_aiohttp())
+    assert [(call.input_tokens, call.output_tokens) for call in ledger_of(app)] == [(17, 4)] * 5
 
 
 def test_bedrock_by_botocore(make_app: Callable[..., Flask], provider: PlayedProvider, bedrock: Any) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from types import TracebackType
@@ -15,10 +16,10 @@ from flask_llm_cost.capture.attribution import collect_tags
 from flask_llm_cost.errors import UsageError
 from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.records import UNKNOWN_USAGE, CallRecord, Reading, Usage, new_call_id
-from flask_llm_cost.usage import provider_format
-from flask_llm_cost.usage.format import MAX_COUNT, MalformedUsageError
+from flask_llm_cost.usage import Format, fed_scanner, known_route, named_format, read_stream
+from flask_llm_cost.usage.format import MAX_COUNT
 from flask_llm_cost.usage.manual import usage_from
-from flask_llm_cost.usage.sse import EventScanner
+from flask_llm_cost.usage.scanner import Scanner
 
 
 def track(
@@ -103,8 +104,8 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         self._operation = operation
         self._enforce_budget = enforce_budget
         self._lock = threading.Lock()
-        self._events: list[Mapping[str, Any]] = []
-        self._scanner: EventScanner | None = None
+        self._format: Format | None = None
+        self._scanners: dict[str, Scanner] = {}
         self._usage: Usage | None = None
         self._finished = False
         self._occurred_at = datetime.now(UTC)
@@ -114,27 +115,23 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         self.call: CallRecord | None = None
 
     def feed(self, event: Any) -> None:
-        """Take one event: a dict, an SDK's event object, or raw bytes or text of the event stream.
+        """Take one event: a dict, an SDK's event object, or raw bytes or text of the stream, in pieces of any size.
+
+        What is read of them is what the provider's own format says, or the one that ``costs.register_format`` taught under
+        its name. Long streams do not add up in memory.
 
         :raises UsageError: the block has ended, or this is none of them
         """
-        if isinstance(event, str):
-            event = event.encode()
-        elif not isinstance(event, bytes | Mapping):
-            dump = getattr(event, "model_dump", None)
-            event = dump(exclude_none=True) if callable(dump) else event
+        kind, piece = _as_bytes(event)
         with self._lock:
             self._refuse_late("feed")
             if self._first is None:
                 self._first = time.perf_counter()
-            if isinstance(event, bytes):
-                if self._scanner is None:
-                    self._scanner = EventScanner(provider_format(self._provider).mark)
-                self._scanner.feed(event)
-            elif isinstance(event, Mapping):
-                self._keep(event)
-            else:
-                raise UsageError(f"feed() takes a dict, an SDK event, bytes or text, not {type(event).__name__}")
+            if (scanner := self._scanners.get(kind)) is None:
+                if not piece.strip():
+                    return
+                scanner = self._scanners[kind] = fed_scanner(self._wire(), piece)
+            scanner.feed(piece)
 
     def set_usage(self, given: Any = None, /, **components: Any) -> None:
         """Say what was used, in our components (``input=1500, output=320``) or as the provider's own block.
@@ -147,8 +144,10 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
             self._usage = usage
 
     def __enter__(self) -> track_stream:
+        state = state_of()
+        with self._lock:
+            self._wire(state)
         if self._enforce_budget:
-            state = state_of()
             _enforce(state, "check", self._provider, (self._model,), collect_tags(state, explicit=self._tags))
         return self
 
@@ -159,28 +158,30 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
             if self._finished:
                 return
             self._finished = True
-        reading = self._read(ended=error is None)
         first = None if self._first is None else int((self._first - self._start) * 1000)
         try:
-            self.call = _record(
-                provider=self._provider,
-                operation=self._operation,
-                reading=Reading(
-                    reading.usage,
-                    reading.model or self._model,
-                    reading.response_id or self._response_id,
-                    reading.mode or self._mode,
-                ),
-                requested_model=self._model,
-                occurred_at=self._occurred_at,
-                latency_ms=int((time.perf_counter() - self._start) * 1000),
-                first_token_ms=first,
-                stream=True,
-                outcome="ok" if error is None else "interrupted",
-                error_class=type(error).__name__ if error is not None else None,
-                tags=self._tags,
-                enforce_budget=self._enforce_budget and error is None,
-            )
+            readings = self._read(ended=error is None)
+            for number, reading in enumerate(readings):
+                call = _record(
+                    provider=self._provider,
+                    operation=self._operation,
+                    reading=Reading(
+                        reading.usage,
+                        reading.model or (None if number else self._model),
+                        reading.response_id or self._response_id,
+                        reading.mode or self._mode,
+                    ),
+                    requested_model=None if number else self._model,
+                    occurred_at=self._occurred_at,
+                    latency_ms=int((time.perf_counter() - self._start) * 1000),
+                    first_token_ms=first,
+                    stream=True,
+                    outcome="ok" if error is None else "interrupted",
+                    error_class=type(error).__name__ if error is not None else None,
+                    tags=self._tags,
+                    enforce_budget=self._enforce_budget and error is None and number == len(readings) - 1,
+                )
+                self.call = self.call or call
         except Exception:
             if error is None:
                 raise
@@ -190,35 +191,38 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         if self._finished:
             raise UsageError(f"{method}() after the end of the track_stream block: the call is recorded already")
 
-    def _keep(self, event: Mapping[str, Any]) -> None:
-        # Usage and names only: the content of an event is gone when this returns.
-        if not self._events or _has_usage(event):
-            self._events.append(event)
+    def _wire(self, state: AppState | None = None) -> Format:
+        if self._format is None:
+            self._format = named_format(self._provider, (state or state_of()).hosts.formats)
+        return self._format
 
-    def _read(self, ended: bool) -> Reading:
+    def _read(self, ended: bool) -> list[Reading]:
         if self._usage is not None:
-            return Reading(self._usage)
-        events, self._events = self._events, []
-        if self._scanner is not None:
-            self._scanner.finish()
-            events += self._scanner.events
-        wire = provider_format(self._provider, _block_shape(events))
-        try:
-            return wire.read_stream(events, ended)
-        except MalformedUsageError:
-            return Reading()
+            return [Reading(self._usage)]
+        events: list[Mapping[str, Any]] = []
+        for scanner in self._scanners.values():
+            scanner.finish()
+            events += scanner.events
+        self._scanners.clear()
+        wire = self._wire()
+        return read_stream(known_route(self._provider, self._operation, wire, self._model), events, ended) or [Reading()]
 
 
-def _block_shape(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """A usage block of the shape that these events carry: OpenAI's two stream formats differ in it."""
-    return {"input_tokens": 0} if any(isinstance(event.get("response"), Mapping) for event in events) else {}
-
-
-def _has_usage(event: Mapping[str, Any]) -> bool:
-    return any(
-        isinstance(place, Mapping) and isinstance(place.get("usage"), Mapping)
-        for place in (event, event.get("response"), event.get("message"))
-    )
+def _as_bytes(event: Any) -> tuple[str, bytes]:
+    """An event as bytes of a stream, and of which: one of the app's own bytes, or one of lines, an event each."""
+    if isinstance(event, bytes | bytearray | memoryview):
+        return "raw", bytes(event)
+    if isinstance(event, str):
+        return "raw", event.encode(errors="replace")
+    if not isinstance(event, Mapping):
+        dump = getattr(event, "model_dump", None)  # the SDKs' objects are pydantic models, Google's with aliases
+        event = dump(exclude_none=True, by_alias=True) if callable(dump) else event
+    if not isinstance(event, Mapping):
+        raise UsageError(f"feed() takes a dict, an SDK event, bytes or text, not {type(event).__name__}")
+    try:
+        return "events", json.dumps(event, default=str, skipkeys=True).encode() + b"\n"
+    except (ValueError, RecursionError):
+        raise UsageError("feed() takes a dict that can be written as JSON; this one holds itself, or is too deep") from None
 
 
 def _record(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -33,6 +33,7 @@ from flask_llm_cost.usage.reading import (
     MALFORMED_USAGE,
     BodyCollector,
     batch_news,
+    fed_scanner,
     read_body,
     read_json,
     read_stream,
@@ -49,8 +50,11 @@ __all__ = [
     "MalformedUsageError",
     "Route",
     "batch_news",
+    "fed_scanner",
     "first_look",
     "known_provider",
+    "known_route",
+    "named_format",
     "provider_format",
     "read_body",
     "read_json",
@@ -341,7 +345,21 @@ def provider_format(provider: str, usage: Mapping[str, Any] | None = None) -> Fo
 def stream_format(provider: str) -> Format:
     """What reads a reply of a provider whatever its shape; where no shape tells, it is read as the provider's own."""
     own = _PROVIDER_FORMATS.get(provider, _CHAT)
-    return _ANY if own is _CHAT else AnyShape((*_BY_SHAPE, own))
+    return _ANY if own is _CHAT else AnyShape((own, *_BY_SHAPE, own))
+
+
+def named_format(provider: str, taught: Sequence[Format] = ()) -> Format:
+    """What reads a stream of which only the provider is known.
+
+    :param taught: the app's own formats, which are asked first, by their provider's name and their own
+    """
+    return next((wire for wire in taught if provider in (wire.provider, wire.name)), None) or stream_format(provider)
+
+
+def known_route(provider: str, operation: str, wire: Format, model: str | None) -> Route:
+    """A call that somebody else saw, and says whose it was."""
+    own = wire.provider == provider or wire.name == provider
+    return Route(provider, operation, wire, certain=True, model=model, believes_cost=own or provider in BILLED_BY_PROVIDER)
 
 
 @functools.lru_cache(maxsize=256)

@@ -21,7 +21,10 @@ class AnyShape(Format):
 
     def __init__(self, formats: Sequence[Format]) -> None:
         self._formats = tuple(formats)
-        self.also_kept = tuple(dict.fromkeys(key for wire in formats for key in wire.also_kept))
+        # A shape whose mark is its own word, and not on every event.
+        marks = (wire.mark for wire in formats if not wire.mark.startswith(self.mark) and not wire.also_kept)
+        also = (key for wire in formats for key in wire.also_kept)
+        self.also_kept = tuple(dict.fromkeys((*marks, *also)))
 
     def fits(self, body: Mapping[str, Any]) -> bool:
         return any(wire.fits(body) for wire in self._formats)

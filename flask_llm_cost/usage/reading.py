@@ -56,6 +56,13 @@ def scanner(found: Route, content_type: str) -> Scanner | None:
     return None if framing is None else framing(wire.mark, wire.last_event_counts, wire.each_event_counts, wire.also_kept)
 
 
+def fed_scanner(wire: Format, beginning: bytes) -> Scanner:
+    """What collects the events of a stream of which only the first bytes say how it is framed."""
+    first = beginning.lstrip()[:1]
+    framing = {b"{": "ndjson", b"[": "json-array", b"\0": "aws"}.get(first, "sse")
+    return _SCANNERS[framing](wire.mark, wire.last_event_counts, wire.each_event_counts, wire.also_kept)
+
+
 class BodyCollector:
     """Collects a body that comes in pieces, however long it is, in bounded memory: long strings lose their insides."""
 

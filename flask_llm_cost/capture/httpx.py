@@ -186,13 +186,13 @@ def _read(observation: Observation, response: Any, stream_class: type) -> None:
     headers = response.headers
     encoding = headers.get("content-encoding", "")
     if observation.opened(response.status_code, headers.get("content-type", ""), headers) is not False:
-        decoder = None
-        if encoding and observation.withheld is not None:
-            # An event can be taken out of what is decoded only: by the library itself, with its own errors, but here.
-            decoder = response._get_content_decoder()
-            del response._decoder, headers["content-encoding"]
-        else:
+        decoder = response._get_content_decoder() if encoding and observation.withheld is not None else None
+        if decoder is None or type(decoder).__name__ == "IdentityDecoder":  # one that the library cannot decode
+            decoder = None
             observation.encoded(encoding)
+        else:
+            # An event can be taken out of what is decoded only: by the library itself, with its own errors, but here.
+            del response._decoder, headers["content-encoding"]
         response.stream = stream_class(response.stream, observation, decoder)
 
 

@@ -181,9 +181,14 @@ class _ObservedBody:
     @guarded
     def _begin(self, decode_content: bool | None) -> None:
         decodes = self._raw.decode_content if decode_content is None else decode_content
-        if self._encoding and not decodes:
+        if self._encoding and not (decodes and self._is_known()):
             self._observation.encoded(self._encoding)
         self._encoding = ""
+
+    def _is_known(self) -> bool:
+        """Whether urllib3 can decode it: without a package for it, br and zstd pass as they are."""
+        known = getattr(self._raw, "CONTENT_DECODERS", None)
+        return known is None or any(name.strip() in known for name in self._encoding.lower().split(","))
 
     def __iter__(self) -> Iterator[bytes]:
         # By lines, as urllib3 does it, through our own stream().

@@ -1,0 +1,150 @@
+"""The corpus over real HTTP: every client library that can carry a shape gives the records that reading it gives."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clients import CLIENTS, CUT, Carry, carries
+from corpus import Shape, shapes
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from test_shapes import read, routed
+
+from flask_llm_cost import LlmCostTracker
+from flask_llm_cost.records import CallRecord, Reading, Usage, settled_call_id
+from flask_llm_cost.testing import capture_calls
+from flask_llm_cost.testing.provider import PlayedProvider
+
+#: Encoding and size of the pieces.
+WAYS: Any = ((None, 1), (None, "line"), (None, None), ("gzip", 1), ("gzip", None), ("br", 1), ("br", None), ("zstd", 1))
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[PlayedProvider]:
+    with PlayedProvider() as provider:
+        yield provider
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
+    """One app for all shapes, with every host that any of them has named."""
+    directory: Path = tmp_path_factory.mktemp("app")
+    app = Flask("corpus", instance_path=str(directory))
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{directory}/app.db"
+    app.config["LLM_COST_HOSTS"] = {host: name for shape in shapes() for host, name in shape.hosts.items()}
+    SQLAlchemy(app)
+    LlmCostTracker(app)
+    yield app
+    app.extensions["llm_cost"].ledger.close()
+    with app.app_context():
+        app.extensions["sqlalchemy"].engine.dispose()
+
+
+def carried(carry: Carry, proxy: PlayedProvider, shape: Shape, encoding: Any = None, size: Any = None) -> list[CallRecord]:
+    """The records of one shape, sent and read by a library."""
+    pieces: list[Any] = shape.pieces()
+    # What is cut ends before bytes that were promised; a whole stream of one piece would look complete.
+    cut = {"cut_after": len(shape.content())} if shape.cut else {}
+    reply = {"events": [*pieces, b"."] if shape.cut else pieces} if shape.streamed else {"body": shape.content()}
+    # The path is left out: a proxy gets whole addresses, and each library escapes them its own way.
+    proxy.reply_with("", headers=shape.headers, encoding=encoding, chunk_size=size, **cut, **reply)  # type: ignore[arg-type]
+    with capture_calls() as calls:
+        if shape.cut:
+            with pytest.raises(CUT):
+                carry(shape)
+        else:
+            carry(shape)
+    return [call for call in calls if not call.batch_ended]
+
+
+def expected(shape: Shape) -> list[dict[str, Any]]:
+    found = routed(shape)
+    if found is None:
+        return []
+    return [_of_reading(shape, found.provider, reading) for reading in read(shape, [shape.content()])]
+
+
+def _of_usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "quantities": dict(usage.quantities),
+        "source": usage.source,
+        "reasoning": usage.reasoning_tokens,
+        "total": usage.total_tokens,
+        "billed": usage.billed,
+        "flags": tuple(usage.flags),
+        "raw": usage.raw,
+    }
+
+
+def _of_reading(shape: Shape, provider: str, reading: Reading) -> dict[str, Any]:
+    settled = None if reading.settles is None else settled_call_id(provider, reading.settles, reading.created_at)
+    return {
+        **_of_usage(reading.usage),
+        "provider": provider,
+        "model": reading.model,
+        "mode": reading.mode,
+        "response_id": reading.response_id,
+        "settles": settled,
+        "outcome": "interrupted" if shape.cut and reading.usage.source != "stream_final" else "ok",
+    }
+
+
+def _of_record(call: CallRecord, wanted: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **_of_usage(call.usage),
+        "provider": call.provider,
+        "model": call.model,
+        "mode": call.pricing_mode,
+        "response_id": call.provider_response_id,
+        "settles": call.id if wanted["settles"] is not None else None,
+        "outcome": call.outcome,
+    }
+
+
+def compare(calls: list[CallRecord], wanted: list[dict[str, Any]], case: str) -> None:
+    found = [_of_record(call, one) for call, one in itertools.zip_longest(calls[: len(wanted)], wanted) if call]
+    assert found == wanted, case
+    assert len(calls) == len(wanted), case
+
+
+def carry_all(name: str, app: Flask, proxy: PlayedProvider, cases: Iterator[tuple[Shape, Any, Any]]) -> int:
+    count = 0
+    with CLIENTS[name](proxy.url) as carry, app.app_context():
+        for shape, encoding, size in cases:
+            if carries(name, shape, encoding):
+                case = f"{shape.name} by {name}, encoded as {encoding}, in pieces of {size}"
+                compare(carried(carry, proxy, shape, encoding, size), expected(shape), case)
+                count += 1
+    return count
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_sample_by_every_client(app: Flask, proxy: PlayedProvider, name: str) -> None:
+    """Every eighth shape, and Bedrock's for botocore, gives by each library the records that reading it gives."""
+    some = [shape for shape in shapes() if name == "botocore" or not sum(shape.name.encode()) % 8]
+    assert carry_all(name, app, proxy, ((shape, None, None) for shape in some)) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLIENTS)
+def test_every_shape_by_every_client(app: Flask, proxy: PlayedProvider, name: str) -> None:
+    """Each shape of the corpus gives by each library that can carry it the records that reading it gives."""
+    assert carry_all(name, app, proxy, ((shape, None, None) for shape in shapes())) >= (14 if name == "botocore" else 240)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLIENTS)
+def test_streams_in_every_piece_and_encoding(app: Flask, proxy: PlayedProvider, name: str) -> None:
+    """Streams in single bytes, lines and whole, plain and in every encoding, give the same records by each library."""
+    cases = (
+        (shape, encoding, size)
+        for shape in shapes()
+        if shape.streamed
+        for encoding, size in WAYS
+        if encoding is None or not shape.cut
+    )
+    assert carry_all(name, app, proxy, cases) > (10 if name == "botocore" else 300)

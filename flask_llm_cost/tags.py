@@ -211,18 +211,21 @@ def _to_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping | list | tuple):
-        return json.dumps(value, sort_keys=True, default=str, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False, separators=(",", ":"))
+        return text.replace("\\u0000", "")
     return str(value)
 
 
 @lru_cache(maxsize=4096)
 def _clean_text(text: str) -> str:
+    # Repair first: a secret with a NUL inside has no such shape, and would be whole again once the NUL is gone.
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    text = text.replace("\0", "")
     # Redact before the cut to size: half a secret is still a secret, and no longer looks like one.
     if _SECRET.search(text) or any(_check_digit_is_right(card.group()) for card in _CARD.finditer(text)):
         return REDACTED
-    if not text.isascii():
-        text = text.encode("utf-8", "replace").decode("utf-8")
-    return text.replace("\0", "").strip()[:MAX_VALUE].strip()
+    return text.strip()[:MAX_VALUE].strip()
 
 
 def _check_digit_is_right(card: str) -> bool:

@@ -193,12 +193,14 @@ SECRETS = [
     "4111 1111 1111 1111",
     "4111111111111111",
     "x" * 250 + " sk-abcdefghijklmnop1234",
+    "sk-proj-abcdef\0ghijklmnop1234",
+    "Be\0arer abcdefghijklmnop",
 ]
 
 
 @pytest.mark.parametrize("secret", SECRETS)
 def test_secrets_are_redacted_by_their_shape(rules: TagRules, secret: str) -> None:
-    """What looks like a key, a token or a card is not kept, wherever in the value it stands."""
+    """What looks like a key, a token or a card is not kept, wherever in the value it stands, also with a NUL inside."""
     assert rules.clean({"note": secret}) == {"note": REDACTED}
     assert rules.clean({"nested": {"deep": secret}}) == {"nested": REDACTED}
 

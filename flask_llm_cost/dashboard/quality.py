@@ -17,15 +17,18 @@ from flask_llm_cost.dashboard.controls import chips, page_controls
 from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
 from flask_llm_cost.dashboard.filters import Selection
-from flask_llm_cost.dashboard.formatting import clock, count, long_day, plural, shell_word
+from flask_llm_cost.dashboard.formatting import clock, count, exact_money, long_day, plural, shell_word
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
+from flask_llm_cost.ledger.drift import BilledDrift, billed_drift
 from flask_llm_cost.ledger.health import Health
 from flask_llm_cost.ledger.quality_queries import Change, Mark, Soundness, changes, marks, soundness
 from flask_llm_cost.ledger.quality_queries import count as calls_of
 from flask_llm_cost.ledger.queries import UnpricedModel
 
 _STALE: Final = timedelta(days=45)
+#: From where on the book's figure is off the provider's bill.
+_OFF: Final = Decimal("0.01")
 _RECENT: Final = timedelta(days=7)
 
 
@@ -128,7 +131,12 @@ def build(visit: Visit, session: Session, selection: Selection) -> Quality:
         for key in visit.report_tags
         if key not in visit.base.scope and key not in flt.tags and calls
     }
-    issues = [*_of_calls(visit, selection, rows, unpriced), *_of_tags(visit, selection, untagged, calls)]
+    drifts = billed_drift(session, flt) if any(row.compared for row in rows) else []
+    issues = [
+        *_of_calls(visit, selection, rows, unpriced),
+        *_of_tags(visit, selection, untagged, calls),
+        *_of_bills(visit, selection, drifts),
+    ]
     moved: list[Change] = []
     if not visit.scoped:
         found = marks(session)
@@ -279,6 +287,26 @@ def _of_tags(visit: Visit, selection: Selection, untagged: Mapping[str, int], ca
             if missing
             else "Nothing to do.",
             params=selection.with_value(f"tag:{key}", None) if missing else None,
+        )
+
+
+def _of_bills(visit: Visit, selection: Selection, drifts: list[BilledDrift]) -> Iterable[Issue]:
+    for drift in drifts:
+        name = f"{drift.provider}/{drift.model}"
+        off = drift.share is None or abs(drift.share) >= _OFF
+        book, bill = (exact_money(amount, drift.currency) for amount in (drift.computed, drift.billed))
+        yield Issue(
+            name=f"{name}: billed and computed",
+            level="warning" if off else "ok",
+            calls=drift.calls,
+            found=f"{plural(drift.calls, 'call')}: billed {bill}, the book says {book}",
+            why="This provider says what it charged, and that is the bill. The price book's figure beside it shows "
+            "how far to trust the book for what others do not say.",
+            remedy="Fetch current prices, or set this one." if off else "Nothing to do.",
+            params={**selection.carried, "provider": drift.provider, "model": drift.model},
+            command=_command(visit, f"flask llm-cost prices explain {shell_word(drift.provider)} {shell_word(drift.model)}")
+            if off
+            else None,
         )
 
 

@@ -38,20 +38,21 @@ class BilledDrift:
         return self.difference / self.billed if self.billed else None
 
 
-def billed_drift(session: Session, flt: Filter, *, top: int = 50) -> list[BilledDrift]:
-    """Models whose provider says what it charged, the largest difference first."""
-    rows = session.execute(
-        sa.select(
-            Call.provider,
-            MODEL.label("k1"),
-            Call.currency,
-            sa.func.count(),
-            sa.func.sum(Call.total_cost),
-            sa.func.sum(Call.computed_cost),
-        )
+def billed_drift(session: Session, flt: Filter, *, latest: int = 5000, top: int = 50) -> list[BilledDrift]:
+    """Models whose provider says what it charged, the largest difference first.
+
+    :param latest: how many calls are looked at, the newest: a price that is off is off in those
+    """
+    both = (
+        sa.select(Call.provider, MODEL.label("model"), Call.currency, Call.total_cost, Call.computed_cost)
         .where(*flt.conditions(), Call.computed_cost.is_not(None), Call.total_cost.is_not(None))
-        .group_by(Call.provider, sa.text("k1"), Call.currency)
+        .order_by(Call.occurred_at.desc())
+        .limit(latest)
+        .subquery()
     )
+    keys = (both.c.provider, both.c.model, both.c.currency)
+    sums = (sa.func.count(), sa.func.sum(both.c.total_cost), sa.func.sum(both.c.computed_cost))
+    rows = session.execute(sa.select(*keys, *sums).group_by(*keys))
     found = [
         BilledDrift(provider, model or "", currency, calls, billed or Decimal(0), computed or Decimal(0))
         for provider, model, currency, calls, billed, computed in rows

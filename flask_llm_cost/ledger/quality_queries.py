@@ -12,9 +12,12 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from flask_llm_cost.ledger import rollup_answers
+from flask_llm_cost.ledger.answers import Amounts, Keys, Sums, add, some
 from flask_llm_cost.ledger.filter import Filter
-from flask_llm_cost.ledger.models import Adjustment, Call, Counter
+from flask_llm_cost.ledger.models import Adjustment, Call, Counter, TagRollup
 from flask_llm_cost.ledger.queries import ESTIMATED_SOURCES, FAILED_OUTCOMES, UNCOUNTED_SOURCES
+from flask_llm_cost.ledger.rollup_sums import ENDING, ENDING_COLUMNS, ending
 
 _MOST: Final = 500
 
@@ -23,6 +26,7 @@ _MOST: Final = 500
 class Soundness:
     """Calls of one provider that are alike in how they ended and were counted.
 
+    :param compared: whether the provider's bill can be set beside the price book's figure
     :param timed: of how many the latency is known
     """
 
@@ -32,6 +36,7 @@ class Soundness:
     usage_source: str
     cost_status: str
     flags: str | None
+    compared: bool
     calls: int
     timed: int
     cost: Decimal | None
@@ -55,17 +60,56 @@ class Soundness:
 
 
 def soundness(session: Session, flt: Filter) -> list[Soundness]:
-    """The calls by how they ended and were counted, in one query."""
-    keys = (Call.provider, Call.stream, Call.outcome, Call.usage_source, Call.cost_status, Call.flags)
-    query = sa.select(*keys, sa.func.count(), sa.func.count(Call.latency_ms), sa.func.sum(Call.total_cost))
-    rows = session.execute(query.where(*flt.conditions()).group_by(*keys).order_by(sa.func.count().desc()).limit(_MOST))
-    return [
-        Soundness(
-            provider=provider, stream=bool(stream), outcome=outcome, usage_source=source, cost_status=status, flags=flags,
-            calls=calls, timed=timed, cost=cost,
-        )
-        for provider, stream, outcome, source, status, flags, calls, timed, cost in rows
-    ]  # fmt: skip
+    """The calls by how they ended and were counted, the most frequent kind first.
+
+    :raises DetailPrunedError: only calls could answer, and some of them were pruned
+    """
+    state = rollup_answers.state_of(session)
+    found: Sums = {}
+    if state is None or not state.complete or flt.scope or flt.tags or not rollup_answers.knows(flt):
+        rollup_answers.check_detail(flt, state)
+        add(found, _endings_of_calls(session, flt))
+    else:
+        zone = ZoneInfo(state.zone)
+        days, edges = rollup_answers.split_days(flt, zone)
+        if days is not None:
+            add(found, _endings_of_days(session, days, zone))
+        for edge in edges:
+            rollup_answers.check_detail(edge, state)
+            add(found, _endings_of_calls(session, edge))
+    rows = [_soundness(keys, amounts) for keys, amounts in some(found).items()]
+    return sorted(rows, key=lambda row: (-row.calls, row.provider, row.outcome, row.usage_source))[:_MOST]
+
+
+def _endings_of_days(session: Session, flt: Filter, zone: ZoneInfo) -> Sums:
+    keys = (TagRollup.provider, TagRollup.value)
+    sums = (TagRollup.calls, TagRollup.latency_calls, TagRollup.priced_calls, TagRollup.cost)
+    query = sa.select(*keys, *map(sa.func.sum, sums)).where(
+        TagRollup.key == ENDING, *rollup_answers.days_of(flt, zone), *rollup_answers.plain(flt, TagRollup)
+    )
+    return {(provider, value): amounts for provider, value, *amounts in session.execute(query.group_by(*keys))}
+
+
+def _endings_of_calls(session: Session, flt: Filter) -> Sums:
+    computed = sa.case((Call.computed_cost.is_(None), 0), else_=1)
+    keys = (Call.provider, *(getattr(Call, name) for name in ENDING_COLUMNS), computed)
+    sums = (sa.func.count(), sa.func.count(Call.latency_ms), sa.func.count(Call.total_cost), sa.func.sum(Call.total_cost))
+    query = sa.select(*keys, *sums).where(*flt.conditions()).group_by(*keys)
+    found: Sums = {}
+    for provider, stream, outcome, source, status, flags, both, *amounts in session.execute(query):
+        key = (provider, ending(stream, outcome, source, status, flags, bool(both)))
+        found[key] = [*amounts[:-1], amounts[-1] or Decimal(0)]
+    return found
+
+
+def _soundness(keys: Keys, amounts: Amounts) -> Soundness:
+    provider, value = map(str, keys)
+    stream, outcome, source, status, flags, computed = value.split("|")
+    calls, timed, priced, cost = amounts
+    return Soundness(
+        provider=provider, stream=stream == "1", outcome=outcome, usage_source=source, cost_status=status,
+        flags=flags or None, compared=computed == "1", calls=int(calls), timed=int(timed), cost=cost if priced else None,
+    )  # fmt: skip
 
 
 def count(rows: Iterable[Soundness]) -> int:

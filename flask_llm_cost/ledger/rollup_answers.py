@@ -24,7 +24,7 @@ from flask_llm_cost.ledger.rollup_state import MOST_KEYS, RollupState, pair_of, 
 
 #: Filters that no rollup knows of.
 _DETAIL: Final = ("operation", "outcome", "cost_status", "usage_source", "stream")
-_PLAIN: Final = ("provider", "model", "currency")
+PLAIN: Final = ("provider", "model", "currency")
 _QUARTER: Final = timedelta(minutes=15)
 _ASKED: Final = "llm_cost_rollups"
 
@@ -147,9 +147,17 @@ def _from_calls(
     state: RollupState | None,
     top: int | None = None,
 ) -> Sums:
+    check_detail(flt, state)
+    return some(from_calls(session, flt, dimensions, measures, zone=zone, only=only, top=top))
+
+
+def check_detail(flt: Filter, state: RollupState | None) -> None:
+    """Whether all calls of a range are there.
+
+    :raises DetailPrunedError: some were pruned
+    """
     if state is not None and state.pruned is not None and (flt.since is None or flt.since < state.pruned):
         raise DetailPrunedError(state.pruned.astimezone(ZoneInfo(state.zone)))
-    return some(from_calls(session, flt, dimensions, measures, zone=zone, only=only, top=top))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +195,9 @@ def _question(
     state: RollupState | None,
 ) -> _Question | None:
     """The question, if the rollups know all that it is about."""
-    if state is None or not state.complete or any(getattr(flt, name) is not None for name in _DETAIL):
+    if state is None or not state.complete or not knows(flt):
         return None
-    if any(name not in (*_PLAIN, *TIMES) and not name.startswith("tag:") for name in dimensions):
+    if any(name not in (*PLAIN, *TIMES) and not name.startswith("tag:") for name in dimensions):
         return None
     if any(name in TIMES for name in only) or len({*dimensions} & {*TIMES}) > 1:
         return None
@@ -218,20 +226,26 @@ def _pieces(flt: Filter, question: _Question, state: RollupState) -> Iterator[tu
     if "hour" in by_time or (by_time and question.zone.key != state.zone):
         yield from [("calls", flt)] if question.tags else _quarters(flt)
         return
+    days, edges = split_days(flt, zone)
+    if days is not None:
+        yield "days", days
+    for edge in edges:
+        yield from [("calls", edge)] if question.tags else _quarters(edge)
+
+
+def split_days(flt: Filter, zone: ZoneInfo) -> tuple[Filter | None, list[Filter]]:
+    """The range of a filter as whole days of *zone*, if there are some, and what is left at its ends."""
     first = None if flt.since is None else _day_from(flt.since, zone)
     last = None if flt.until is None else flt.until.astimezone(zone).date()
     if first is not None and last is not None and first >= last:
-        yield from [("calls", flt)] if question.tags else _quarters(flt)
-        return
+        return None, [flt]
     edges = []
     if first is not None and flt.since is not None and flt.since < (start := start_of_day(first, zone)):
         edges.append(replace(flt, until=start))
     if last is not None and flt.until is not None and (end := start_of_day(last, zone)) < flt.until:
         edges.append(replace(flt, since=end))
     since = None if first is None else start_of_day(first, zone)
-    yield "days", replace(flt, since=since, until=None if last is None else start_of_day(last, zone))
-    for edge in edges:
-        yield from [("calls", edge)] if question.tags else _quarters(edge)
+    return replace(flt, since=since, until=None if last is None else start_of_day(last, zone)), edges
 
 
 def _quarters(flt: Filter) -> Iterator[tuple[str, Filter]]:
@@ -257,6 +271,22 @@ def _day_from(instant: datetime, zone: ZoneInfo) -> date:
     """The first day of *zone* that begins at *instant* or later."""
     day = instant.astimezone(zone).date()
     return day if start_of_day(day, zone) >= instant else day + timedelta(days=1)
+
+
+def days_of(flt: Filter, zone: ZoneInfo) -> list[sa.ColumnElement[bool]]:
+    """The days of rollups that a filter of whole days is about."""
+    found = [TagRollup.day >= flt.since.astimezone(zone).date()] if flt.since is not None else []
+    return found + ([TagRollup.day < flt.until.astimezone(zone).date()] if flt.until is not None else [])
+
+
+def plain(flt: Filter, table: Any) -> list[sa.ColumnElement[bool]]:
+    """What a filter says of the columns that both rollups have."""
+    return [getattr(table, name) == value for name in PLAIN if (value := getattr(flt, name)) is not None]
+
+
+def knows(flt: Filter) -> bool:
+    """Whether a filter is about nothing that rollups do not know of, tags aside."""
+    return all(getattr(flt, name) is None for name in _DETAIL)
 
 
 class _Rollups:
@@ -342,15 +372,13 @@ class _Rollups:
             zone = question.days
             over_models = pair and not {"provider", "model"} & {*question.dimensions} and not flt.provider and not flt.model
             found.append(TagRollup.key == (",".join(pair) + "*" if over_models else ",".join(pair)))
-            found += [TagRollup.day >= flt.since.astimezone(zone).date()] if flt.since is not None else []
-            found += [TagRollup.day < flt.until.astimezone(zone).date()] if flt.until is not None else []
+            found += days_of(flt, zone)
         else:
             found.append(UsageRollup.component == "")
             found += [UsageRollup.bucket >= flt.since] if flt.since is not None else []
             found += [UsageRollup.bucket < flt.until] if flt.until is not None else []
         found += [columns[key] == value for key, value in question.wanted.items() if key in columns]
-        found += [getattr(table, name) == value for name in _PLAIN if (value := getattr(flt, name)) is not None]
-        return found
+        return [*found, *plain(flt, table)]
 
     def _expression(self, name: str, columns: Mapping[str, Any]) -> Any:
         if name.startswith("tag:"):

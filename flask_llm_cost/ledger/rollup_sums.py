@@ -28,6 +28,10 @@ MEASURES: Final = (
     "wasted_priced_calls", "wasted_cost", "latency_ms", "latency_calls", "quantity",
 )  # fmt: skip
 USAGE_KEYS: Final = ("bucket", "provider", "model", "component", "currency")
+#: How calls ended and were counted, kept as if that were a tag. No tag's key can be this.
+ENDING: Final = "~"
+#: The columns of a call that make the value of it, besides whether it was both billed by the provider and computed here.
+ENDING_COLUMNS: Final = ("stream", "outcome", "usage_source", "cost_status", "flags")
 TAG_KEYS: Final = ("day", "key", "value", "second_value", "provider", "model", "currency")
 
 _NOTHING: Final = Decimal(0)
@@ -62,6 +66,7 @@ class Sums:
             _put(self.usage, (bucket, provider, model, item["component"], currency), _of_item(sign, item))
         day = at.astimezone(self._zone).date()
         _put(self.tags, (day, "", "", "", provider, model, currency), measured)
+        _put(self.tags, (day, ENDING, _ending(call), "", provider, model, currency), measured)
         tags = {tag["key"]: tag["value"] for tag in rows.tags if tag["key"] in self._kept}
         for key, value in tags.items():
             _put(self.tags, (day, key, value, "", provider, model, currency), measured)
@@ -109,6 +114,16 @@ def _measures(sign: int, call: Row) -> _Amounts:
         _NOTHING,
     )
     return found if sign == 1 else tuple([sign * amount for amount in found])
+
+
+def _ending(call: Row) -> str:
+    stream, outcome, source, status, flags = (call[name] for name in ENDING_COLUMNS)
+    return ending(stream, outcome, source, status, flags, call["computed_cost"] is not None)
+
+
+def ending(stream: bool, outcome: str, source: str, status: str, flags: str | None, computed: bool) -> str:
+    """How a call ended and was counted, as the value of :data:`ENDING`."""
+    return f"{int(stream)}|{outcome}|{source}|{status}|{flags or ''}|{int(computed)}"
 
 
 def _of_item(sign: int, item: Row) -> _Amounts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -23,6 +24,7 @@ from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import Base, Call, CallTag, LineItem
+from flask_llm_cost.ledger.quality_queries import soundness
 from flask_llm_cost.ledger.rollup_answers import sums
 from flask_llm_cost.ledger.rollup_state import set_pruned
 from flask_llm_cost.ledger.rollups import Rollups
@@ -183,6 +185,24 @@ def test_every_database_says_the_same(kept: Kept, dimensions: list[str]) -> None
         assert quick == slow
 
 
+def test_how_calls_ended_is_the_same_from_both(kept: Kept) -> None:
+    """What data quality is told is what the calls say, whole days and broken ranges, of a provider and of all."""
+    inside = Filter(scope={}, since=AUTUMN - timedelta(days=3, minutes=4), until=AUTUMN + timedelta(days=2, seconds=5))
+    with Session(kept.engine) as session:
+        for flt in (inside, replace(inside, provider="openai"), Filter(scope={})):
+            by_hand = Counter(
+                (record.provider, record.outcome, record.usage.source, record.cost.status if record.cost else "unpriced")
+                for record in RECORDS
+                if (flt.since is None or flt.since <= record.occurred_at)
+                and (flt.until is None or record.occurred_at < flt.until)
+                and flt.provider in (None, record.provider)
+            )
+            said: Counter[tuple[str, ...]] = Counter()
+            for row in soundness(session, flt):
+                said[row.provider, row.outcome, row.usage_source, row.cost_status] += row.calls
+            assert said == by_hand
+
+
 def test_the_dearest_of_a_tag_and_those_without(kept: Kept) -> None:
     """The dearest values by rollups are the dearest by calls, the untagged in their place."""
     flt = Filter(scope={}, since=start_of_day(date(2026, 10, 20), BERLIN), until=start_of_day(date(2026, 11, 1), BERLIN))
@@ -214,6 +234,7 @@ def test_sums_of_whole_days_do_not_read_calls(kept: Kept) -> None:
             assert all_of_it.key is None
             assert all_of_it.calls
             assert not queries.totals(session, asked.narrowed(tags={"nobody": "x"})).calls
+        soundness(session, flt)
         queries.over(session, flt, "hour", BERLIN)
         queries.over(session, flt, "day", ZoneInfo("Asia/Kathmandu"))
     tables = (Call.__tablename__, CallTag.__tablename__, LineItem.__tablename__)

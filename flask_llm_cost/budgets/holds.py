@@ -19,6 +19,7 @@ from flask_llm_cost.budgets.accounts import Account
 from flask_llm_cost.ledger.change import DoFirst
 from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.models import BudgetHold, BudgetPeriod, Counter
+from flask_llm_cost.ledger.transaction import ConflictError
 
 PERIODS: Final = cast(sa.Table, BudgetPeriod.__table__)
 HOLDS: Final = cast(sa.Table, BudgetHold.__table__)
@@ -182,6 +183,9 @@ def take(call_id: UUID, holds: Sequence[Hold], now: datetime) -> Callable[[sa.Co
             found = standing(connection, hold.account.id)
             if found is None:
                 raise DoFirst(open_accounts((other.account, other.limit) for other in ordered))
+            if hold.limit is None or found.total + hold.amount <= hold.limit:
+                # There is room by now: somebody made the row, or gave something back, between the two statements.
+                raise ConflictError
             connection.rollback()
             return Refusal(hold, found)
         connection.execute(sa.insert(HOLDS), [_hold_row(call_id, hold, now) for hold in ordered])

@@ -1,0 +1,370 @@
+"""Every page, its JSON and its CSV: the same figures in all, within the scope in all, in a bounded number of questions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from addresses import FORMATS, PAGES, in_format
+from mounted_app import PREFIX, MountedApp
+from sqlalchemy import URL, event
+from sqlalchemy.engine import Engine
+
+from flask_llm_cost.ledger.models import Adjustment
+
+Make = Callable[..., MountedApp]
+BUDGETS = [
+    {"name": "everything", "limit": "100", "period": "month"},
+    {"name": "per_tenant", "limit": "10", "period": "day", "per": "tenant_id"},
+]
+
+
+def filled(app: MountedApp, calls: int = 60) -> MountedApp:
+    """Calls of six features, five tenants, three models and a fortnight; some without a tag, some without a price."""
+    for n in range(calls):
+        tags = {"tenant_id": f"t{n % 5}", "user_id": f"u{n % 17}", "a.dotted-key": f"v{n % 3}"}
+        if n % 7:
+            tags["feature"] = ("chat", "ocr", "search", "digest", "triage", "summary")[n % 6]
+        app.add(
+            None if n % 11 == 0 else f"0.{n + 10}", ago=timedelta(hours=n * 6), tags=tags, model=f"model-{n % 3}",
+            outcome="interrupted" if n % 13 == 0 else "ok", stream=n % 2 == 0,
+            items=[("input", 1000, "2.5", "0.0025")] if n % 11 else (),
+        )  # fmt: skip
+    return app
+
+
+def table(response: Any) -> list[dict[str, str]]:
+    assert response.status_code == 200, response.get_data(as_text=True)
+    return list(csv.DictReader(io.StringIO(response.data.decode("utf-8-sig"), newline="")))
+
+
+@pytest.mark.parametrize("address", PAGES.values(), ids=PAGES)
+def test_every_page_has_its_twins(make: Make, address: str) -> None:
+    """Each page is there as HTML, as JSON that says what was asked, and as a CSV file with a header and rows."""
+    app = filled(make(LLM_COST_BUDGETS=BUDGETS).mount())
+    html = app.get(PREFIX + address)
+    assert html.status_code == 200
+    assert b"<h1>" in html.data
+    assert app.get(PREFIX + in_format(address, "json")).get_json()
+    file = app.get(PREFIX + in_format(address, "csv"))
+    assert file.data.startswith(b"\xef\xbb\xbf")
+    assert file.headers["Content-Disposition"].startswith('attachment; filename="llm-')
+    assert len(table(file)) > 0
+
+
+@pytest.mark.parametrize("address", PAGES.values(), ids=PAGES)
+def test_every_page_is_there_before_the_first_call(make: Make, address: str) -> None:
+    """Without a call no page fails, and those that would be empty say what to do and how the app is wired."""
+    app = make().mount()
+    text = app.get(PREFIX + address).get_data(as_text=True)
+    assert "<h1>" in text
+    if address.startswith(("/budgets", "/pricing")):
+        return
+    assert "No calls yet" in text
+    assert "How it is wired" in text
+    assert app.get(PREFIX + in_format(address, "json")).status_code == 200
+    assert app.get(PREFIX + in_format(address, "csv")).status_code == 200
+
+
+def test_a_pivot_adds_up_to_the_overview(make: Make) -> None:
+    """Whatever stands against whatever: the rows, the columns and the totals row come to the overview's total."""
+    app = filled(make().mount())
+    total = Decimal(app.get(PREFIX + "/?range=30d&format=json").get_json()["total"]["cost"])
+    assert total > 0
+    dimensions = ("model", "provider", "operation", "tag:feature", "tag:tenant_id", "tag:user_id", "tag:a.dotted-key")
+    for rows in dimensions:
+        for cols in ("none", "time", *dimensions[:5]):
+            found = app.get(PREFIX + f"/explore?range=30d&rows={rows}&cols={cols}&format=json").get_json()
+            parts = [*found["rows"], *([found["rest"]] if found["rest"] else [])]
+            assert sum(Decimal(row["total"]["cost"] or 0) for row in parts) == total, (rows, cols)
+            assert Decimal(found["total"]["total"]["cost"]) == total
+            if cols != "none":
+                assert sum(Decimal(cell["cost"] or 0) for cell in found["total"]["cells"]) == total, (rows, cols)
+                for row in parts:
+                    assert sum(Decimal(cell["cost"] or 0) for cell in row["cells"]) == Decimal(row["total"]["cost"] or 0)
+            file = table(app.get(PREFIX + f"/explore?range=30d&rows={rows}&cols={cols}&format=csv"))
+            column = "cost" if cols == "none" else "total"
+            assert sum(Decimal(row[column] or 0) for row in file) == total, (rows, cols)
+
+
+def test_a_pivot_larger_than_the_page(make: Make) -> None:
+    """More values than fit are one row that makes the sums right, and the file has each of them."""
+    app = make().mount()
+    for n in range(60):
+        app.add(f"{n + 1}", tags={"user_id": f"u{n}", "team": f"x{n % 12}"})
+    for cols in ("time", "tag:team"):
+        found = app.get(PREFIX + f"/explore?range=7d&rows=tag:user_id&cols={cols}&format=json").get_json()
+        assert len(found["rows"]) == 50
+        assert Decimal(found["rest"]["total"]["cost"]) == sum(range(1, 11))
+        assert sum(Decimal(cell["cost"] or 0) for cell in found["rest"]["cells"]) == sum(range(1, 11))
+        file = table(app.get(PREFIX + f"/explore?range=7d&rows=tag:user_id&cols={cols}&format=csv"))
+        assert len(file) == 60
+        assert sum(Decimal(row["total"]) for row in file) == sum(range(1, 61))
+
+
+def test_calls_without_the_tag_are_a_row(make: Make) -> None:
+    """(untagged) is a row with a link to its calls, in the page and in the file."""
+    app = filled(make().mount())
+    text = app.get(PREFIX + "/explore?range=30d&rows=tag:feature").get_data(as_text=True)
+    assert "(untagged)</a>" in text
+    assert "untagged=feature" in text
+    assert "(untagged)" in {row["tag:feature"] for row in table(app.get(PREFIX + "/explore?range=30d&format=csv"))}
+
+
+def test_an_invoice_beside_the_ledger(make: Make) -> None:
+    """The invoice's amount, the ledger's, and the difference, exact; a bad one is refused; nothing is stored."""
+    app = make().mount()
+    app.add("10", provider="openai")
+    app.add("4", provider="anthropic")
+    found = app.get(PREFIX + "/explore?range=7d&invoice=openai:12.50&format=json").get_json()["invoice"]
+    assert (found["provider"], found["amount"], found["ledger"]["cost"], found["difference"]) == (
+        "openai",
+        "12.5",
+        "10",
+        "2.5",
+    )
+    assert "80%" in app.get(PREFIX + "/explore?range=7d&invoice=openai:12.50").get_data(as_text=True)
+    for bad in ("openai", "openai:", ":5", "openai:-5", "openai:1e9", "openai:NaN", "openai:1,5"):
+        assert app.get(PREFIX + "/explore", invoice=bad).status_code == 400, bad
+
+
+def test_a_decimal_comma(make: Make) -> None:
+    """``decimal=comma`` writes 1,5 and separates by semicolons; text stays as it is."""
+    app = make().mount()
+    app.add("1.5", tags={"feature": "a.b"})
+    text = app.get(PREFIX + "/?range=7d&format=csv&decimal=comma").data.decode("utf-8-sig")
+    assert "a.b;1;0;1,5;" in text
+    assert ";1,5;" in app.get(PREFIX + "/calls.csv?range=7d&decimal=comma").data.decode("utf-8-sig")
+    assert app.get(PREFIX + "/?decimal=both").status_code == 400
+
+
+def test_a_month_that_was_moved_says_so(make: Make) -> None:
+    """A range that had ended and was priced anew since says by how much; one that is running does not."""
+    app = make().mount()
+    now = datetime.now(UTC)
+    first = now.replace(day=1, hour=12, minute=0, second=0, microsecond=0)
+    last_month = first - timedelta(days=3)
+    moved = app.add("3", at=last_month)
+    app.add("1", at=now - timedelta(minutes=1))
+    with app.app.app_context():
+        for call_id, occurred in ((moved, last_month), (uuid4(), now - timedelta(minutes=1))):
+            app.database.session.add(
+                Adjustment(
+                    id=uuid4(), made_at=now, kind="backfill", call_id=call_id, occurred_at=occurred, old_cost=None,
+                    new_cost=Decimal(3), currency="USD",
+                )
+            )  # fmt: skip
+        app.database.session.commit()
+    text = app.get(PREFIX + "/?range=last_month").get_data(as_text=True)
+    assert "moved the number by" in text
+    assert "+$3.00" in text
+    assert "moved the number by" not in app.get(PREFIX + "/").get_data(as_text=True)
+    assert "moved the number by" not in app.get(PREFIX + "/?range=last_month&model=other").get_data(as_text=True)
+    quality = app.get(PREFIX + "/data-quality?format=json").get_json()
+    assert [change["booked"] for change in quality["changes"]] == [False, True]
+
+
+def test_what_changed_shows_its_arithmetic(make: Make) -> None:
+    """New, volume and model mix are told apart, and the parts of each come to its change."""
+    app = make().mount()
+    before, now = timedelta(days=8), timedelta(days=1)
+    for feature, calls_before, each_before, calls, each in (
+        ("fresh", 0, "0", 3, "2"),
+        ("busier", 2, "1", 6, "1"),
+        ("dearer", 4, "1", 4, "2"),
+        ("gone", 5, "1", 0, "0"),
+    ):
+        for _ in range(calls_before):
+            app.add(each_before, ago=before, tags={"feature": feature}, model="m")
+        for _ in range(calls):
+            app.add(each, ago=now, tags={"feature": feature}, model="m")
+    found = app.get(PREFIX + "/?range=7d&format=json").get_json()["changed"]
+    told = {item["value"]: (item["kind"], item["delta"]) for item in found if item["dimension"] == "tag:feature"}
+    assert told == {"fresh": ("new", "6"), "busier": ("volume", "4"), "dearer": ("mix", "4"), "gone": ("volume", "-5")}
+    why = {item["value"]: item["why"] for item in found}
+    assert why["busier"].startswith("+4 calls × $1.00 = +$4.00")
+    assert why["dearer"].startswith("4 × +$1.00 a call = +$4.00")
+
+
+def test_a_rest_without_a_price_is_unknown(make: Make) -> None:
+    """What is left over of a breakdown and could not be priced is unknown, not $0."""
+    app = make().mount()
+    for n in range(7):
+        app.add("1", tags={"feature": f"f{n}"})
+    app.add(None, tags={"feature": "unpriced"})
+    found = app.get(PREFIX + "/?range=7d&format=json").get_json()["breakdowns"]
+    features = next(item for item in found if item["dimension"] == "tag:feature")
+    assert features["others"]["cost"] is None
+
+
+def test_a_form_names_a_tag_by_key_and_value(make: Make) -> None:
+    """``key`` and ``is`` of the form become the filter that a link would have; half of it is refused."""
+    app = filled(make().mount())
+    by_form = app.get(PREFIX + "/calls?range=30d&key=a.dotted-key&is=v1&format=json").get_json()
+    by_link = app.get(PREFIX + "/calls?range=30d&tag.a.dotted-key=v1&format=json").get_json()
+    assert by_form["calls"] == by_link["calls"] != []
+    assert app.get(PREFIX + "/calls?is=v1").status_code == 400
+    assert app.get(PREFIX + "/calls?key=Bad+Key&is=v1").status_code == 400
+
+
+def test_a_key_with_dots_has_a_page(make: Make) -> None:
+    """Any key that a tag can have is a page, with its values and theirs."""
+    app = filled(make().mount())
+    assert "v1" in app.get(PREFIX + "/tags/a.dotted-key?range=30d").get_data(as_text=True)
+    one = app.get(PREFIX + "/tags/a.dotted-key?range=30d&value=v1")
+    assert one.status_code == 200
+    data = app.get(PREFIX + "/tags/a.dotted-key?range=30d&value=v1&format=json").get_json()
+    assert data["filters"]["tags"] == {"a.dotted-key": "v1"}
+    assert app.get(PREFIX + "/tags/Not-a-key").status_code == 400
+
+
+SECRETS = (
+    "other-tenant",
+    "other-feature",
+    "other-user",
+    "other-model",
+    "other-provider",
+    "other-key",
+    "987.65",
+    "budget-of-all",
+)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_nothing_of_anybody_else_on_any_page(make: Make, fmt: str) -> None:
+    """Within a scope no page, file or option list has a byte of others: values, keys, models, amounts, counts, budgets."""
+    app = make(LLM_COST_BUDGETS=[{"name": "budget-of-all", "limit": "5", "period": "day"}])
+    app.mount(guard=None, scope=lambda: {"tenant_id": "mine"})
+    theirs = {"tenant_id": "other-tenant", "feature": "other-feature", "user_id": "other-user", "other-key": "x"}
+    planted = app.add("987.65", tags=theirs, model="other-model", provider="other-provider")
+    app.add(None, tags=theirs, model="other-model", provider="other-provider", usage_source="unknown", outcome="error")
+    mine = app.add("1", tags={"tenant_id": "mine", "feature": "chat", "user_id": "u"})
+    questions = ("", "tag.tenant_id=other-tenant", "untagged=tenant_id", "range=90d", "model=other-model", "tag.other-key=x")
+    for address in (
+        *PAGES.values(),
+        f"/calls/{mine}",
+        f"/calls/{planted}",
+        "/calls.csv",
+        "/tags/other-key",
+        "/tags/tenant_id",
+    ):
+        if "search" in address:
+            continue  # every key of the book is everybody's
+        for question in questions:
+            if ("range=" in address and question.startswith("range")) or (
+                "tag.other-key" in question and "other-key" in address
+            ):
+                continue
+            asked = in_format(address, fmt) + (f"&{question}" if question else "")
+            response = app.get(PREFIX + asked)
+            assert response.status_code in (200, 400, 404), asked
+            text = response.get_data(as_text=True)
+            for secret in SECRETS:
+                # What was asked for may be said again, in the filter that it became.
+                assert text.count(secret) == 0 or secret in asked, (asked, secret)
+            assert "987.65" not in text
+            assert "flask llm-cost" not in text, asked
+            response.close()
+
+
+def test_a_scoped_pivot_counts_its_own_calls(make: Make) -> None:
+    """Sums of every page within a scope are those of its own calls, whatever is asked for."""
+    app = make().mount(guard=None, scope=lambda: {"tenant_id": "mine"})
+    for n in range(5):
+        app.add("1", tags={"tenant_id": "mine", "feature": f"f{n}"})
+        app.add("100", tags={"tenant_id": "other", "feature": f"f{n}"})
+    for address in ("/", "/explore?cols=model", "/explore?rows=tag:tenant_id", "/models", "/tags"):
+        found = app.get(PREFIX + in_format(address, "json")).get_json()
+        total = found["total"].get("total", found["total"])
+        assert total["cost"] == "5", address
+
+
+@contextmanager
+def counting() -> Iterator[list[str]]:
+    """The statements that are sent meanwhile."""
+    sent: list[str] = []
+
+    def count(_connection: Any, _cursor: Any, statement: str, *_: object) -> None:
+        if not statement.startswith(("PRAGMA", "SET", "SELECT 1")):
+            sent.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+
+
+#: The most questions that a page may ask, with four breakdowns and as many report tags.
+MOST = {
+    "overview": 24, "overview by tenant": 24, "explore": 14, "explore by user and model": 14, "explore without columns": 12,
+    "models": 12, "calls": 10, "tags": 12, "values of a tag": 12, "a value of a tag": 24, "budgets": 4, "quality": 14,
+    "pricing": 4, "pricing searched": 4,
+}  # fmt: skip
+
+
+def test_a_page_asks_a_bounded_number_of_questions(make: Make) -> None:
+    """No page asks more for 120 values of everything than for ten, and none more than its bound."""
+    app = make().mount()
+    found: list[dict[str, int]] = []
+    for start, end in ((0, 10), (10, 130)):
+        for n in range(start, end):
+            tags = {"feature": f"f{n}", "tenant_id": f"t{n}", "user_id": f"u{n}"}
+            app.add("1", ago=timedelta(hours=n), tags=tags, model=f"m{n}")
+        asked = {}
+        for name, address in PAGES.items():
+            with counting() as sent:
+                assert app.get(PREFIX + address).status_code in (200, 404)
+            asked[name] = len(sent)
+        found.append(asked)
+    few, many = found
+    # Beyond the hundred values that are told apart, up to two more for each breakdown.
+    assert {name: n for name, n in many.items() if n > few[name] + 8} == {}
+    assert {name: n for name, n in many.items() if n > MOST[name]} == {}
+
+
+def test_names_are_asked_once_a_page(make: Make) -> None:
+    """Whatever a page has of a key, in panels, options, chips, budgets and single calls, it asks for names once."""
+    app = filled(make().mount())
+    asked: list[tuple[str, ...]] = []
+    for key in ("tenant_id", "user_id", "feature"):
+
+        @app.costs.tag_label(key)
+        def names(ids: list[str], key: str = key) -> dict[str, str]:
+            asked.append((key, *ids))
+            return {value: f"Name of {value}" for value in ids}
+
+    for name, address in PAGES.items():
+        asked.clear()
+        app.get(PREFIX + address)
+        keys = [item[0] for item in asked]
+        assert sorted(keys) == sorted(set(keys)), name
+
+
+def test_every_page_on_every_database(make: Make, database_url: URL) -> None:
+    """Every page and each of its twins answers on SQLite, PostgreSQL and MariaDB, with the same total."""
+    app = filled(make(url=database_url, LLM_COST_BUDGETS=BUDGETS).mount(), 24)
+    for address in PAGES.values():
+        for fmt in FORMATS:
+            assert app.get(PREFIX + in_format(address, fmt)).status_code == 200, (address, fmt)
+    assert "a.dotted-key" in app.get(PREFIX + "/tags?range=30d").get_data(as_text=True)
+    total = Decimal(app.get(PREFIX + "/explore?range=30d&format=json").get_json()["total"]["total"]["cost"])
+    assert total == sum(Decimal(f"0.{n + 10}") for n in range(24) if n % 11)
+
+
+def test_json_is_json(make: Make) -> None:
+    """Amounts are text without an exponent, and nothing in a twin is NaN or infinite."""
+    app = filled(make().mount())
+    app.add("0.000000000007", tags={"feature": "tiny"})
+    for address in PAGES.values():
+        text = app.get(PREFIX + in_format(address, "json")).get_data(as_text=True)
+        json.loads(text, parse_constant=pytest.fail)
+        assert "E-" not in text

@@ -21,7 +21,7 @@ def help_texts(group: click.Group = cli, name: str = "flask llm-cost") -> dict[s
         typed = f"{name} {part}"
         if isinstance(command, click.Group):
             found |= help_texts(command, typed)
-        if not isinstance(command, click.Group) or (command.invoke_without_command and command.params):
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             context = click.Context(command, info_name=typed, terminal_width=WIDTH, max_content_width=WIDTH)
             found[typed] = command.get_help(context)
     return dict(sorted(found.items()))

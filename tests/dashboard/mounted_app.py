@@ -61,7 +61,10 @@ class MountedApp:
         return self.client.open(path, method=method, query_string=query or None, headers=headers)
 
     def close(self) -> None:
-        self.app.extensions["llm_cost"].ledger.close()
+        state = self.app.extensions["llm_cost"]
+        if state.budgets is not None:
+            state.budgets.keeper.close()
+        state.ledger.close()
         with self.app.app_context():
             self.database.session.remove()
             for engine in self.database.engines.values():

@@ -48,7 +48,7 @@ def _watch(module: ModuleType, stream_class: type, original: Callable[..., Any])
             return original(self, request, *args, **kwargs)
         admit(observation)
         with (
-            under_way(found, observation, functools.partial(_may_have_been_sent, module)),
+            under_way(found, observation, functools.partial(_may_have_been_sent_by, module, self)),
             _asking(module, request, observation),
         ):
             response = original(self, request, *args, **kwargs)
@@ -72,7 +72,7 @@ def _watch_async(
             return await original(self, request, *args, **kwargs)
         await admit_async(observation)
         with (
-            under_way(found, observation, functools.partial(_may_have_been_sent, module)),
+            under_way(found, observation, functools.partial(_may_have_been_sent_by, module, self)),
             _asking(module, request, observation),
         ):
             response = await original(self, request, *args, **kwargs)
@@ -121,6 +121,16 @@ def _may_have_been_sent(module: ModuleType, error: Exception) -> bool:
     """Whether a request that failed with an error of *module* may have reached the provider."""
     kinds = (module.TransportError, module.DecodingError)
     return (isinstance(error, kinds) and type(error).__name__ not in _NEVER_SENT) or _is_dead_loop(error)
+
+
+def _may_have_been_sent_by(module: ModuleType, client: Any, error: Exception) -> bool:
+    """The same for a client, whose hooks are the app's code: what they raise when the reply is there leaves it paid for."""
+    if _may_have_been_sent(module, error):
+        return True
+    hooks = getattr(client, "event_hooks", None) or {}
+    if isinstance(error, module.HTTPError | module.InvalidURL) or not hooks.get("response"):
+        return False
+    return getattr(getattr(error, "response", None), "status_code", 0) < 400
 
 
 def _is_dead_loop(error: Exception) -> bool:

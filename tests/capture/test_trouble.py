@@ -366,6 +366,28 @@ def test_a_call_from_a_response_hook_is_a_call_of_its_own(app: Flask, calls: Led
     assert len(calls()) == 3
 
 
+@pytest.mark.parametrize("module", [httpx, httpx2], ids=lambda module: module.__name__)
+def test_a_hook_that_raises_leaves_a_row_where_the_call_was_paid_for(
+    app: Flask, calls: Ledger, provider: PlayedProvider, module: Any
+) -> None:
+    """What a response hook raises reaches the app; a reply that was refused leaves no row, one that was billed does."""
+
+    def hook(response: Any) -> None:
+        response.raise_for_status()
+        raise LookupError
+
+    url = f"{provider.openai_url}/chat/completions"
+    provider.reply_with("chat/completions", status=429)
+    with app.app_context(), module.Client(event_hooks={"response": [hook]}) as client:
+        with pytest.raises(module.HTTPStatusError):
+            client.post(url, json={"model": "gpt-4o", "messages": QUESTION})
+        assert calls() == []
+        with pytest.raises(LookupError):
+            client.post(url, json={"model": "gpt-4o", "messages": QUESTION})
+    (call,) = calls()
+    assert (call.outcome, call.error_class, call.usage_source, call.total_cost) == ("error", "LookupError", "unknown", None)
+
+
 def test_two_trackers_on_one_app(app: Flask) -> None:
     """A second init_app on the same app raises and says what to do instead."""
     with pytest.raises(RuntimeError, match="use that LlmCostTracker object everywhere"):

@@ -1,0 +1,273 @@
+"""What may be wrong with the number, row by row: what was found, why, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from flask_llm_cost.dashboard.breakdown import dimension_name
+from flask_llm_cost.dashboard.filters import Selection
+from flask_llm_cost.dashboard.formatting import clock, count, exact_money, long_day, plural, shell_word
+from flask_llm_cost.dashboard.visit import Visit
+from flask_llm_cost.ledger.drift import BilledDrift
+from flask_llm_cost.ledger.health import Health
+from flask_llm_cost.ledger.quality_queries import Mark, Soundness
+from flask_llm_cost.ledger.quality_queries import count as calls_of
+from flask_llm_cost.ledger.queries import UnpricedModel
+
+_STALE: Final = timedelta(days=45)
+#: From where on the book's figure is off the provider's bill.
+_OFF: Final = Decimal("0.01")
+_RECENT: Final = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issue:
+    """A row of the table.
+
+    :param level: ``error``, ``warning`` or ``ok``
+    :param found: how much of it there is, in words
+    :param calls: of how many calls; ``None`` where it is not about single calls
+    :param params: the query string of the calls page that lists them
+    :param command: what helps, to be copied
+    """
+
+    name: str
+    level: str
+    found: str
+    why: str
+    remedy: str
+    calls: int | None = None
+    params: Mapping[str, Any] | None = None
+    command: str | None = None
+
+
+def of_calls(visit: Visit, selection: Selection, rows: list[Soundness], unpriced: list[UnpricedModel]) -> Iterable[Issue]:
+    for model in unpriced:
+        whole = model.calls - model.partial
+        status = "unpriced" if whole else "partial"
+        yield Issue(
+            name=f"{model.provider}/{model.model or '(no model)'} has no {'full ' if not whole else ''}price",
+            level="warning",
+            calls=model.calls,
+            found=plural(model.calls, "call"),
+            why="No rule of the price book leads to a price for it, so what it cost is unknown and in no sum."
+            if whole
+            else "A part of its bill has no rate: what is shown is a lower bound.",
+            remedy="Say what it costs in LLM_COST_PRICE_OVERRIDES, then price what was left: flask llm-cost backfill.",
+            params={**selection.carried, "cost_status": status, "provider": model.provider}
+            | ({"model": model.model} if model.model else {}),
+            command=_command(visit, f"flask llm-cost prices explain {shell_word(model.provider)} {shell_word(model.model)}")
+            if model.model
+            else None,
+        )
+    kinds: tuple[tuple[str, str, Any, str, str, dict[str, str], str | None], ...] = (
+        (
+            "No usage reported",
+            "warning",
+            lambda row: row.uncounted and not row.failed and row.usage_source == "unknown",
+            "The reply, or the stream until its end, named no usage: there is nothing to multiply.",
+            "Leave LLM_COST_STREAM_USAGE on, and name the host there if it is not asked for usage yet.",
+            {"usage_source": "unknown"},
+            "flask llm-cost doctor",
+        ),
+        (
+            "Not settled yet",
+            "warning",
+            lambda row: row.usage_source == "pending" or row.outcome == "unresolved",
+            "A background or batch call whose result nobody has fetched yet, or a process that died with the call open.",
+            "Fetch the result through a watched client; a call that never ended counts as unresolved in its budget.",
+            {"outcome": "unresolved"},
+            "flask llm-cost budgets --repair",
+        ),
+        (
+            "Estimated from what was cut short",
+            "ok",
+            lambda row: row.estimated,
+            "A stream was abandoned before its last event. What had arrived is priced and marked ~.",
+            "Read streams to their end where you can. The providers bill what they had produced by then.",
+            {"usage_source": "stream_partial"},
+            None,
+        ),
+        (
+            "Usage that contradicts itself",
+            "warning",
+            lambda row: row.inconsistent,
+            "The parts of a usage block do not add up to its total, or one of them is no count.",
+            "Compare the call with the provider's own list by the last four characters of its id.",
+            {},
+            None,
+        ),
+        (
+            "Interrupted",
+            "ok",
+            lambda row: row.outcome == "interrupted",
+            "The app stopped reading, or the connection broke. It is paid for all the same.",
+            "Look whether the same feature does it again and again.",
+            {"outcome": "interrupted"},
+            None,
+        ),
+        (
+            "Failed",
+            "ok",
+            lambda row: row.outcome == "error",
+            "The provider refused or failed. Calls that failed and reported nothing are missing from no sum.",
+            "Retries show as a higher attempt in the list.",
+            {"outcome": "error"},
+            None,
+        ),
+    )
+    for name, level, matches, why, remedy, params, command in kinds:
+        calls = calls_of(row for row in rows if matches(row))
+        yield Issue(
+            name=name,
+            level=level if calls else "ok",
+            calls=calls,
+            found=plural(calls, "call") if calls else "none",
+            why=why,
+            remedy=remedy if calls else "Nothing to do.",
+            params={**selection.carried, **params} if calls and params else None,
+            command=_command(visit, command) if calls else None,
+        )
+
+
+def of_tags(visit: Visit, selection: Selection, untagged: Mapping[str, int], calls: int) -> Iterable[Issue]:
+    for key, missing in untagged.items():
+        yield Issue(
+            name=f"Without the tag {key}",
+            level="warning" if calls and missing * 5 > calls else "ok",
+            calls=missing,
+            found=plural(missing, "call") if missing else "none",
+            why=f"Nobody said which {dimension_name('tag:' + key)} they are for. They are in every sum, as (untagged).",
+            remedy=f"Set it in the request tagger, or with tags({key}=...) around the call."
+            if missing
+            else "Nothing to do.",
+            params=selection.with_value(f"tag:{key}", None) if missing else None,
+        )
+
+
+def of_bills(visit: Visit, selection: Selection, drifts: list[BilledDrift]) -> Iterable[Issue]:
+    for drift in drifts:
+        name = f"{drift.provider}/{drift.model}"
+        off = drift.share is None or abs(drift.share) >= _OFF
+        book, bill = (exact_money(amount, drift.currency) for amount in (drift.computed, drift.billed))
+        yield Issue(
+            name=f"{name}: billed and computed",
+            level="warning" if off else "ok",
+            calls=drift.calls,
+            found=f"{plural(drift.calls, 'call')}: billed {bill}, the book says {book}",
+            why="This provider says what it charged, and that is the bill. The price book's figure beside it shows "
+            "how far to trust the book for what others do not say.",
+            remedy="Fetch current prices, or set this one." if off else "Nothing to do.",
+            params={**selection.carried, "provider": drift.provider, "model": drift.model},
+            command=_command(visit, f"flask llm-cost prices explain {shell_word(drift.provider)} {shell_word(drift.model)}")
+            if off
+            else None,
+        )
+
+
+def of_prices(visit: Visit, now: datetime) -> Iterable[Issue]:
+    version = visit.state.book.version
+    age = _age(version, now)
+    yield Issue(
+        name="Age of the prices",
+        level="warning" if age is None or age > _STALE else "ok",
+        found=version if age is None else f"{age.days} days",
+        why="Providers change prices without a word. Old calls keep the price that they were made at.",
+        remedy="Fetch the current ones, and look at the difference before you accept it.",
+        command=_command(visit, "flask llm-cost prices sync --preview"),
+    )
+
+
+def _age(version: str, now: datetime) -> timedelta | None:
+    """How old the newest dated part of the edition is: ``2026-11-22.1+…``."""
+    dated = []
+    for part in version.split("+"):
+        try:
+            dated.append(datetime.strptime(part[:10], "%Y-%m-%d").replace(tzinfo=now.tzinfo))
+        except ValueError:
+            continue
+    return max(now - max(dated), timedelta(0)) if dated else None
+
+
+def of_ledger(visit: Visit, health: Health, found: Mapping[str, Mark], now: datetime) -> Iterable[Issue]:
+    zone = visit.state.config.timezone
+
+    def counted(name: str) -> int:
+        return found[name].value if name in found else 0
+
+    def last(name: str) -> str:
+        return f", last on {long_day(found[name].at.astimezone(zone))}" if counted(name) else ""
+
+    def level(name: str, bad: str) -> str:
+        return bad if counted(name) and found[name].at > now - _RECENT else "ok"
+
+    failed = health.last_error_class
+    when = health.last_write_at
+    yield Issue(
+        name="Writer",
+        level="error" if failed else "ok",
+        found=f"failed: {failed}" if failed else f"wrote at {clock(when, zone)}" if when else "idle in this process",
+        why="Records go from the spool to the database in a thread of each process.",
+        remedy="They are written as soon as the database takes them." if failed else "Nothing to do.",
+        command=_command(visit, "flask llm-cost doctor") if failed else None,
+    )
+    waiting = health.waiting
+    yield Issue(
+        name="Waiting in the spool",
+        level="warning" if waiting > 1000 else "ok",
+        found=plural(waiting, "call") if waiting else "none",
+        why="Recorded, safe on disk, and not in this number yet."
+        if health.durable
+        else "No folder can be written: records wait in memory, and a killed process loses them.",
+        remedy="Load the page again, or write them now." if waiting else "Nothing to do.",
+        command=_command(visit, "flask llm-cost flush") if waiting else None,
+    )
+    for name, title, bad, why, remedy in (
+        (
+            "lost",
+            "Lost",
+            "error",
+            "The spool was full while the database was away. These calls are in no sum.",
+            "Raise LLM_COST_SPOOL_MAX_MB.",
+        ),
+        (
+            "quarantined",
+            "Refused by the database",
+            "warning",
+            "A record that the database does not take is kept in a file beside the spool, and the others go on.",
+            "Look at it, repair what it complains of, and replay it.",
+        ),
+        (
+            "duplicates",
+            "Duplicates suppressed",
+            "ok",
+            "The same call was handed in twice, by a replay or by two watchers. It counts once.",
+            "Nothing to do: that is how it should be.",
+        ),
+    ):
+        value = counted(name)
+        yield Issue(
+            name=title,
+            level=level(name, bad),
+            found=f"{count(value)}{last(name)}" if value else "none",
+            why=why,
+            remedy=remedy if value else "Nothing to do.",
+            command=_command(visit, "flask llm-cost spool") if value and bad != "ok" else None,
+        )
+    folded = {name: mark for name, mark in found.items() if name.startswith(("folded", "redacted", "dropped"))}
+    total = sum(mark.value for mark in folded.values())
+    yield Issue(
+        name="Tags folded, cut or redacted",
+        level="ok",
+        found=count(total) if total else "none",
+        why="A value that looks like a secret, or one too many of a key, is not kept as it came.",
+        remedy="Tag with ids, not with content." if total else "Nothing to do.",
+    )
+
+
+def _command(visit: Visit, text: str | None) -> str | None:
+    return None if visit.scoped else text

@@ -7,7 +7,7 @@ import io
 import time
 from collections.abc import Callable
 from html.parser import HTMLParser
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
 import sqlalchemy as sa
@@ -70,19 +70,10 @@ def test_markup_in_every_string_stays_text(make: Callable[..., MountedApp]) -> N
         {MARKUP: "1"},
         {"range": MARKUP},
     ]
-    pages = (
-        "/",
-        "/explore",
-        "/models",
-        "/calls",
-        f"/calls/{call_id}",
-        "/tags",
-        "/tags/feature",
-        "/data-quality",
-        "/pricing",
-    )
-    for path in (PREFIX + page for page in pages):
-        for query in queries:
+    pages = ("/explore", "/explore?rows=tag:user_id&cols=tag:other", "/models", "/tags", "/tags/feature", "/data-quality")
+    addresses = ["/", "/calls", f"/calls/{call_id}", "/budgets", "/pricing", *pages]
+    for path in (PREFIX + address for address in addresses):
+        for query in queries if "?" not in path else [{}]:
             response = app.get(path, **query)
             assert response.status_code in (200, 400), (path, query)
             text = response.get_data(as_text=True)
@@ -128,24 +119,44 @@ HOSTILE = [
 PARAMETERS = [
     "range", "from", "to", "by", "table", "provider", "model", "operation", "outcome", "cost_status", "usage_source",
     "stream", "untagged", "currency", "format", "sort", "after", "before", "limit", "tag.feature", "tag.", "tag.A",
-    "tag.x'y", "unknown",
+    "tag.x'y", "unknown", "rows", "cols", "show", "invoice", "value", "search", "key", "is", "decimal",
 ]  # fmt: skip
 
 
-def test_hostile_parameters(make: Callable[..., MountedApp]) -> None:
-    """Whatever a parameter holds, the answer is the page or a sentence, never a server error, and nothing is written."""
-    app = make().mount()
+HOSTILE_PAGES = (
+    "/", "/explore", "/models", "/calls", "/calls.csv", "/tags", "/tags/feature", "/budgets", "/data-quality", "/pricing",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_hostile_parameters(make: Callable[..., MountedApp], database_url: sa.URL) -> None:
+    """Whatever any parameter of any page holds, ten thousand times on each database, the answer is the page or a sentence,
+    never a server error, and nothing is written."""
+    app = make(url=database_url).mount()
     app.add("1", tags={"feature": "x"})
-    before = _rows(app)
-    for page in ("/", "/calls", "/calls.csv"):
+    before, asked = _rows(app), 0
+    for page in HOSTILE_PAGES:
         for name in PARAMETERS:
             for value in HOSTILE:
                 response = app.get(PREFIX + page, **{name: value})
+                asked += 1
                 assert response.status_code in (200, 400), (page, name, value)
                 if response.status_code == 400:
                     assert "<h1>That is not understood</h1>" in response.get_data(as_text=True)
                 response.close()
+    assert asked >= 10_000
     assert _rows(app) == before
+
+
+def test_hostile_keys_of_tags(make: Callable[..., MountedApp]) -> None:
+    """A tag's page whose key or value is hostile is the page, a sentence or nothing, never a server error."""
+    app = make().mount()
+    app.add("1", tags={"feature": "x"})
+    for value in HOSTILE:
+        assert app.get(PREFIX + "/tags/" + quote(value, safe="", errors="replace")).status_code in (200, 308, 400, 404), (
+            value
+        )
+        assert app.get(PREFIX + "/tags/feature", value=value).status_code in (200, 400), value
 
 
 def _rows(app: MountedApp) -> list[int]:

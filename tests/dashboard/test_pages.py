@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,12 +14,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
 from addresses import FORMATS, PAGES, in_format
 from mounted_app import PREFIX, MountedApp
 from sqlalchemy import URL, event
 from sqlalchemy.engine import Engine
 
-from flask_llm_cost.ledger.models import Adjustment
+from flask_llm_cost.ledger.models import Adjustment, Call
+from flask_llm_cost.records import new_call_id
 
 Make = Callable[..., MountedApp]
 BUDGETS = [
@@ -368,3 +371,50 @@ def test_json_is_json(make: Make) -> None:
         text = app.get(PREFIX + in_format(address, "json")).get_data(as_text=True)
         json.loads(text, parse_constant=pytest.fail)
         assert "E-" not in text
+
+
+def test_nothing_is_remembered_of_an_empty_ledger(make: Make) -> None:
+    """The pages of before the tables and before the first call are gone as soon as there are tables and a call."""
+    app = make(tables=False).mount()
+    assert app.get().status_code == 503
+    with app.app.app_context():
+        app.database.create_all()
+    assert "No calls yet" in app.get().get_data(as_text=True)
+    app.add("7.31")
+    for address in ("/", "/explore", "/models", "/tags", "/data-quality", "/pricing"):
+        assert "No calls yet" not in app.get(PREFIX + address).get_data(as_text=True)
+
+
+@pytest.mark.slow
+def test_a_file_of_calls_needs_no_more_memory_for_more_calls(make: Make) -> None:
+    """The CSV of four times as many calls is sent in about the same memory, each call once, without a cap."""
+    app = make().mount()
+    peaks = []
+    for start, end in ((0, 3000), (3000, 12_000)):
+        _plant_many(app, start, end)
+        tracemalloc.start()
+        response = app.client.get(PREFIX + "/calls.csv?range=30d", headers={"X-User": "ann"}, buffered=False)
+        lines = sum(piece.count(b"\n") for piece in response.response)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        response.close()
+        assert lines == end + 1
+    assert peaks[1] < peaks[0] * 1.5
+
+
+def _plant_many(app: MountedApp, start: int, end: int) -> None:
+    now = datetime.now(UTC)
+    rows = []
+    for n in range(start, end):
+        at = now - timedelta(seconds=n + 1)
+        rows.append(
+            {
+                "id": new_call_id(int(at.timestamp() * 1e9)), "occurred_at": at, "recorded_at": at, "provider": "openai",
+                "model": "gpt-4o", "requested_model": "gpt-4o", "host": "h", "operation": "chat", "stream": False,
+                "attempt": 1, "outcome": "ok", "usage_source": "response", "cost_status": "priced",
+                "total_cost": Decimal("0.01"), "currency": "USD",
+            }
+        )  # fmt: skip
+    with app.app.app_context():
+        app.database.session.execute(sa.insert(Call), rows)
+        app.database.session.commit()

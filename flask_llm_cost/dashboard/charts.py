@@ -227,9 +227,12 @@ def _tick_label(amount: Decimal, currency: str) -> str:
 
 
 def sparkline(amounts: Sequence[Decimal], width: int = 88, height: int = 22) -> str:
-    """The points of a small line without axes; empty for fewer than two amounts."""
+    """The points of a small line without axes, at most one in two pixels; empty for fewer than two amounts."""
     if len(amounts) < 2:
         return ""
+    if len(amounts) > width // 2:
+        size = -(-len(amounts) // (width // 2))
+        amounts = [sum(amounts[at : at + size], Decimal(0)) for at in range(0, len(amounts), size)]
     highest = max(amounts)
     step = width / (len(amounts) - 1)
     return " ".join(

@@ -127,7 +127,8 @@ class Selection:
             params.pop("to", None)
         for name, value in changes.items():
             params.pop(name, None)
-            if value is not None and not (name == "range" and value == _DEFAULT_RANGE):
+            # Days of one's own say so by themselves.
+            if value is not None and not (name == "range" and value in (_DEFAULT_RANGE, "custom")):
                 params[name] = value
         return params
 

@@ -36,7 +36,10 @@
     if (!told.has(slot)) {
       const title = slot.querySelector("title");
       told.set(slot, title ? title.textContent : "");
-      if (title) title.remove();
+      if (title) {
+        slot.setAttribute("aria-label", title.textContent.replaceAll("\n", ", "));
+        title.remove();
+      }
     }
     tip.replaceChildren();
     told.get(slot).split("\n").forEach((line, index) => {

@@ -74,6 +74,8 @@ def overview(selection: Selection, page: Overview) -> dict[str, Any]:
         "breakdowns": [breakdown(found) for found in {item.dimension: item for item in (page.by, *page.panels)}.values()],
         "changed": [asdict(mover) for mover in page.movers],
         "moved_since_booked": plainly(page.moved),
+        "not_broken_down_by": page.apart,
+        "dearest_calls_since": page.dearest_since,
         "dearest_calls": [_call(call) for call in page.dearest],
         "facts": asdict(page.facts),
     }

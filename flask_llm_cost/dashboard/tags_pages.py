@@ -23,7 +23,7 @@ from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import check_dimension
 from flask_llm_cost.ledger.queries import NOTHING, Spend
-from flask_llm_cost.ledger.tag_queries import tag_keys
+from flask_llm_cost.ledger.tag_queries import tag_keys, too_many_to_add_up
 
 _MOST_KEYS: Final = 8
 _FEW: Final = 5
@@ -34,6 +34,7 @@ _SPEND: Final = ("calls", "unpriced_calls", "cost", "input_tokens", "cache_read_
 class KeyCard:
     """One key: its dearest values, and what has none.
 
+    :param rows: none where they are too many to be added up beside other things
     :param values: how many values there are; ``None`` where there are more than are told apart
     """
 
@@ -81,6 +82,8 @@ def build(session: Session, selection: Selection, visit: Visit, total: Spend) ->
 
 
 def _card(session: Session, selection: Selection, key: str, total: Spend, names: Names, leading: bool) -> KeyCard:
+    if too_many_to_add_up(session, key, total.calls):
+        return KeyCard(key=key, leading=leading, rows=(), values=None, tagged=None)
     dimension = f"tag:{key}"
     found = queries.pivot(session, selection.filter, (dimension,), top=101)
     tagged = [row for row in found if row.key is not None]

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call, CallTag
+from flask_llm_cost.ledger.rollup_answers import state_of
 
 _MOST: Final = 100
 _LATEST: Final = 2000
@@ -27,6 +28,19 @@ def tag_keys(session: Session, flt: Filter) -> tuple[str, ...]:
     following = sa.select(sa.func.min(CallTag.key)).where(CallTag.key > found.c.key).scalar_subquery()
     found = found.union_all(sa.select(following).where(found.c.key.is_not(None)))
     return tuple(session.scalars(sa.select(found.c.key).where(found.c.key.is_not(None)).limit(_MOST)))
+
+
+#: So many calls are read one by one for a part of a page, and no more.
+MANY_CALLS: Final = 5_000
+
+
+def too_many_to_add_up(session: Session, key: str, calls: int) -> bool:
+    """Whether sums of *calls* by a tag are too much for a page that shows other things as well.
+
+    A tag that nearly every call has anew has no rollups, so that each of its calls would have to be read.
+    """
+    state = state_of(session)
+    return calls > MANY_CALLS and state is not None and key in state.left_out
 
 
 def latest_values(session: Session, flt: Filter, keys: Collection[str], most: int) -> Mapping[str, tuple[str, ...]]:

@@ -20,6 +20,7 @@ from mounted_app import PREFIX, MountedApp
 from sqlalchemy import URL, event
 from sqlalchemy.engine import Engine
 
+from flask_llm_cost import track
 from flask_llm_cost.ledger.models import Adjustment, Call
 from flask_llm_cost.records import new_call_id
 
@@ -418,3 +419,29 @@ def _plant_many(app: MountedApp, start: int, end: int) -> None:
     with app.app.app_context():
         app.database.session.execute(sa.insert(Call), rows)
         app.database.session.commit()
+
+
+def test_what_would_take_reading_every_call_has_a_page_of_its_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many calls, a tag without rollups is no panel and no card, and is added up where one asks for it; the dearest
+    calls are those of the latest days that are few enough, and say so."""
+    monkeypatch.setattr("flask_llm_cost.ledger.tag_queries.MANY_CALLS", 3)
+    monkeypatch.setattr("flask_llm_cost.dashboard.overview.MANY_CALLS", 3)
+    app = make(LLM_COST_ROLLUP_TAGS=["feature"]).mount()
+    now = datetime.now(UTC)
+    with app.app.app_context():
+        for n in range(8):
+            usage, tags = {"input": 1_000_000 * (n + 1)}, {"feature": "chat", "user_id": f"u{n}"}
+            track("openai", model="gpt-4o", usage=usage, tags=tags, occurred_at=now - timedelta(days=n))
+        assert app.costs.flush(20)
+    text = app.get(PREFIX + "/?range=30d").get_data(as_text=True)
+    assert "Nearly every call has another" in text
+    assert f"{PREFIX}/tags/user_id?range=30d" in text
+    found = app.get(PREFIX + "/?range=30d&format=json").get_json()
+    assert found["not_broken_down_by"] == ["user_id"]
+    assert [call["tags"]["user_id"] for call in found["dearest_calls"]] == ["u2", "u1", "u0"]
+    assert found["dearest_calls_since"] == f"{now - timedelta(days=2):%Y-%m-%d}"
+    assert "add them up" in app.get(PREFIX + "/tags?range=30d").get_data(as_text=True)
+    values = app.get(PREFIX + "/tags/user_id?range=30d&format=json").get_json()["values"]
+    assert {row["value"] for row in values["rows"]} == {f"u{n}" for n in range(8)}
+    by = app.get(PREFIX + "/?range=30d&by=tag:user_id&format=json").get_json()
+    assert by["not_broken_down_by"] == []

@@ -17,8 +17,8 @@ from flask_llm_cost.ledger.health import Health
 from flask_llm_cost.ledger.quality_queries import Mark, Soundness
 from flask_llm_cost.ledger.quality_queries import count as calls_of
 from flask_llm_cost.ledger.queries import UnpricedModel
+from flask_llm_cost.pricing.book import OLD_DAYS
 
-_STALE: Final = timedelta(days=45)
 #: From where on the book's figure is off the provider's bill.
 _OFF: Final = Decimal("0.01")
 _RECENT: Final = timedelta(days=7)
@@ -170,27 +170,16 @@ def of_bills(visit: Visit, selection: Selection, drifts: list[BilledDrift]) -> I
 
 
 def of_prices(visit: Visit, now: datetime) -> Iterable[Issue]:
-    version = visit.state.book.version
-    age = _age(version, now)
+    book = visit.state.book
+    age = book.days_old(now.date())
     yield Issue(
         name="Age of the prices",
-        level="warning" if age is None or age > _STALE else "ok",
-        found=version if age is None else f"{age.days} days",
+        level="warning" if age is None or age > OLD_DAYS else "ok",
+        found=book.version if age is None else plural(age, "day"),
         why="Providers change prices without a word. Old calls keep the price that they were made at.",
         remedy="Fetch the current ones, and look at the difference before you accept it.",
         command=_command(visit, "flask llm-cost prices sync --preview"),
     )
-
-
-def _age(version: str, now: datetime) -> timedelta | None:
-    """How old the newest dated part of the edition is: ``2026-11-22.1+…``."""
-    dated = []
-    for part in version.split("+"):
-        try:
-            dated.append(datetime.strptime(part[:10], "%Y-%m-%d").replace(tzinfo=now.tzinfo))
-        except ValueError:
-            continue
-    return max(now - max(dated), timedelta(0)) if dated else None
 
 
 def of_ledger(visit: Visit, health: Health, found: Mapping[str, Mark], now: datetime) -> Iterable[Issue]:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 from flask_llm_cost.doctor.check import Check, counted
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
-
-#: Older prices are doubtful.
-OLD_DAYS: Final = 30
+from flask_llm_cost.pricing.book import OLD_DAYS
 
 
 def prices(state: AppState) -> Iterator[Check]:
     book = state.book
     what = f"{book.entries} models, version {book.version}"
-    age = (datetime.now(UTC).date() - book.dated).days if book.dated is not None else None
+    age = book.days_old(datetime.now(UTC).date())
     if age is not None and age > OLD_DAYS:
         yield Check(
             "Prices",

@@ -26,6 +26,8 @@ from flask_llm_cost.records import COMPONENTS, UNPRICED, CallRecord, Cost, Line,
 
 _ZERO: Final = Decimal(0)
 _MANY: Final = 4096
+#: Prices that were looked up longer ago than this are doubtful.
+OLD_DAYS: Final = 30
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _multiply = EXACT.multiply
 _add = EXACT.add
@@ -90,6 +92,10 @@ class PriceBook:
     def dated(self) -> date | None:
         """The day of which the prices are: when the file was last synchronised, or when the bundled book was made."""
         return max((catalog.dated for catalog in self._catalogs if catalog.dated is not None), default=None)
+
+    def days_old(self, today: date) -> int | None:
+        """The age in days; ``None`` where nothing says of which day the prices are."""
+        return max((today - self.dated).days, 0) if self.dated is not None else None
 
     @property
     def outgrown(self) -> bool:

@@ -26,7 +26,7 @@ from flask_llm_cost.usage.first_look import first_look
 from flask_llm_cost.usage.format import Format, MalformedUsageError
 from flask_llm_cost.usage.gemini import EmbedContent, GenerateContent, Predict
 from flask_llm_cost.usage.ollama import Generate
-from flask_llm_cost.usage.openai import ChatCompletions, Embeddings
+from flask_llm_cost.usage.openai import ChatCompletions, ChatThinkingBeside, Embeddings
 from flask_llm_cost.usage.openai_media import Images, Speech, Transcriptions
 from flask_llm_cost.usage.openai_responses import Responses, SettledResponses
 from flask_llm_cost.usage.reading import (
@@ -65,6 +65,7 @@ __all__ = [
 ]
 
 _CHAT, _RESPONSES, _SETTLED, _EMBEDDINGS = ChatCompletions(), Responses(), SettledResponses(), Embeddings()
+_CHAT_THINKING_BESIDE = ChatThinkingBeside()
 _IMAGES, _TRANSCRIPTIONS, _SPEECH, _MESSAGES = Images(), Transcriptions(), Speech(), Messages()
 _CONTENT, _EMBED_CONTENT, _CONVERSE, _INVOKE = GenerateContent(), EmbedContent(), Converse(), Invoke()
 _COHERE, _COHERE_EMBED, _RERANK, _OLLAMA = Chat(), Embed(), Rerank(), Generate()
@@ -219,6 +220,9 @@ _PROVIDER_FORMATS: Final[Mapping[str, Format]] = {
     "ollama": _OLLAMA,
 }
 
+#: Providers that count thoughts beside the completion where they speak OpenAI's format.
+_THINK_BESIDE: Final = frozenset({"gemini", "vertex", "xai"})
+
 #: Names in a usage block that only one format has.
 _TELLING: Final[tuple[tuple[str, Format], ...]] = (
     ("prompt_tokens", _CHAT),
@@ -274,7 +278,7 @@ def route(hosts: HostMap, method: str, host: str, path: str, headers: Mapping[st
     return Route(
         provider=name,
         operation=operation,
-        format=wire,
+        format=_CHAT_THINKING_BESIDE if wire is _CHAT and name in _THINK_BESIDE else wire,
         certain=certain,
         model=model,
         residency=_RESIDENCY.get(host),

@@ -33,12 +33,12 @@ class Messages(Format):
         usage = block(body, "usage")
         if not usage:
             return [self.name_of(body)]
-        model, response_id, served_as = text(body, "model"), text(body, "id"), mode(usage)
-        iterations = items(usage, "iterations")
+        iterations, response_id, served_as = items(usage, "iterations"), text(body, "id"), mode(usage)
+        model = _served_by(iterations) or text(body, "model")
         readings = [Reading(_usage(usage, iterations), model, response_id, served_as)]
         declined = _declined(iterations, model)
         if declined:
-            readings = _by_model(readings[0], declined)
+            readings = _by_model(readings[0], declined, _alone(usage, iterations, declined))
         for adviser in iterations:
             # Another model was asked on the way, and counts beside the message.
             if adviser.get("type") == "advisor_message":
@@ -69,10 +69,11 @@ class Messages(Format):
 
 
 def _usage(usage: Mapping[str, Any], iterations: Sequence[Mapping[str, Any]]) -> Usage:
-    written = count(usage, "cache_creation_input_tokens")
     lifetimes = block(usage, "cache_creation")
     written_1h = count(lifetimes, "ephemeral_1h_input_tokens")
     written_5m = count(lifetimes, "ephemeral_5m_input_tokens")
+    total_known = usage.get("cache_creation_input_tokens") is not None
+    written = count(usage, "cache_creation_input_tokens") if total_known else written_1h + written_5m
     # The split may cover only part of what was written: the rest has the default lifetime.
     consistent = not lifetimes or written_1h + written_5m <= written
     output = count(usage, "output_tokens")
@@ -102,15 +103,31 @@ def _usage(usage: Mapping[str, Any], iterations: Sequence[Mapping[str, Any]]) ->
     )
 
 
+def _served_by(iterations: Sequence[Mapping[str, Any]]) -> str | None:
+    """The model that a request fell back to. A stream's first event names the one that was asked, and may have declined."""
+    hops = [text(hop, "model") for hop in iterations if hop.get("type") == "fallback_message"]
+    return hops[-1] if hops else None
+
+
 def _declined(iterations: Sequence[Mapping[str, Any]], model: str | None) -> list[Mapping[str, Any]]:
-    """The hops of a fallback that another model than *model* took, and that the total includes."""
+    """The hops of a fallback that another model than *model* took."""
     if not any(iteration.get("type") == "fallback_message" for iteration in iterations):
         return []
     return [hop for hop in iterations if hop.get("type") == "message" and text(hop, "model") not in (None, model)]
 
 
-def _by_model(whole: Reading, hops: Sequence[Mapping[str, Any]]) -> list[Reading]:
-    """A message's total, split among the models that took part in it. The hops of others are in it."""
+def _alone(usage: Mapping[str, Any], iterations: Sequence[Mapping[str, Any]], declined: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the total is of the model alone that served, so that what others declined is billed beside it."""
+    names = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    served = [hop for hop in iterations if hop.get("type") in ("message", "fallback_message") and hop not in declined]
+    return all(count(usage, name) == sum(count(hop, name) for hop in served) for name in names)
+
+
+def _by_model(whole: Reading, hops: Sequence[Mapping[str, Any]], alone: bool) -> list[Reading]:
+    """A message's total, split among the models that took part in it.
+
+    :param alone: whether the hops of others are not in the total
+    """
     rest = dict(whole.usage.quantities)
     parts: dict[str | None, dict[str, Quantity]] = {}
     for hop in hops:
@@ -119,8 +136,7 @@ def _by_model(whole: Reading, hops: Sequence[Mapping[str, Any]]) -> list[Reading
             part[name] = part.get(name, 0) + quantity
             rest[name] = rest.get(name, 0) - quantity
     usage = whole.usage
-    if any(quantity < 0 for quantity in rest.values()):
-        # The total is of the serving model alone: the hops were billed beside it.
+    if alone or any(quantity < 0 for quantity in rest.values()):
         rest = dict(usage.quantities)
     rest = {name: quantity for name, quantity in rest.items() if quantity} or {"input": 0, "output": 0}
     served = Usage(rest, usage.source, usage.reasoning_tokens, None, usage.billed, usage.flags, usage.raw)

@@ -195,6 +195,15 @@ def amount(body: Mapping[str, Any], key: str, longest: int = MAX_COUNT) -> Decim
     return Decimal(str(value))
 
 
+def shared_out(surplus: int, *kinds: int) -> list[int]:
+    """How many of each kind a surplus is, as far as there are any: what was read from a cache, and is more than the text."""
+    taken = []
+    for kind in kinds:
+        taken.append(max(0, min(surplus, kind)))
+        surplus -= taken[-1]
+    return taken
+
+
 def counted_or_zero(**counted: Quantity) -> dict[str, Quantity]:
     """The components that were counted; a provider that counted nothing at all said zero, which is known."""
     return quantities(**counted) or {"input": 0, "output": 0}

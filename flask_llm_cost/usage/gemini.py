@@ -9,6 +9,7 @@ and input.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import sub
 from typing import Any, Final
 
 from flask_llm_cost.records import Quantity, Reading, Usage
@@ -20,12 +21,16 @@ from flask_llm_cost.usage.format import (
     in_stream,
     items,
     numbers_only,
+    shared_out,
     text,
 )
 
 _STANDARD: Final = frozenset(
     {"ON_DEMAND", "TRAFFIC_TYPE_UNSPECIFIED", "STANDARD", "UNSPECIFIED", "SERVICE_TIER_UNSPECIFIED", "DEFAULT"}
 )
+
+#: Modalities with a price of their own. Whatever else is in a prompt is billed as text.
+_APART: Final = ("AUDIO", "IMAGE", "VIDEO")
 
 
 class GenerateContent(Format):
@@ -74,27 +79,34 @@ def content_usage(usage: Mapping[str, Any], searched: Mapping[str, Quantity]) ->
     of_prompt = _by_modality(usage, "promptTokensDetails", "toolUsePromptTokensDetails")
     of_cache = _by_modality(usage, "cacheTokensDetails")
     of_answer = _by_modality(usage, "candidatesTokensDetails", "responseTokensDetails")
-    sound, pictures, film = (max(0, of_prompt.get(name, 0) - of_cache.get(name, 0)) for name in ("AUDIO", "IMAGE", "VIDEO"))
-    cached_sound, cached_pictures = of_cache.get("AUDIO", 0), of_cache.get("IMAGE", 0)
+    told = [of_prompt.get(name, 0) for name in _APART]
+    whole = shared_out(prompt + tools, *told)
+    told_cached = [of_cache.get(name, 0) for name in _APART]
+    if of_cache:
+        in_cache = shared_out(cached, *map(min, told_cached, whole))
+    else:
+        in_cache = shared_out(cached - (prompt + tools - sum(whole)), *whole)
+    (sound, pictures, film), (cached_sound, cached_pictures, _) = map(sub, whole, in_cache), in_cache
     plain = prompt + tools - cached - sound - pictures - film
-    spoken, drawn = of_answer.get("AUDIO", 0), of_answer.get("IMAGE", 0)
-    written = candidates - spoken - drawn
+    answered = [of_answer.get(name, 0) for name in _APART[:2]]
+    spoken, drawn = shared_out(candidates, *answered)
     consistent = (
         plain >= 0
-        and written >= 0
-        and cached >= cached_sound + cached_pictures
+        and whole == told
+        and (in_cache == told_cached or not of_cache)
+        and [spoken, drawn] == answered
         and (not total or total == prompt + tools + candidates + thoughts)
     )
     return Usage(
         quantities=counted_or_zero(
             input=max(0, plain),
-            cache_read=max(0, cached - cached_sound - cached_pictures),
+            cache_read=cached - cached_sound - cached_pictures,
             audio_input=sound,
             audio_cache_read=cached_sound,
             image_input=pictures,
             image_cache_read=cached_pictures,
             video_input=film,
-            output=max(0, written) + thoughts,
+            output=candidates - spoken - drawn + thoughts,
             audio_output=spoken,
             image_output=drawn,
             **searched,

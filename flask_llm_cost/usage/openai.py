@@ -21,6 +21,7 @@ from flask_llm_cost.usage.format import (
     counted_or_zero,
     items,
     numbers_only,
+    shared_out,
     text,
 )
 
@@ -45,10 +46,13 @@ class ChatCompletions(Format):
     def fits(self, body: Mapping[str, Any]) -> bool:
         return isinstance(_usage_block(body), Mapping)
 
+    #: Whether what was thought is known to be in the total only, and not in what was answered.
+    thinks_beside: bool = False
+
     def read(self, body: Mapping[str, Any]) -> Reading:
         usage = block({"usage": _usage_block(body)}, "usage")
         return Reading(
-            usage=chat_usage(usage) if usage else Usage(),
+            usage=chat_usage(usage, self.thinks_beside) if usage else Usage(),
             model=text(body, "model"),
             response_id=text(body, "id"),
             mode=mode(body),
@@ -60,6 +64,13 @@ class ChatCompletions(Format):
         return super().read_stream(events, ended or (self.fits(last) and not last.get("choices")))
 
 
+class ChatThinkingBeside(ChatCompletions):
+    """The same where thoughts are counted beside the completion, and only the total includes them."""
+
+    name = "openai.chat.thinking_beside"
+    thinks_beside = True
+
+
 def _usage_block(body: Mapping[str, Any]) -> Any:
     """Groq says in ``x_groq`` what others say beside it, and sometimes in both places: one bill."""
     usage = body.get("usage")
@@ -67,7 +78,7 @@ def _usage_block(body: Mapping[str, Any]) -> Any:
     return groq.get("usage") if usage is None and isinstance(groq, Mapping) else usage
 
 
-def chat_usage(usage: Mapping[str, Any]) -> Usage:
+def chat_usage(usage: Mapping[str, Any], thinks_beside: bool = False) -> Usage:
     """A usage block that counts ``prompt_tokens`` and ``completion_tokens``. Unknown where it counts neither."""
     named = [usage.get(name) is not None for name in ("prompt_tokens", "completion_tokens")]
     if not any(named):
@@ -86,19 +97,25 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage:
         or count(usage, "cached_tokens")
         or count(usage, "cache_read_input_tokens")
     )
-    cached_details = block(prompt_details, "cached_tokens_details")
-    cached_audio, cached_image = count(cached_details, "audio_tokens"), count(cached_details, "image_tokens")
-    cache_write = count(prompt_details, "cache_write_tokens")
+    cache_write, cache_write_12h, lifetimes_fit = cache_writes(usage, prompt_details)
+    written = cache_write + cache_write_12h
     audio_input, audio_output = count(prompt_details, "audio_tokens"), count(completion_details, "audio_tokens")
     image_input, image_output = count(prompt_details, "image_tokens"), count(completion_details, "image_tokens")
+    cached_details = block(prompt_details, "cached_tokens_details")
+    cached_audio, cached_image = count(cached_details, "audio_tokens"), count(cached_details, "image_tokens")
+    if not cached_details:
+        cached_audio, cached_image = shared_out(
+            cached - max(0, prompt - written - audio_input - image_input), audio_input, image_input
+        )
     audio_input, image_input = max(0, audio_input - cached_audio), max(0, image_input - cached_image)
     reasoning = count(completion_details, "reasoning_tokens")
+    missed = None if usage.get("prompt_cache_miss_tokens") is None else count(usage, "prompt_cache_miss_tokens")
     audio_seconds = amount(usage, "prompt_audio_seconds") or 0
 
     # xAI, and Gemini behind its OpenAI-style host, count reasoning beside the completion: only the total includes it.
     # Mistral's total includes audio, which it bills by the second.
     beside = 0 if audio_seconds or not all(named) else max(0, total - prompt - completion)
-    plain = prompt - cached - cache_write - audio_input - image_input
+    plain = prompt - cached - written - audio_input - image_input
     text_output = completion + beside - audio_output - image_output
     consistent = (
         all(named)
@@ -106,7 +123,9 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage:
         and text_output >= 0
         and cached >= cached_audio + cached_image
         and (not total or total >= prompt + completion)
-        and beside in (0, reasoning)
+        and (thinks_beside or beside in (0, reasoning))
+        and lifetimes_fit
+        and missed in (None, prompt - cached)
     )
 
     # Perplexity counts what it thought, quoted and searched beside all of these.
@@ -116,6 +135,7 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage:
             input=max(0, plain),
             cache_read=max(0, cached - cached_audio - cached_image),
             cache_write=cache_write,
+            cache_write_12h=cache_write_12h,
             audio_input=audio_input,
             audio_cache_read=cached_audio,
             image_input=image_input,
@@ -134,6 +154,17 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage:
         flags=() if consistent else ("usage_inconsistent",),
         raw=numbers_only(usage),
     )
+
+
+def cache_writes(usage: Mapping[str, Any], details: Mapping[str, Any]) -> tuple[int, int, bool]:
+    """What was written to the cache for 30 minutes and for 12 hours, and whether these fit what was written altogether."""
+    lifetimes = block(details, "cache_write_tokens_details") or block(usage, "cache_write_tokens_details")
+    short, long = count(lifetimes, "ttl_30m_tokens"), count(lifetimes, "ttl_12h_tokens")
+    # Databricks and LiteLLM count at the top level, in Anthropic's word, what is in the prompt as well.
+    told = "cache_write_tokens" in details
+    owner, name = (details, "cache_write_tokens") if told else (usage, "cache_creation_input_tokens")
+    written = short + long if owner.get(name) is None else count(owner, name)
+    return max(0, written - long), min(written, long), short + long <= written
 
 
 def billed(usage: Mapping[str, Any]) -> Decimal | None:
@@ -186,8 +217,11 @@ def image_quantities(body: Mapping[str, Any], usage: Mapping[str, Any]) -> tuple
     total_input, output = count(usage, "input_tokens"), count(usage, "output_tokens")
     cached_image = count(cached, "cached_image_tokens") or count(cached, "image_tokens")
     cached_text = count(cached, "cached_text_tokens") or count(cached, "text_tokens")
-    cached_text = cached_text or max(0, count(usage, "cached_tokens") + count(details, "cached_tokens") - cached_image)
     image_input = count(details, "image_tokens")
+    if not cached:
+        all_cached = count(usage, "cached_tokens") + count(details, "cached_tokens")
+        (cached_image,) = shared_out(all_cached - max(0, total_input - image_input), image_input)
+        cached_text = all_cached - cached_image
     plain = total_input - image_input - cached_text
     words = count(output_details, "text_tokens")
     pictures = count(output_details, "image_tokens") or max(0, output - words)

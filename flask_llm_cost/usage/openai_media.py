@@ -91,8 +91,10 @@ class Images(Format):
             flags = flags if consistent else ("usage_inconsistent",)
             for name, quantity in counted.items():
                 total[name] = total.get(name, 0) + quantity
-        usage = block(done[-1], "usage")
-        return in_stream(Reading(Usage(total, "response", flags=flags, raw=numbers_only(usage))), ended=True)
+        blocks = [block(event, "usage") for event in done]
+        whole = sum(count(usage, "total_tokens") for usage in blocks)
+        drawn = Usage(total, "response", total_tokens=whole or None, flags=flags, raw=numbers_only(blocks[-1]))
+        return in_stream(Reading(drawn), ended=True)
 
 
 class Transcriptions(Format):

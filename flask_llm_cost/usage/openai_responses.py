@@ -22,7 +22,7 @@ from flask_llm_cost.usage.format import (
     numbers_only,
     text,
 )
-from flask_llm_cost.usage.openai import billed, image_quantities, listed, mode, svg_usage
+from flask_llm_cost.usage.openai import billed, cache_writes, image_quantities, listed, mode, svg_usage
 
 _FINAL_EVENTS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _UNFINISHED: Final = frozenset({"queued", "in_progress"})
@@ -111,20 +111,17 @@ def _settled(readings: list[Reading], body: Mapping[str, Any]) -> list[Reading]:
 
 def _usage(usage: Mapping[str, Any], body: Mapping[str, Any], paints: bool) -> Usage:
     input_tokens, output, total = count(usage, "input_tokens"), count(usage, "output_tokens"), count(usage, "total_tokens")
-    details, lifetimes = block(usage, "input_tokens_details"), block(usage, "cache_write_tokens_details")
-    lifetimes = lifetimes or block(details, "cache_write_tokens_details")
-    cache_read, written = count(details, "cached_tokens"), count(details, "cache_write_tokens")
-    short, long = count(lifetimes, "ttl_30m_tokens"), count(lifetimes, "ttl_12h_tokens")
-    written_12h = min(written, long)
-    plain = input_tokens - cache_read - written
+    details = block(usage, "input_tokens_details")
+    cache_read, (cache_write, cache_write_12h, lifetimes_fit) = count(details, "cached_tokens"), cache_writes(usage, details)
+    plain = input_tokens - cache_read - cache_write - cache_write_12h
     reasoning = count(block(usage, "output_tokens_details"), "reasoning_tokens")
-    consistent = plain >= 0 and (not total or total == input_tokens + output) and short + long <= written
+    consistent = plain >= 0 and (not total or total == input_tokens + output) and lifetimes_fit
     return Usage(
         quantities=counted_or_zero(
             input=max(0, plain),
             cache_read=cache_read,
-            cache_write=written - written_12h,
-            cache_write_12h=written_12h,
+            cache_write=cache_write,
+            cache_write_12h=cache_write_12h,
             output=output,
             **_hosted_tools(body, paints),
         ),

@@ -10,8 +10,6 @@ import pytest
 import sqlalchemy as sa
 from databases import MariaDBServer, MissingServerError, PostgreSQLServer, Server, SQLiteFolder
 
-DATABASES = ("sqlite", "postgresql", "mariadb")
-
 #: What is costly to start, and should be once: all tests that ask for it run one after the other in one of the workers.
 ONCE = {"running_site", "browser"}
 
@@ -62,7 +60,7 @@ def mariadb_server() -> Iterator[MariaDBServer]:
     server.stop()
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture(params=["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.slow)])
 def database_server(request: pytest.FixtureRequest) -> Server:
     """The server behind ``database_url``; a test that asks for it runs once on each kind of database."""
     server: Server = request.getfixturevalue(f"{request.param}_server")

@@ -175,7 +175,7 @@ class MariaDBServer:
         return server
 
     def stop(self) -> None:
-        self.process.terminate()
+        self.process.kill()  # to end in order takes it long after thousands of databases, and its folder goes anyway
         self.process.wait(30)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -115,6 +115,7 @@ def asked_steps() -> Iterator[Steps]:
     codes: dict[str, dict[tuple[str, int], CodeType]] = {}
     changed: list[tuple[FunctionType, CodeType]] = []
     setattr(builtins, WORD, steps.ask)
+    gc.unfreeze()  # what another test froze is not among the objects
     for function in [found for found in gc.get_objects() if isinstance(found, FunctionType)]:
         code = function.__code__
         # A template of the dashboard is a function in a file of ours, too.

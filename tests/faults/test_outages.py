@@ -72,7 +72,8 @@ def test_a_lock_that_somebody_holds(any_desk: Desk, seconds: float) -> None:
     any_desk.figures(returned).check()
 
 
-@pytest.mark.parametrize("database_server", ["postgresql", "mariadb"], indirect=True)  # SQLite is slow when it is locked
+# SQLite is slow when it is locked.
+@pytest.mark.parametrize("database_server", ["postgresql", pytest.param("mariadb", marks=pytest.mark.slow)], indirect=True)
 def test_a_database_that_takes_its_time(any_desk: Desk) -> None:
     """Each insert takes longer than twenty calls do: the calls do not wait for it."""
     delays = {

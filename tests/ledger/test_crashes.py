@@ -105,6 +105,7 @@ def crash_rounds(maker: LedgerMaker, rounds: int) -> None:
     print(f"{rounds * 3} killed: {len(acknowledged)} acknowledged, {len(stored)} stored")
 
 
+@pytest.mark.slow
 def test_sigkill_at_random_moments(make_ledger: LedgerMaker) -> None:
     """Writers, who drain and adopt dead ones' files as they go, are killed at any moment: 0 lost, 0 twice."""
     crash_rounds(make_ledger, 2)

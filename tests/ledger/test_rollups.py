@@ -118,6 +118,7 @@ def test_rollups_move_with_the_calls(kept: Kept) -> None:
     assert kept.found() == kept.expected()
 
 
+@pytest.mark.slow
 def test_sixteen_writers_add_up(kept: Kept) -> None:
     """Sixteen writers with overlapping batches, some delivered by several: rollups are exactly what the calls come to."""
     records = [price(record) for record in calls(400)]
@@ -167,7 +168,7 @@ def records(draw: st.DrawFn) -> CallRecord:
     return price(record) if draw(st.booleans()) else replace(record, cost=UNPRICED)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(records(), min_size=1, max_size=6), min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_moved_step_by_step_is_made_anew(sqlite_ledger: LedgerMaker, batches: list[list[CallRecord]], chance: Any) -> None:
     """Late, out of order, delivered twice, settled and repriced calls: what moved with them is what a rebuild makes."""

@@ -184,9 +184,10 @@ class Observation:
         self._finish([Reading()], "interrupted" if cancelled else "error", type(error).__name__)
 
     def discard(self) -> None:
-        """This was no billed call: nothing is kept."""
+        """This was no billed call: nothing is kept, and no budget has a say in how it ended."""
         if self._open:
             self._open.clear()
+            self.judged = False
             if self._holds:
                 self.budgets.void(self._record_id)
 

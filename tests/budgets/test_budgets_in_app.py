@@ -203,6 +203,19 @@ def test_raise_records_first(sqlite_app: AppMaker, provider: PlayedProvider) -> 
     assert app.period().spent == app.cost()
 
 
+def test_raise_leaves_the_providers_own_errors_alone(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """Where the provider refuses a call, the app gets that error, although a budget that raises is used up."""
+    app = sqlite_app({"name": "loop", "limit": "0.0001", "period": "day", "action": "raise"})
+    with app.flask.app_context():
+        with pytest.raises(BudgetExceededError):
+            chat(provider)
+        with pytest.raises(openai.BadRequestError):
+            chat(provider, model=5)
+        assert httpx.post(f"{provider.openai_url}/chat/completions", json={"model": 5}).status_code == 400
+    app.flush()
+    assert len(app.calls()) == 1
+
+
 def test_a_crossed_threshold_is_told_after_the_write(make_app: AppMaker, provider: PlayedProvider) -> None:
     """The signal comes once a threshold, after the rows are there, with the numbers of the row, in an app context."""
     app = make_app({"name": "n", "limit": "0.0001", "period": "day", "warn_at": [0.5, 1, 100]})

@@ -18,7 +18,7 @@ from flask_llm_cost.pricing import hosts
 from flask_llm_cost.pricing.catalog import Catalog, bundled, from_file, from_overrides
 from flask_llm_cost.pricing.entries import Entry, canonical_mode
 from flask_llm_cost.pricing.explain import Explanation, explain_match, explain_unknown
-from flask_llm_cost.pricing.inherit import inherited
+from flask_llm_cost.pricing.inherit import inherited, told_of_reasoning
 from flask_llm_cost.pricing.matching import MAX_MODEL, MAX_PROVIDER, Aliases, Match, bounds, find
 from flask_llm_cost.pricing.rates import EXACT, MAX_QUANTITY, ONE, Place, amount, decimal
 from flask_llm_cost.pricing.tariff import Route, Segment, Tariff, billed_price
@@ -247,6 +247,7 @@ class PriceBook:
         segments = []
         for start in (datetime.min.replace(tzinfo=UTC), *cuts):
             match = find(self._catalogs, self._aliases, pairs, start, zone)
+            match = told_of_reasoning(match, self._catalogs) if match is not None else None
             block = match.entry.block_at(start) if match is not None and match.entry is not None else None
             segments.append(Segment(match, block, start if start.year > 1 else None))
         discount = self._discounts.get(provider, _ZERO)
@@ -337,7 +338,7 @@ def _adjusted(tariff: Tariff, quantities: Mapping[str, Quantity], reasoning: int
             billed["reasoning"] = reasoning
     for component, least in tariff.minimum.items():
         quantity = billed.get(component)
-        if quantity is not None and _count(quantity) and 0 < quantity < least:
+        if component in tariff.rates and quantity is not None and _count(quantity) and 0 < quantity < least:
             billed[component] = least
     if "grounded_prompt" in billed and "grounding_query" in billed:
         # Two counts of the same searches: a model is billed by one of them.

@@ -162,7 +162,7 @@ class Catalog:
         found = self._tools.get(provider)
         if found is None:
             raw = self._tools_raw.get(provider)
-            found = {} if raw is None else parse_tools(raw, Place(self.origin, provider, "tools"))
+            found = {} if raw is None else parse_tools(raw, Place(self.origin, provider, "tools"), self.currency)
             if raw is not None:
                 self._tools[provider] = found
         return found

@@ -81,11 +81,18 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class ToolRate:
-    """A fee per ``per`` uses. ``reasoning_models`` is the fee where the model is a reasoning model."""
+    """A fee per ``per`` uses."""
 
     rate: Decimal
     per: Decimal
     reasoning_models: Decimal | None = None
+    currency: str = "USD"
+
+    def fee(self, reasons: bool | None) -> Decimal | None:
+        """The fee for a model that *reasons*, or does not; ``None`` where that decides and nobody says."""
+        if self.reasoning_models is None or self.reasoning_models == self.rate or reasons is False:
+            return self.rate
+        return self.reasoning_models if reasons else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,7 @@ class Entry:
     per: Mapping[str, Decimal] = field(default_factory=dict)
     minimum: Mapping[str, Decimal] = field(default_factory=dict)
     aliases: tuple[AliasName, ...] = ()
-    reasoning_model: bool = False
+    reasoning_model: bool | None = None
     max_output: int | None = None
     inherit: bool = False
     source: str = ""
@@ -185,8 +192,8 @@ def parse_entry(key: str, raw: Any, place: Place, *, currency: str = "USD", sour
     if not isinstance(own_currency, str) or not _CURRENCY.fullmatch(own_currency):
         raise place.at("currency").error(own_currency, 'write a three-letter code, such as "USD"')
     sections = _sections(table, place)
-    reasoning_model = table.get("reasoning_model", False)
-    if not isinstance(reasoning_model, bool):
+    reasoning_model = table.get("reasoning_model")
+    if not isinstance(reasoning_model, bool | None):
         raise place.at("reasoning_model").error(reasoning_model, "write true or false")
     return Entry(
         key=key,
@@ -206,7 +213,7 @@ def parse_entry(key: str, raw: Any, place: Place, *, currency: str = "USD", sour
     )
 
 
-def parse_tools(value: Any, place: Place) -> dict[str, ToolRate]:
+def parse_tools(value: Any, place: Place, currency: str = "USD") -> dict[str, ToolRate]:
     """Tool to fee: ``{"web_search": {"rate": "10", "per": "1000"}}``."""
     found: dict[str, ToolRate] = {}
     table = mapping(value, place)
@@ -222,6 +229,7 @@ def parse_tools(value: Any, place: Place) -> dict[str, ToolRate]:
             decimal(fee.get("rate"), here.at("rate")),
             decimal(fee.get("per", 1), here.at("per"), positive=True),
             None if special is None else decimal(special, here.at("reasoning_models")),
+            currency,
         )
     return found
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from flask_llm_cost.pricing.catalog import Catalog
 from flask_llm_cost.pricing.entries import Block, Entry, Window
-from flask_llm_cost.pricing.matching import Aliases, find
+from flask_llm_cost.pricing.matching import Aliases, Match, find
 from flask_llm_cost.pricing.rates import Place
+from flask_llm_cost.pricing.tariff import is_listed
 
 
 def inherited(catalog: Catalog, below: Sequence[Catalog]) -> None:
@@ -30,6 +31,18 @@ def inherited(catalog: Catalog, below: Sequence[Catalog]) -> None:
                 True, 'the book has no such model to inherit from; give all rates and leave "inherit" out'
             )
         catalog.complete(merged(entry, match.entry))
+
+
+def told_of_reasoning(match: Match, catalogs: Sequence[Catalog]) -> Match:
+    """*match*, where its own source does not say whether the model reasons, with what the sources below say of it."""
+    entry = match.entry
+    if entry is None or entry.reasoning_model is not None or match.catalog == "bundled":
+        return match
+    for catalog in catalogs:
+        other = catalog.entry(entry.key) if catalog.name != match.catalog else None
+        if other is not None and (other.reasoning_model is not None or is_listed(catalog.name, other)):
+            return replace(match, entry=replace(entry, reasoning_model=bool(other.reasoning_model)))
+    return match
 
 
 def merged(entry: Entry, base: Entry) -> Entry:

@@ -110,11 +110,9 @@ def read_entry(key: str, raw: Mapping[str, Any], report: Report, *, free: Collec
         match = _FIELD.fullmatch(name)
         if match is None or value is None or isinstance(value, dict | list | bool):
             continue
-        component = TOKEN_FIELDS[match["base"]]
-        if match["hours"]:
-            if component != "cache_write":
-                continue
-            component = f"cache_write_{match['hours']}h"
+        component = _component(match)
+        if component is None:
+            continue
         rate = rate_per_million(value)
         if rate is None:
             return "negative or not finite"
@@ -160,6 +158,14 @@ def read_entry(key: str, raw: Mapping[str, Any], report: Report, *, free: Collec
     return model
 
 
+def _component(field: re.Match[str]) -> str | None:
+    """What a field is the rate of; ``None`` for a lifetime of what has none."""
+    component = TOKEN_FIELDS[field["base"]]
+    if not field["hours"]:
+        return component
+    return f"{component}_{field['hours']}h" if component == "cache_write" else None
+
+
 def _max_output(value: Any) -> int | None:
     """What is no whole number of tokens is not said: an entry is not worth less for it."""
     try:
@@ -195,8 +201,9 @@ def _tiered(raw: Mapping[str, Any], model: Draft) -> None:
         for name, value in step.items():
             match = _FIELD.fullmatch(name)
             rate = rate_per_million(value) if match and not match["mode"] and not match["size"] else None
-            if match and rate:
-                rates[TOKEN_FIELDS[match["base"]]] = rate
+            component = _component(match) if match and rate else None
+            if rate and component:
+                rates[component] = rate
         start = int(Decimal(str(step["range"][0])))
         if start == 0:
             model.rates.update(rates)
@@ -215,8 +222,9 @@ def _windows(raw: Mapping[str, Any], model: Draft) -> None:
         for span in [hours] if isinstance(hours, str) else hours:
             start, end = (int(text[:2]) * 60 + int(text[3:]) for text in span.split("-"))
             for day in window.get("weekdays", range(1, 8)):
-                for minute in range(start, end or 1440):
-                    minutes[int(day)][minute] = True
+                # Past midnight the hours are the next day's.
+                for minute in range(start, end if start < end else end + 1440):
+                    minutes[(int(day) - 1 + minute // 1440) % 7 + 1][minute % 1440] = True
     peak = {day: _spans([not off for off in day_minutes]) for day, day_minutes in minutes.items()}
     low = {
         TOKEN_FIELDS[name]: rate

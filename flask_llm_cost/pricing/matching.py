@@ -24,8 +24,8 @@ FREE: Final = ("free", "prepaid")
 _DAY: Final = r"(?:0[1-9]|[12]\d|3[01])"
 _MONTH: Final = r"(?:0[1-9]|1[0-2])"
 _DATE: Final = re.compile(rf"-20\d\d(?:-{_MONTH}-{_DAY}|{_MONTH}{_DAY})\Z", re.ASCII)
-#: ``gemini-2.5-flash-preview-05-20``, ``gemini-2.5-flash-lite-preview-09-2025``
-_GEMINI_DATE: Final = re.compile(rf"(-preview)(-{_MONTH}-(?:{_DAY}|20\d\d))\Z", re.ASCII)
+#: ``gemini-2.5-flash-preview-05-20``, ``gemini-2.5-flash-lite-preview-09-2025``, ``gemini-live-2.5-flash-09-2025``
+_GEMINI_DATE: Final = re.compile(rf"(-preview)?((?:(?<=-preview)-{_MONTH}-{_DAY}|-{_MONTH}-20\d\d))\Z", re.ASCII)
 #: ``anthropic.claude-sonnet-4-5-20250929-v1:0``, ``amazon.nova-pro-v1:0:300k``
 _BEDROCK_VERSION: Final = re.compile(r"(?:(?<=-20\d\d\d\d\d\d)-v\d+:\d+|-v1:0)(?::\d+k)?\Z", re.ASCII)
 _VERTEX_DATE: Final = re.compile(r"@[a-z0-9-]+\Z", re.ASCII)
@@ -192,9 +192,10 @@ def _undated(provider: str, model: str) -> Iterator[str]:
     if (bare := _DATE.sub("", model)) != model:
         if not _DATE.search(bare):
             yield bare
-    elif provider in ("gemini", "vertex", "openrouter") and (match := _GEMINI_DATE.search(model)):
+    elif (provider in ("gemini", "vertex", "openrouter") and "gemini" in model) and (match := _GEMINI_DATE.search(model)):
         yield model[: match.start(2)]
-        yield model[: match.start()]
+        if match[1]:
+            yield model[: match.start()]
 
 
 def _fine_tune_bases(model: str) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from flask_llm_cost.pricing.entries import SERVICES, Block, Modes, Tier, ToolRate
+from flask_llm_cost.pricing.entries import SERVICES, Block, Entry, Modes, Tier, ToolRate
 from flask_llm_cost.pricing.matching import Match
 from flask_llm_cost.pricing.rates import EXACT, ONE, RATED, default_per, plain
 from flask_llm_cost.records import COMPONENTS, Price, Rate, content_id
@@ -137,10 +137,17 @@ class Route:
                 tier = tier_of(block.tiers, size)
         tariff = segment._tariffs.get((window, tier))
         if tariff is None and segment.match is not None:
-            tools = self._tools.get(segment.match.key.partition("/")[0], {})
+            # Who takes OpenAI's price for a model need not take OpenAI's fees.
+            provider = "azure" if segment.match.kind == "mapped" else segment.match.key.partition("/")[0]
+            tools = self._tools.get(provider, {})
             tariff = build(segment.match, block, tier, self._mode, tools, self._discount, segment.effective_from)
             segment._tariffs[window, tier] = tariff
         return tariff
+
+
+def is_listed(catalog: str, entry: Entry) -> bool:
+    """Whether nobody wrote *entry* by hand: what it does not say is not so."""
+    return catalog == "bundled" or entry.source in SYNCHRONISED
 
 
 def build(
@@ -161,13 +168,13 @@ def build(
     chosen, multiplier, applied_mode, why = in_mode(block, base, tier.modes if tier else block.modes, mode, match)
     rates = {component: (rate, entry.per_of(component), "priced") for component, rate in chosen.items()}
     standard = chosen is base
-    listed = match.catalog == "bundled" or entry.source in SYNCHRONISED
+    listed = is_listed(match.catalog, entry)
     if chosen and standard and tier is None and listed and entry.key.startswith("openai/"):
         for component in ("cache_read", "cache_write"):
             # OpenAI bills cached and written input as plain input where it lists no rate for it.
             if component not in rates and "input" in rates:
                 rates[component] = (rates["input"][0], entry.per_of("input"), "derived")
-    apart = "reasoning" in block.rates
+    apart = any("reasoning" in listed_rates for listed_rates in (block.rates, base, chosen))
     if "reasoning" not in rates and "output" in rates and not apart:
         # Reasoning is output, unless the entry prices it apart.
         rates["reasoning"] = (rates["output"][0], entry.per_of("output"), "derived")
@@ -179,9 +186,11 @@ def build(
     applied: dict[str, Applied] = {}
     for component, (rate, per, status) in rates.items():
         applied[component] = _applied(component, EXACT.multiply(rate, factor), per, status)
-    for component, tool in {**provider_tools, **block.tools}.items():
-        fee = tool.reasoning_models if entry.reasoning_model and tool.reasoning_models is not None else tool.rate
-        applied[component] = _applied(component, EXACT.multiply(fee, ONE - discount), tool.per, "priced")
+    fees = {name: tool for name, tool in provider_tools.items() if tool.currency == entry.currency} | dict(block.tools)
+    reasons = False if entry.reasoning_model is None and listed else entry.reasoning_model
+    for component, tool in fees.items():
+        if (fee := tool.fee(reasons)) is not None:
+            applied[component] = _applied(component, EXACT.multiply(fee, ONE - discount), tool.per, "priced")
     price = _frozen(
         source=match.catalog,
         source_version=_version(match),
@@ -195,7 +204,7 @@ def build(
         discount=discount,
         effective_from=effective_from,
     )
-    return Tariff(price, applied, entry.minimum, splits_reasoning=apart and "reasoning" in rates, why=why)
+    return Tariff(price, applied, entry.minimum, splits_reasoning=apart, why=why)
 
 
 def in_mode(

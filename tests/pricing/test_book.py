@@ -198,7 +198,7 @@ def test_a_short_clip_is_billed_as_the_least(book: PriceBook) -> None:
 @pytest.mark.parametrize("provider", ["openai", "bedrock", "azure", "", "p" * 100_000, None, 5])
 def test_a_hostile_model_has_no_price_and_does_no_harm(book: PriceBook, provider: Any, model: Any) -> None:
     """Whatever a reply calls its model, pricing returns, at once, and keeps nothing of it."""
-    began = time.perf_counter()
+    began = time.process_time()
     cost = book.price(provider, model, _usage(input=5), "batch", NOW)
     assert (cost.total, cost.status) == (None, "unpriced")
     billed = book.price(provider, model, Usage({"input": 5}, billed=Decimal(1)), None, NOW)
@@ -206,7 +206,7 @@ def test_a_hostile_model_has_no_price_and_does_no_harm(book: PriceBook, provider
     assert billed.price is not None
     assert len(billed.price.key) <= 321
     assert not book.explain(provider, model, at=NOW).found
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(
@@ -255,21 +255,21 @@ def test_the_book_forgets_what_it_need_not_know() -> None:
     assert len(book._billed) <= 4096
 
 
-def test_the_book_is_small_and_quick_to_load() -> None:
-    """Entries are converted when they are asked for: under 5 MB and about 10 ms for thousands of them."""
+def test_the_book_is_small_and_converts_what_is_asked_for() -> None:
+    """Under 5 MB for thousands of entries, none of which is read before its price is asked for.
+
+    How long loading takes is in ``benchmarks/pricing.py``.
+    """
     PriceBook.load()
-    times = []
-    for _ in range(10):
-        began = time.perf_counter()
-        PriceBook.load()
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.01
     tracemalloc.start()
     book = PriceBook.load()
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert book.entries > 2000
     assert size < 5_000_000
+    assert not book._catalogs[0]._entries
+    assert book.price("openai", "gpt-4o", _usage(input=1), None, NOW).total is not None
+    assert list(book._catalogs[0]._entries) == ["openai/gpt-4o"]
 
 
 def test_every_component_has_a_unit_on_its_line() -> None:

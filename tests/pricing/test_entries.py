@@ -208,6 +208,59 @@ def test_the_provider_s_fees_can_be_overridden() -> None:
     assert cost.total == Decimal("9.5")
 
 
+def test_fees_are_in_the_currency_of_their_source() -> None:
+    """A fee in dollars is no fee in euros: it is not known, rather than added to another currency."""
+    book = PriceBook.load(overrides={"openai/gpt-4o": {"rates": {"input": "2"}, "currency": "EUR"}})
+    cost = book.price("openai", "gpt-4o", Usage({"input": 1_000_000, "web_search": 1}, source="response"), None, NOW)
+    assert (cost.total, cost.currency, cost.status) == (2, "EUR", "partial")
+    euros = {"currency": "EUR", "acme/model": {"input": "2"}, "tools": {"acme": {"web_search": {"rate": "1"}}}}
+    usage = Usage({"input": 1_000_000, "web_search": 1}, source="response")
+    cost = PriceBook.load(overrides=euros).price("acme", "model", usage, None, NOW)
+    assert (cost.total, cost.currency, cost.status) == (3, "EUR", "priced")
+
+
+def test_whether_a_model_reasons_is_never_guessed() -> None:
+    """Where it decides a fee and an entry of your own does not say: the bundled book's word, else the fee is unknown."""
+    book = PriceBook.load(
+        overrides={
+            "openai/o3": {"input": "1"},
+            "openai/gpt-4.1": {"input": "1"},
+            "openai/mine": {"input": "1"},
+            "openai/mine-too": {"rates": {"input": "1"}, "reasoning_model": True},
+        }
+    )
+    usage = Usage({"input": 1_000_000, "web_search_preview": 1000}, source="response")
+    for model, total in [("o3", 11), ("gpt-4.1", 26), ("mine", 1), ("mine-too", 11)]:
+        cost = book.price("openai", model, usage, None, NOW)
+        assert (cost.total, cost.status) == (total, "partial" if model == "mine" else "priced"), model
+
+
+@pytest.mark.parametrize(("mode", "size"), [("batch", 100), (None, 2000)])
+def test_reasoning_priced_apart_is_never_billed_as_output(mode: str | None, size: int) -> None:
+    """Also where the mode or the tier says nothing of it: then its part has no price."""
+    book = _load(
+        {
+            "rates": {"input": "1", "output": "2", "reasoning": "4"},
+            "modes": {"batch": {"input": "0.5", "output": "1"}},
+            "tiers": [{"above": 1000, "rates": {"input": "1", "output": "1"}}],
+        }
+    )
+    usage = Usage({"input": size, "output": 1000}, source="response", reasoning_tokens=900)
+    cost = book.price("acme", "model", usage, mode, NOW)
+    lines = {line.component: (line.quantity, line.cost) for line in cost.lines}
+    assert lines["output"] == (100, Decimal("0.0001"))
+    assert lines["reasoning"] == (900, None)
+    assert cost.status == "partial"
+
+
+def test_the_least_that_is_billed_needs_a_price() -> None:
+    """Where there is none, three seconds stay three, for whoever prices them later."""
+    book = _load({"rates": {"audio_seconds": "1"}, "minimum": {"audio_seconds": "10"}})
+    usage = Usage({"audio_seconds": 3}, source="response")
+    assert [line.quantity for line in book.price("acme", "model", usage, None, NOW).lines] == [10]
+    assert [(line.quantity, line.cost) for line in book.price("acme", "model", usage, "flex", NOW).lines] == [(3, None)]
+
+
 BAD: list[tuple[Any, list[str]]] = [
     ({"input": "abc"}, ["acme/model", "rates.input", "'abc'", "0.30"]),
     ({"input": "-1"}, ["rates.input", "'-1'", "leave out"]),

@@ -124,6 +124,26 @@ def test_ranges_become_tiers() -> None:
     assert xai["tiers"][0]["inclusive"] is True
 
 
+def test_a_range_knows_lifetimes_too() -> None:
+    """An hour's write is not the default write; a lifetime of what has none is passed over."""
+    step = {"input_cost_per_token": Decimal("1e-06"), "cache_creation_input_token_cost": Decimal("1.25e-06")}
+    hour = {"cache_creation_input_token_cost_above_1hr": Decimal("2e-06"), "input_cost_per_token_above_1hr": Decimal(1)}
+    found = _read(tiered_pricing=[{"range": [0, 1000], **step, **hour}, {"range": [1000, 2000], **step, **hour}])
+    rates = {"input": "1", "cache_write": "1.25", "cache_write_1h": "2"}
+    assert found == {"rates": rates, "tiers": [{"above": 1000, "rates": rates}]}
+
+
+def test_off_peak_hours_go_past_midnight() -> None:
+    """Those after it belong to the next day, the last day's to the first."""
+    off_peak = {"windows": [{"hours_utc": "16:30-00:30", "weekdays": [7]}], "input_cost_per_token": Decimal("1e-06")}
+    found = _read(input_cost_per_token=Decimal("2e-06"), off_peak_pricing=off_peak)
+    assert isinstance(found, dict)
+    hours = {day: window["utc"] for window in found["windows"] for day in window["days"]}
+    assert hours[7] == ["00:00-16:30"]
+    assert hours[1] == ["00:30-24:00"]
+    assert hours[2] == ["00:00-24:00"]
+
+
 def test_reasoning_is_a_component_only_where_it_is_priced_apart() -> None:
     """The same price as output's is output."""
     same = {"output_cost_per_token": Decimal("3e-06"), "output_cost_per_reasoning_token": Decimal("3e-06")}

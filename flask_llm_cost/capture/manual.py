@@ -160,7 +160,7 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
             self._finished = True
         first = None if self._first is None else int((self._first - self._start) * 1000)
         try:
-            readings = self._read(ended=error is None)
+            readings, whole = self._read(ended=error is None)
             for number, reading in enumerate(readings):
                 call = _record(
                     provider=self._provider,
@@ -176,7 +176,7 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
                     latency_ms=int((time.perf_counter() - self._start) * 1000),
                     first_token_ms=first,
                     stream=True,
-                    outcome="ok" if error is None else "interrupted",
+                    outcome="ok" if whole else "interrupted",
                     error_class=type(error).__name__ if error is not None else None,
                     tags=self._tags,
                     enforce_budget=self._enforce_budget and error is None and number == len(readings) - 1,
@@ -196,16 +196,18 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
             self._format = named_format(self._provider, (state or state_of()).hosts.formats)
         return self._format
 
-    def _read(self, ended: bool) -> list[Reading]:
+    def _read(self, ended: bool) -> tuple[list[Reading], bool]:
+        """What was used, and whether the stream came to its end: the block did, and no event said that it failed."""
         if self._usage is not None:
-            return [Reading(self._usage)]
+            return [Reading(self._usage)], ended
         events: list[Mapping[str, Any]] = []
         for scanner in self._scanners.values():
             scanner.finish()
             events += scanner.events
+            ended = ended and not scanner.failed
         self._scanners.clear()
-        wire = self._wire()
-        return read_stream(known_route(self._provider, self._operation, wire, self._model), events, ended) or [Reading()]
+        route = known_route(self._provider, self._operation, self._wire(), self._model)
+        return read_stream(route, events, ended) or [Reading()], ended
 
 
 def _as_bytes(event: Any) -> tuple[str, bytes]:

@@ -297,12 +297,13 @@ class Observation:
         news: Sequence[BatchNews] = ()
         if scanner is not None:
             scanner.finish()
-            ended = ended or scanner.done
+            # An event in place of the end that says what went wrong is no end, however well it was read.
+            ended = (ended or scanner.done) and not scanner.failed
             readings = wire.read_stream(self._route, scanner.events, ended, self._asked)
             scanner.events = []
             if ended and self._route.format.each_event_counts and self._route.subject and self._status == 200:
                 news = [BatchNews(self._route.subject)]
-            ended = ended or any(reading.usage.source == "stream_final" for reading in readings)
+            ended = ended or (not scanner.failed and any(reading.usage.source == "stream_final" for reading in readings))
         elif self._body is not None:
             content = self._body.finish()
             self._body = None
@@ -356,12 +357,11 @@ class Observation:
                 self.marker.error = error
 
     def _explain_unknown(self) -> None:
-        if self._stream and not self._route.takes_stream_options:
+        if self._stream and self._route.format.takes_stream_options:
             self._warn(
-                "a stream of %s ended without usage: set stream_options={'include_usage': True} on the call, "
-                "or add the host %s to LLM_COST_STREAM_USAGE",
+                "a stream of %s ended without usage: set stream_options={'include_usage': True} on the call%s",
                 self._route.provider,
-                self.host,
+                "" if self._route.takes_stream_options else f", or add the host {self.host} to LLM_COST_STREAM_USAGE",
             )
         else:
             self._warn(

@@ -327,6 +327,7 @@ def _route_on_mapped_host(hosts: HostMap, host: str, path: str) -> Route | None:
         operation=path.rstrip("/").rpartition("/")[2][:64],
         format=stream_format(provider),
         certain=False,
+        takes_stream_options=hosts.takes_stream_options(host, known=False),
         believes_cost=provider in BILLED_BY_PROVIDER,
     )
 

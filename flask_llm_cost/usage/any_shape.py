@@ -16,6 +16,7 @@ class AnyShape(Format):
     """
 
     name = "any"
+    takes_stream_options = True
     mark = b'"usage'
     last_event_counts = False
 

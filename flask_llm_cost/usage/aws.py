@@ -63,9 +63,11 @@ class FrameScanner(Scanner):
         headers = _text_headers(frame[_PRELUDE:headers_end])
         kind = headers.get(":event-type")
         if kind is None or headers.get(":message-type", "event") != "event":
+            self.failed = True
             return
         payload = frame[headers_end:-_CHECKSUM]
         content = _chunk(payload) if kind == "chunk" else b"{%b:%b}" % (json.dumps(kind).encode(), payload)
+        self._note_failure(content)
         if content and (not self._first_seen or self._matches(content)):
             self._keep(content)
 

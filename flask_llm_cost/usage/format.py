@@ -60,6 +60,9 @@ class Format:
     #: Whether each marked event, or line, is a bill of its own, as in the results of a batch.
     each_event_counts: bool = False
 
+    #: Whether ``stream_options`` in the request ask a stream for its usage, which it leaves out otherwise.
+    takes_stream_options: bool = False
+
     #: Whether only the shape of the reply proves a call, even on a known host: it may as well be something else.
     shape_only: bool = False
 

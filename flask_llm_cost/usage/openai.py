@@ -42,6 +42,7 @@ class ChatCompletions(Format):
     """``/chat/completions`` and ``/completions``."""
 
     name = "openai.chat"
+    takes_stream_options = True
 
     def fits(self, body: Mapping[str, Any]) -> bool:
         return isinstance(_usage_block(body), Mapping)

@@ -106,7 +106,7 @@ def read_body(
     if found.events is not None and (lines := scanner(found, "")) is not None:
         lines.feed(content)
         lines.finish()
-        return read_stream(found, lines.events, True, asked)
+        return read_stream(found, lines.events, not lines.failed, asked)
     if wire.usage_comes_last and len(content) > _LARGE and (end := _end_of_body(content)) is not None:
         return read_json(found, end, asked)
     body = _parsed(content, wire.mark)

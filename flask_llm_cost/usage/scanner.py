@@ -7,6 +7,7 @@ those that match the format's marks are parsed. What an event too long to keep c
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -16,6 +17,9 @@ from flask_llm_cost.usage.excerpt import Excerpt, all_marks, last_mark, salvaged
 _SCAN_AT: Final = 64 * 1024
 _SHORT: Final = 2 * 1024
 _MAX_EVENTS: Final = 256
+
+#: How a provider may say, inside a stream, that it failed. Whether it speaks of the stream itself, the parsed event tells.
+_FAILURE: Final = re.compile(rb'"error"\s{0,64}:\s{0,64}[{"]|"type"\s{0,64}:\s{0,64}"(?:error|response\.failed)"')
 
 
 class Scanner(ABC):
@@ -27,7 +31,7 @@ class Scanner(ABC):
     :param also: further keys whose events are kept
     """
 
-    __slots__ = ("_also", "_buffer", "_every", "_first_seen", "_last_only", "_mark", "done", "events")
+    __slots__ = ("_also", "_buffer", "_every", "_first_seen", "_last_only", "_mark", "done", "events", "failed")
 
     def __init__(self, mark: bytes, last_only: bool = False, every: bool = False, also: Sequence[bytes] = ()) -> None:
         self._mark = mark
@@ -40,6 +44,8 @@ class Scanner(ABC):
         self.events: list[Mapping[str, Any]] = []
         #: Whether the stream itself said that it is done.
         self.done = False
+        #: Whether the stream itself said that it failed, with an event in place of its end.
+        self.failed = False
 
     def feed(self, piece: bytes) -> None:
         if len(piece) > 2 * _SCAN_AT:
@@ -61,6 +67,17 @@ class Scanner(ABC):
 
     def _matches(self, event: bytes | bytearray) -> bool:
         return bool(all_marks(event, self._mark)) or any(key in event for key in self._also)
+
+    def _note_failure(self, event: bytes) -> None:
+        """Take note of an event that says that the stream failed. The lines of a batch fail each for itself."""
+        if self.failed or self._every or (b'"error"' not in event and b'"response.failed"' not in event):
+            return
+        try:
+            body = json.loads(shortened(event)) if _FAILURE.search(event) else None
+        except (ValueError, RecursionError):
+            return
+        if isinstance(body, Mapping):
+            self.failed = body.get("type") in ("error", "response.failed") or bool(body.get("error"))
 
     def _keep(self, event: bytes) -> bool:
         """Parse an event and keep it. Whether it was one."""
@@ -129,6 +146,8 @@ class DelimitedScanner(Scanner):
 
     def _take(self, text: bytes) -> None:
         """Parse the events of *text*, which begins at the beginning of one, that matter."""
+        if not self.failed and (b'"error"' in text or b'"response.failed"' in text):
+            self._look_for_failure(text)
         position = 0
         while not self._first_seen and position < len(text):
             end = self._end(text, position)
@@ -138,6 +157,12 @@ class DelimitedScanner(Scanner):
             if mark >= position:  # else it is one more in the event that was just kept
                 start, position = self._last_end(text, position, mark), self._end(text, mark)
                 self._keep_json(text[start:position])
+
+    def _look_for_failure(self, text: bytes) -> None:
+        position = 0
+        while (found := _FAILURE.search(text, position)) is not None and not self.failed:
+            start, position = self._last_end(text, position, found.start()), self._end(text, found.start())
+            self._note_failure(self._json(text[start:position]))
 
     def _end(self, text: bytes, position: int) -> int:
         end = self._next_end(text, position)

@@ -13,6 +13,7 @@ import httpx2
 import openai
 import pytest
 from flask import Flask
+from played_app import ledger_of
 
 from flask_llm_cost.capture import patching
 from flask_llm_cost.ledger import Call
@@ -135,14 +136,33 @@ def test_switched_off_no_stream_is_asked(
     assert "include_usage" in caplog.text
 
 
-def test_a_reply_that_is_read_whole_is_not_asked(app: Flask, calls: Ledger, provider: PlayedProvider) -> None:
-    """Where the client reads the whole stream before anybody can take an event out, nothing is asked and nothing changes."""
+def test_a_reply_that_is_read_whole_is_not_asked(
+    app: Flask, calls: Ledger, provider: PlayedProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the client reads the whole stream before anybody can take an event out, nothing is asked or changed but said."""
     with app.app_context(), httpx.Client() as client:
         reply = client.post(f"{provider.openai_url}/chat/completions", json=ASK)
     assert "stream_options" not in provider.requests[0].json()
     assert b'"usage"' not in reply.content
     (call,) = calls()
     assert (call.stream, call.outcome, call.usage_source) == (True, "ok", "unknown")
+    assert "set stream_options={'include_usage': True} on the call" in caplog.text
+
+
+def test_a_listed_host_is_asked_on_every_path(make_app: Callable[..., Flask], provider: PlayedProvider) -> None:
+    """A gateway whose paths say nothing is asked for usage where LLM_COST_STREAM_USAGE names it; unnamed, it is not."""
+    chunk = {"id": "c", "model": "m", "choices": [{"index": 0, "delta": {"content": "hi"}}]}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    rows = []
+    for listed in ([provider.host], True):
+        provider.reply_with("/talk", events=[chunk, {**chunk, "choices": [], "usage": usage}, "[DONE]"])
+        app = make_app(hosts={provider.host: "gateway"}, stream_usage=listed)
+        with app.app_context(), httpx.Client() as client:
+            with client.stream("POST", f"{provider.url}/talk", json=ASK) as reply:
+                reply.read()
+            rows += [(call.input_tokens, b'"usage"' in reply.content) for call in ledger_of(app)]
+    assert ["stream_options" in request.json() for request in provider.requests] == [True, False]
+    assert rows == [(3, False), (3, True)]
 
 
 def test_a_body_that_is_signed_or_encoded_is_not_touched(app: Flask, calls: Ledger, provider: PlayedProvider) -> None:

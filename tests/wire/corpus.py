@@ -9,7 +9,8 @@ A file has
 - ``provider``, ``method``, ``host``, ``path``, and ``hosts`` (``LLM_COST_HOSTS``) where it needs any
 - ``request``: JSON, or ``{"multipart": fields}``
 - ``reply``: ``content_type``, ``headers``, and ``body``, or ``events`` with their ``framing``, or ``base64``; ``cut`` where
-  the connection ends early, ``done`` where ``[DONE]`` comes, ``names`` where events have an ``event`` line
+  the connection ends early, ``failed`` where the stream says that it failed, ``done`` where ``[DONE]`` comes, ``names``
+  where events have an ``event`` line
 - ``sdk``: the type of the provider's SDK that the body, or each event, is an instance of
 - ``expected``: ``null`` where the request is no call, else a list of readings, empty where the reply shows that it was none.
   Of a reading, ``components``, ``model``, ``mode``, ``source`` and ``flags`` are always given; other keys where they matter
@@ -53,6 +54,11 @@ class Shape:
     def cut(self) -> bool:
         """Whether the connection ends before the reply does."""
         return bool(self.reply.get("cut"))
+
+    @property
+    def failed(self) -> bool:
+        """Whether the stream itself says that it failed."""
+        return bool(self.reply.get("failed"))
 
     @property
     def content_type(self) -> str:

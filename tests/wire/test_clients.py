@@ -89,7 +89,7 @@ def _of_reading(shape: Shape, provider: str, reading: Reading) -> dict[str, Any]
         "mode": reading.mode,
         "response_id": reading.response_id,
         "settles": settled,
-        "outcome": "interrupted" if shape.cut and reading.usage.source != "stream_final" else "ok",
+        "outcome": "interrupted" if shape.failed or (shape.cut and reading.usage.source != "stream_final") else "ok",
     }
 
 

@@ -34,7 +34,9 @@ def read(shape: Shape, pieces: list[bytes]) -> list[Reading]:
     for piece in pieces:
         collected.feed(piece)
     collected.finish()
-    return read_stream(found, collected.events, collected.done or not shape.cut, asked)
+    assert collected.failed == shape.failed
+    ended = (collected.done or not shape.cut) and not collected.failed
+    return read_stream(found, collected.events, ended, asked)
 
 
 def said(reading: Reading, keys: set[str]) -> dict[str, Any]:

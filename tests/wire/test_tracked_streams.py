@@ -96,7 +96,7 @@ def test_every_format_by_its_providers_name(app: Flask, shape: Shape) -> None:
     for way in ways:
         calls = tracked(shape.provider, way, broken=shape.cut, model=model)
         assert said(calls) == wanted
-        assert {call.outcome for call in calls} == {"interrupted" if shape.cut else "ok"}
+        assert {call.outcome for call in calls} == {"interrupted" if shape.cut or shape.failed else "ok"}
         assert all(call.stream and call.model for call in calls)
 
 

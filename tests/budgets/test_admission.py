@@ -232,6 +232,30 @@ def test_the_first_calls_of_a_new_tenant(make_worker: Callable[..., Worker]) -> 
     assert len(rows(worker, BudgetPeriod)) == 1
 
 
+def test_a_row_that_turns_up_between_two_statements(postgresql_url: sa.URL) -> None:
+    """Where another caller makes a new period's row after ours was not found, and before we look why: there is room."""
+    engine = sa.create_engine(postgresql_url)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    first, second = Worker(postgresql_url, BLOCK(LIMIT)), Worker(postgresql_url, BLOCK(LIMIT))
+    answers: list[Any] = []
+
+    def meanwhile(connection: Any, cursor: Any, statement: str, *_: object) -> None:
+        if not answers and statement.startswith("UPDATE llm_cost_budget_periods") and cursor.rowcount == 0:
+            answers.append(None)
+            answers.append(second.patient(second.ask(HOLD)))
+
+    sa.event.listen(sa.Engine, "after_cursor_execute", meanwhile)
+    try:
+        answers.append(first.patient(first.ask(HOLD)))
+        assert [answer.error for answer in answers[1:]] == [None, None]
+        assert account_row(first).held == 2 * HOLD
+    finally:
+        sa.event.remove(sa.Engine, "after_cursor_execute", meanwhile)
+        first.close()
+        second.close()
+
+
 def test_calls_in_flight_at_the_edge_of_a_period(make_worker: Callable[..., Worker]) -> None:
     """A call counts in the month in which it began, however late it ends, and the next month begins with nothing."""
     worker = make_worker(BLOCK(10, period="month"))

@@ -17,6 +17,7 @@ from desks import Desk
 from failing_steps import StepError, Steps, asked_steps
 from figures import billed_cost, compare
 
+from flask_llm_cost.errors import BudgetExceededError
 from flask_llm_cost.ledger import Call
 from flask_llm_cost.testing.provider import PlayedProvider
 
@@ -164,6 +165,45 @@ def test_any_step_of_watching(
     print(f"{count} of {len(steps.names)} steps")
     assert not wrong, "\n".join(map(str, wrong))
     assert count > 20 // each
+
+
+ALLOWED = {"limit": "100", "period": "day", "action": "block"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("each", [pytest.param(7, id="some"), pytest.param(1, id="all", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("call", [httpx_plain, httpx_async, openai_plain])
+@pytest.mark.parametrize(
+    ("budget", "passes", "refused"),
+    [
+        pytest.param({**ALLOWED, "on_error": "allow", "on_busy": "allow"}, True, False, id="open"),
+        pytest.param(ALLOWED, True, True, id="closed"),
+        pytest.param({**ALLOWED, "limit": "0.000000001"}, False, True, id="used up"),
+    ],
+)
+def test_any_step_of_asking_a_budget(
+    sqlite_desk: Desk,
+    clients: Clients,
+    steps: Steps,
+    call: Callable[[Clients], object],
+    budget: dict[str, str],
+    passes: bool,
+    refused: bool,
+    each: int,
+) -> None:
+    """Whichever step on the way to a budget raises, the app gets its reply or the budget's refusal, and no other error."""
+    app = sqlite_desk.app(budgets=[budget])
+    expected = call(clients)
+    passed = count = 0
+    with app.app_context():
+        for got in turns(steps, lambda: call(clients), each):
+            count += 1
+            passed += got == expected
+            assert got == expected or (refused and isinstance(got, BudgetExceededError)), (steps.failed, got)
+    print(f"{count} steps, {passed} calls passed")
+    assert count > 20 // each
+    # What fails before anybody knows that this is a call cannot be refused: it passes unseen, as the app's own.
+    assert passes or passed <= count // 2
 
 
 @EVERY

@@ -77,6 +77,7 @@ def _request(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, An
         content=functools.partial(_content, session, kwargs),
         # What aiohttp does not decode cannot be read by us either, event by event, before the app sees it.
         can_withhold=_decompresses(session, kwargs),
+        form=functools.partial(_form, kwargs),
     )
 
 
@@ -86,6 +87,17 @@ def _content(session: Any, kwargs: Mapping[str, Any]) -> bytes | None:
         in_bytes = getattr(session, "_json_serialize_bytes", None)
         data = session.json_serialize(body) if in_bytes is None else in_bytes(body)
     return data.encode() if isinstance(data, str) else data if isinstance(data, bytes) else None
+
+
+@guarded
+def _form(kwargs: Mapping[str, Any]) -> bytes | None:
+    """The fields of a form whose files are read only while it is sent, and must not be read here."""
+    data = kwargs.get("data")
+    given = (
+        data.items() if isinstance(data, Mapping) else ((at["name"], text) for at, _, text in getattr(data, "_fields", ()))
+    )
+    fields = [(name, value) for name, value in given if isinstance(value, str)]
+    return "".join(f'--\r\nname="{name}"\r\n\r\n{value}\r\n' for name, value in fields).encode() or None
 
 
 def _asking(module: ModuleType, observation: Observation, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from flask_llm_cost.usage.format import form_field
+
 _SMALL_REQUEST: Final = 4 * 1024
 _REQUESTED_MODEL: Final = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){1,512}")')
 
@@ -18,9 +20,12 @@ def attempt(headers: Mapping[str, str]) -> int:
 
 
 def requested_model(content: bytes | None) -> str | None:
-    """The model that a JSON request asks for. Long prompts are searched rather than parsed, unless that is ambiguous."""
+    """The model that a request asks for, in JSON or as a form. Long prompts are searched rather than parsed, unless that is
+    ambiguous."""
     if not content:
         return None
+    if content[:2] == b"--":
+        return form_field(content, "model")
     if len(content) > _SMALL_REQUEST:
         found = _REQUESTED_MODEL.findall(content)
         if len(found) == 1:

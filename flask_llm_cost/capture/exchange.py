@@ -30,6 +30,7 @@ class Request:
     :param host: lower case, with its port where the URL has one
     :param headers: by lower-case name
     :param content: asked only when this is a call: the body, where it is in memory
+    :param form: asked where that is not in memory: the fields of a form without its files, written as such a body
     :param can_withhold: whether an event can be taken out of the reply before the app sees it
     """
 
@@ -41,6 +42,7 @@ class Request:
     headers: Mapping[str, str]
     content: Callable[[], bytes | None]
     can_withhold: bool = False
+    form: Callable[[], bytes | None] = lambda: None
 
     def may_change(self) -> bool:
         """Whether another body may be sent in place of this one: it is neither signed nor encoded."""
@@ -91,6 +93,7 @@ def observe(request: Request, carried: Mapping[str, Any] | None = None, *, expli
         request.content(),
         request.may_change(),
         request.method == "POST",  # what is asked for with GET has been paid for elsewhere
+        request.form,
     )
 
 

@@ -106,6 +106,7 @@ def _request(module: ModuleType, request: Any, streamed: bool) -> Request | None
         headers=request.headers,
         content=functools.partial(_content, module, request),
         can_withhold=streamed,
+        form=functools.partial(_form, request),
     )
 
 
@@ -115,6 +116,13 @@ def _content(module: ModuleType, request: Any) -> bytes | None:
     except module.RequestNotRead:
         return None  # a body that is read while it is sent
     return content
+
+
+@guarded
+def _form(request: Any) -> bytes | None:
+    """The fields of a form whose files are read only while it is sent, and must not be read here."""
+    fields = [field for field in getattr(request.stream, "fields", ()) if hasattr(field, "value")]
+    return b"".join(b"--\r\n" + b"".join(field.render()) + b"\r\n" for field in fields) or None
 
 
 def _may_have_been_sent(module: ModuleType, error: Exception) -> bool:

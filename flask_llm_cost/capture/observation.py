@@ -91,6 +91,7 @@ class Observation:
         content: bytes | None,
         may_change: bool,
         sends: bool = True,
+        form: Callable[[], bytes | None] = lambda: None,
     ) -> None:
         now_ns = time.time_ns()
         self._start_ns = time.perf_counter_ns()
@@ -100,8 +101,9 @@ class Observation:
         self._route = route
         self.marker = marker
         self._tags = collect_tags(state, carried)
-        self._requested_model = route.model or (marker.model if marker else None) or requested_model(content)
-        self._asked = route.format.quantities_of_request(content) if route.format.reads_request and content else {}
+        fields = form() if content is None else content
+        self._requested_model = route.model or (marker.model if marker else None) or requested_model(fields)
+        self._asked = route.format.quantities_of_request(fields) if route.format.reads_request and fields else {}
         self._status: int | None = None
         self._headers: Mapping[str, str] = _NO_HEADERS
         self._stream = False

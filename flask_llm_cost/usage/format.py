@@ -17,6 +17,7 @@ MAX_COUNT: Final = 10**12
 #: The only keys of a usage block whose text is kept: enum words, never content.
 _ENUMS: Final = frozenset({"inference_geo", "modality", "object", "service_tier", "speed", "trafficType", "ttl", "type"})
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
+_FIELD_VALUE: Final = re.compile(rb'name="\w+"\r\n(?:[^\r\n]{1,256}\r\n){0,4}\r\n([^\r\n]{1,256})\r\n')
 _MAX_ITEMS: Final = 64
 _MAX_DEPTH: Final = 6
 _LONGEST_NAME: Final = 512
@@ -169,6 +170,13 @@ def text(body: Mapping[str, Any], key: str) -> str | None:
     """The name at *key*, ``None`` when it is missing, empty or no name."""
     value = body.get(key)
     return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME and value.isprintable() else None
+
+
+def form_field(content: bytes, name: str) -> str | None:
+    """A short field of a form, ``multipart/form-data``. Its files may be long, and are passed over."""
+    place = content.find(b'name="' + name.encode() + b'"\r\n')
+    found = _FIELD_VALUE.match(content, place) if place >= 0 else None
+    return found.group(1).decode("utf-8", "replace") if found else None
 
 
 def items(body: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

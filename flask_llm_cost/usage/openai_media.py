@@ -19,6 +19,7 @@ from flask_llm_cost.usage.format import (
     block,
     count,
     counted_or_zero,
+    form_field,
     in_stream,
     items,
     numbers_only,
@@ -181,5 +182,4 @@ def _field(content: bytes, name: str) -> Any:
         except (ValueError, RecursionError):
             return None
         return body.get(name) if isinstance(body, dict) else None
-    found = re.search(rb'name="' + name.encode() + rb'"\r\n\r\n([^\r\n]{1,256})\r\n', content)
-    return found.group(1).decode("utf-8", "replace") if found else None
+    return form_field(content, name)

@@ -19,12 +19,12 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.ledger.models import Call
 from flask_llm_cost.ledger.repricing import Repricing
 from flask_llm_cost.ledger.repricing import reprice as write
-from flask_llm_cost.ledger.rows import CallRows
+from flask_llm_cost.ledger.rows import CallRows, counted_quantities
 from flask_llm_cost.ledger.store import Ledger
 from flask_llm_cost.ledger.stored import stored_calls
 from flask_llm_cost.pricing import PriceBook
 from flask_llm_cost.pricing.rates import EXACT
-from flask_llm_cost.records import CallRecord, Cost, Quantity, Usage
+from flask_llm_cost.records import CallRecord, Cost, Usage
 
 BATCH: Final = 500
 ACTOR: Final = "flask llm-cost"
@@ -69,11 +69,7 @@ class Outcome:
 def record_of(stored: CallRows) -> CallRecord | None:
     """A call as it was before it was priced, from its own rows; ``None`` where nothing was counted."""
     call = stored.call
-    quantities: dict[str, Quantity] = {}
-    for item in stored.items:
-        quantity = item["quantity"]
-        whole = quantity == quantity.to_integral_value()
-        quantities[item["component"]] = int(quantity) if whole else quantity
+    quantities = counted_quantities(stored)
     if not quantities:
         return None
     return CallRecord(

@@ -24,7 +24,7 @@ _ADJUSTMENTS = cast(sa.Table, Adjustment.__table__)
 
 #: What decides whether a call is still as it was when it was priced anew.
 _SEEN: Final = ("cost_status", "total_cost", "currency", "price_id", "usage_source", "outcome")
-_COST_COLUMNS: Final = ("cost_status", "total_cost", "computed_cost", "currency", "price_id")
+_COST_COLUMNS: Final = ("cost_status", "total_cost", "computed_cost", "currency", "price_id", "raw_usage")
 
 
 @dataclass(frozen=True, slots=True)

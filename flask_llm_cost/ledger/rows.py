@@ -14,9 +14,12 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
-from flask_llm_cost.records import COMPONENTS, UNPRICED, CallRecord, Cost, Line, Price
+from flask_llm_cost.records import COMPONENTS, UNPRICED, CallRecord, Cost, Line, Price, Quantity
 
 Row = dict[str, Any]
+
+#: Beside the usage block: what was counted where a price bills otherwise, ten seconds for three. Another price needs it.
+COUNTED: Final = "counted"
 
 _BIGGEST: Final = 2**63 - 1
 _DEEPEST: Final = 8
@@ -143,7 +146,7 @@ def call_rows(record: CallRecord, recorded_at: datetime) -> CallRows:
             else clean_text(record.provider_response_id, _CALL["provider_response_id"])
         ),
         "flags": _word(",".join(usage.flags), _CALL["flags"]) if usage.flags else None,
-        "raw_usage": plain(usage.raw),
+        "raw_usage": _with_counted(plain(usage.raw), usage.quantities, cost),
     }
     items = tuple(_item_row(record.id, position, line) for position, line in enumerate(_lines(record, cost)))
     tags = {_word(key, _TAG["key"]): clean_text(value, _TAG["value"]) for key, value in record.tags.items()}
@@ -162,10 +165,36 @@ def repriced_rows(stored: CallRows, cost: Cost) -> CallRows:
     }
     if cost.lines:
         items = tuple(_item_row(stored.id, position, line) for position, line in enumerate(cost.lines))
+        call["raw_usage"] = _with_counted(stored.call["raw_usage"], counted_quantities(stored), cost)
     else:
         unpriced = {"rate": None, "rate_per": None, "cost": None, "cost_status": "unpriced"}
         items = tuple({**item, **unpriced} for item in stored.items)
     return CallRows(call, items, tuple(_tag_row(call, tag["key"], tag["value"]) for tag in stored.tags))
+
+
+def counted_quantities(stored: CallRows) -> dict[str, Quantity]:
+    """What was counted of a call that is in the ledger, before a price had its say; output perhaps without its reasoning."""
+    raw = stored.call["raw_usage"]
+    counted = raw.get(COUNTED) if isinstance(raw, Mapping) else None
+    found = {item["component"]: item["quantity"] for item in stored.items}
+    if isinstance(counted, Mapping):
+        found |= {name: Decimal(str(quantity)) for name, quantity in counted.items()}
+    return {name: int(quantity) if quantity == int(quantity) else quantity for name, quantity in found.items()}
+
+
+def _with_counted(raw: Any, quantities: Mapping[str, Quantity], cost: Cost) -> Any:
+    kept = {name: value for name, value in raw.items() if name != COUNTED} if isinstance(raw, Mapping) else raw
+    billed = {line.component: line.quantity for line in cost.lines}
+    if cost.price is None or "billed_request" in billed:
+        return kept or None
+    # Output is billed without its reasoning where that has a rate of its own; how much that was is a column.
+    changed = {
+        name: plain(quantity)
+        for name, quantity in quantities.items()
+        if name != "output" and isinstance(quantity, int | Decimal) and quantity and billed.get(name) != quantity
+    }
+    changed = {name: quantity for name, quantity in changed.items() if quantity is not None}
+    return {**(kept or {}), COUNTED: changed} if changed else kept or None
 
 
 def _lines(record: CallRecord, cost: Cost) -> Sequence[Line]:

@@ -161,6 +161,63 @@ def test_the_prices_are_those_of_the_time_of_each_call(shop: Shop) -> None:
     assert sorted(total for (total,) in shop.rows(Call.total_cost)) == [Decimal(2), Decimal(5)]
 
 
+def test_a_minimum_is_undone_before_another_price_counts(shop: Shop) -> None:
+    """What is billed as ten seconds stays known as three and a half: with a least of five it is five, with none itself."""
+    shop.book(a={"rates": {"audio_seconds": "1"}, "minimum": {"audio_seconds": "10"}})
+    with shop.app.app_context():
+        used = {"audio_seconds": Decimal("3.5")}
+        track("acme", model="a", usage=used, occurred_at=NOW, tags={"feature": "x"})
+        track("acme", model="b", usage=used, occurred_at=NOW, tags={"feature": "x"})
+        assert shop.costs.flush(30)
+    quantities = sa.select(LineItem.quantity).join(Call, Call.id == LineItem.call_id).order_by(Call.model)
+
+    def billed() -> list[Decimal]:
+        with shop.engine.connect() as connection:
+            return list(connection.scalars(quantities))
+
+    assert billed() == [10, Decimal("3.5")]
+    shop.book(
+        a={"rates": {"audio_seconds": "3"}, "minimum": {"audio_seconds": "5"}},
+        b={"rates": {"audio_seconds": "1"}, "minimum": {"audio_seconds": "60"}},
+    )
+    assert shop.run("backfill").exit_code == 0
+    assert billed() == [10, 60]
+    assert "1 of 2 calls changed" in shop.run("reprice", "--from", TODAY, "--to", TODAY, "--yes").output
+    assert billed() == [5, 60]
+    assert shop.agree() == 75
+    shop.book(a={"audio_seconds": "3"}, b={"audio_seconds": "1"})
+    assert "2 of 2 calls changed" in shop.run("reprice", "--from", TODAY, "--to", TODAY, "--yes").output
+    assert billed() == [Decimal("3.5"), Decimal("3.5")]
+    assert shop.agree() == 14
+    assert shop.rows(Call.raw_usage) == [(None,), (None,)]
+
+
+def test_a_tier_is_chosen_again_by_all_input(shop: Shop) -> None:
+    """Plain and cached together, as when the call came in; reasoning parts from output where the new price says so."""
+    tiers = [{"above": 1000, "rates": {"input": "4", "cache_read": "2", "output": "20", "reasoning": "40"}}]
+    shop.book(a={"input": "2", "cache_read": "1", "output": "10"})
+    with shop.app.app_context():
+        block = {
+            "prompt_tokens": 1001,
+            "completion_tokens": 100,
+            "total_tokens": 1101,
+            "prompt_tokens_details": {"cached_tokens": 600},
+            "completion_tokens_details": {"reasoning_tokens": 40},
+        }
+        track("acme", model="a", usage=block, occurred_at=NOW, tags={"feature": "x"})
+        assert shop.costs.flush(30)
+    assert shop.agree() == Decimal("0.002402")
+    rates = {"input": "2", "cache_read": "1", "output": "10", "reasoning": "40"}
+    shop.book(a={"rates": rates, "tiers": tiers})
+    assert "1 of 1 calls changed" in shop.run("reprice", "--from", TODAY, "--to", TODAY, "--yes").output
+    # 401 x 4 + 600 x 2 + 60 x 20 + 40 x 40, by the million
+    assert shop.agree() == Decimal("0.005604")
+    assert {tier for (tier,) in shop.rows(PriceSnapshot.tier)} == {None, ">1000"}
+    shop.book(a={"input": "2", "cache_read": "1", "output": "10"})
+    assert "1 of 1 calls changed" in shop.run("reprice", "--from", TODAY, "--to", TODAY, "--yes").output
+    assert shop.agree() == Decimal("0.002402")
+
+
 def test_what_a_provider_billed_stays_the_bill(shop: Shop) -> None:
     """A book never wins over what the provider says it charged; nor does a price that is lost take one away."""
     shop.book(a={"input": "2"})

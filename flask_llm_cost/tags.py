@@ -28,15 +28,17 @@ _KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}\Z")
 
 #: Shapes of secrets. Every repetition is bounded or starts at a fixed word, so that no value makes the search slow.
 _SECRET: Final = re.compile(
-    r"\b(?:sk|pk|rk|gsk|xai|hf|r8|pplx|whsec)[-_][A-Za-z0-9_-]{16,}"  # OpenAI, Anthropic, Stripe, Groq, xAI, …
+    r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{16,}"
+    r"|\b(?:sk|pk|rk|gsk|xai|hf|r8|pplx|whsec)[-_][A-Za-z0-9_-]{16,}"  # OpenAI, Anthropic, Stripe, Groq, xAI, …
     r"|\bAIza[A-Za-z0-9_-]{30,}"  # Google
     r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}"  # JSON web tokens
-    r"|\b(?i:bearer|basic)\s{1,8}[A-Za-z0-9._~+/-]{12,}"
-    r"|\b(?:AKIA|ASIA|AROA)[A-Z0-9]{16}\b"  # AWS
+    r"|\b(?i:bearer|basic)(?:\s|%20){1,8}[A-Za-z0-9._~+/-]{12,}"
+    r"|\b(?:AKIA|ASIA|AROA)[A-Z0-9]{16}(?![A-Z0-9])"  # AWS
+    r"|\b(?i:aws_(?:secret_access_key|session_token))\W{1,8}[A-Za-z0-9+/=]{16,}"
     r"|\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})"
-    r"|\bxox[abeoprs]-[A-Za-z0-9-]{10,}"  # Slack
+    r"|\b(?:xox[abeoprs]|xapp)-[A-Za-z0-9-]{10,}|\bhooks\.slack\.com/services/\w"  # Slack
     r"|-----BEGIN [A-Z ]{0,32}PRIVATE KEY"
-    r"|\b[a-z][a-z0-9+.-]{0,15}://[^/\s:@]{0,256}:[^/\s@]{1,256}@"  # credentials inside a URL
+    r"|\b[A-Za-z][A-Za-z0-9+.-]{0,15}://[^/\s:@]{0,256}:[^/\s@]{1,256}@"  # credentials inside a URL
 )
 
 #: Card numbers as their issuers number them. A plain number counts only with a right check digit, since ids are numbers too.
@@ -190,13 +192,33 @@ class TagRules:
             else:
                 try:
                     # Cut before the cache, which would keep what it is asked.
-                    text = _clean_text((value if isinstance(value, str) else _to_text(value))[:_SEARCHED])
+                    text = _clean_text((value if isinstance(value, str) else self._to_text(value))[:_SEARCHED])
                 except Exception:
                     self._drop(key, "its value cannot be turned into text")
                     continue
                 if text:
                     cleaned[key] = text
         return cleaned
+
+    def _to_text(self, value: Any) -> str:
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "replace")
+        if isinstance(value, Mapping | list | tuple):
+            if not value:
+                return ""
+            shown = self._without_secrets(value)
+            text = json.dumps(shown, sort_keys=True, default=str, ensure_ascii=False, separators=(",", ":"))
+            return text.replace("\\u0000", "")
+        return str(value)
+
+    def _without_secrets(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {
+                key: REDACTED if key in self._secret_names else self._without_secrets(inner) for key, inner in value.items()
+            }
+        return [self._without_secrets(inner) for inner in value] if isinstance(value, list | tuple) else value
 
     def _drop(self, key: object, reason: str) -> None:
         self.dropped += 1
@@ -205,15 +227,6 @@ class TagRules:
         if shown not in self._warned and len(self._warned) < 100:
             self._warned.add(shown)
             logger.warning("tag %s dropped: %s", shown, reason)
-
-
-def _to_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Mapping | list | tuple):
-        text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False, separators=(",", ":"))
-        return text.replace("\\u0000", "")
-    return str(value)
 
 
 @lru_cache(maxsize=4096)

@@ -27,6 +27,7 @@ logger = logging.getLogger("flask_llm_cost")
 
 EXTENSION: Final = "llm_cost"
 _ON_G: Final = "_llm_cost_request"
+_ON_REQUEST: Final = "_llm_cost_tags"
 
 #: The apps set up in this process. Held weakly: a test suite makes hundreds.
 _apps: weakref.WeakSet[Flask] = weakref.WeakSet()
@@ -56,6 +57,13 @@ class RequestTags:
         self.endpoint = context.request.endpoint
         #: Whether the response has a body that is still to be made when the request's context is gone.
         self.streams = False
+        # A copy of the context, in another thread, has a `g` of its own, but the same request.
+        setattr(context.request, _ON_REQUEST, weakref.ref(self))
+
+    @property
+    def knows(self) -> bool:
+        """Whether its tags are there, or can still be asked for."""
+        return self._tags is not None or self._context is not None
 
     @property
     def app(self) -> Flask | None:
@@ -98,7 +106,8 @@ class RequestTags:
         if tagger is None or self._context is None:
             return {}
         if has_request_context():
-            return ask(tagger, "the request tagger")
+            with _lending(self._g):
+                return ask(tagger, "the request tagger")
         with self._context.copy():
             g.__dict__.update(self._g.__dict__)
             return ask(tagger, "the request tagger")
@@ -132,6 +141,19 @@ class CarriedApp:
 
     def tags(self, state: AppState) -> Mapping[str, Any]:
         return self._tags
+
+
+@contextmanager
+def _lending(original: Any) -> Iterator[None]:
+    """Let ``g`` have what the original has: in a copy of its context it is a new one, without what the request put there."""
+    here: dict[str, Any] = g.__dict__
+    lent = {} if here is original.__dict__ else {name: value for name, value in vars(original).items() if name not in here}
+    here.update(lent)
+    try:
+        yield
+    finally:
+        for name in lent:
+            here.pop(name, None)
 
 
 def _id_of(user: Any) -> Any:
@@ -200,9 +222,17 @@ def current_request() -> RequestTags | CarriedApp | None:
         return request_here.get()
     tags: RequestTags | None = g.get(_ON_G)
     if tags is None:  # a context that was pushed by hand, or copied into another thread with a `g` of its own
-        tags = RequestTags(request_ctx._get_current_object())  # type: ignore[attr-defined]  # a proxy
+        context: RequestContext = request_ctx._get_current_object()  # type: ignore[attr-defined]  # a proxy
+        tags = _of_original(context) or RequestTags(context)
         setattr(g, _ON_G, tags)
     return tags
+
+
+def _of_original(context: RequestContext) -> RequestTags | None:
+    """What the request of a copied context has in the context that it was copied from, while that can say anything."""
+    found: weakref.ref[RequestTags] | None = getattr(context.request, _ON_REQUEST, None)
+    tags = None if found is None else found()
+    return tags if tags is not None and tags.knows else None
 
 
 def register_app(app: Flask) -> None:

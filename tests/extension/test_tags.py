@@ -146,17 +146,29 @@ def rules() -> TagRules:
 
 
 def test_values_become_text(rules: TagRules) -> None:
-    """Numbers, booleans, ids and mappings are kept as text; None and the empty string mean untagged."""
+    """Numbers, booleans, ids and mappings are kept as text; None and what is empty mean untagged."""
     number = uuid.UUID(int=7)
     cleaned = rules.clean(
-        {"a": 7, "b": True, "c": number, "d": {"z": 1, "a": [2]}, "e": None, "f": "", "g": "  x ", "h": 1.5}
+        {
+            "a": 7,
+            "b": True,
+            "c": number,
+            "d": {"z": 1, "a": [2]},
+            "e": None,
+            "f": "",
+            "g": "  x ",
+            "h": 1.5,
+            "i": {},
+            "j": [],
+        }
     )
     assert cleaned == {"a": "7", "b": "true", "c": str(number), "d": '{"a":[2],"z":1}', "g": "x", "h": "1.5"}
 
 
 def test_what_no_database_takes_is_repaired(rules: TagRules) -> None:
     """NUL and lone surrogates are repaired, long values cut to 256 characters, a call has at most 32 tags."""
-    assert rules.clean({"a": "x\0y", "b": "caf\xe9 \ud800", "c": "x" * 300}) == {
+    assert rules.clean({"a": "x\0y", "b": "caf\xe9 \ud800", "c": "x" * 300, "d": b"caf\xc3\xa9 \xff", "e": "\0"}) == {
+        "d": "café \ufffd",
         "a": "xy",
         "b": "café ?",
         "c": "x" * 256,
@@ -195,6 +207,33 @@ SECRETS = [
     "x" * 250 + " sk-abcdefghijklmnop1234",
     "sk-proj-abcdef\0ghijklmnop1234",
     "Be\0arer abcdefghijklmnop",
+    "gsk_abcdefghijklmnopqrstuvwx",
+    "xai-abcdefghijklmnopqrstuvwx",
+    "hf_abcdefghijklmnopqrstuvwx",
+    "r8_abcdefghijklmnopqrstuvwx",
+    "pplx-abcdefghijklmnopqrstuvwx",
+    "sk-or-v1-0123456789abcdef0123456789abcdef",
+    "key_sk-abcdefghijklmnop1234",
+    "authorization: BEARER abcdefghijklmnop",
+    "authorization=Bearer%20abcdefghijklmnop",
+    "Basic dXNlcjpwYXNzd29yZA==",
+    "ASIAIOSFODNN7EXAMPLE",
+    "AKIAIOSFODNN7EXAMPLE_eu",
+    "aws_secret_access_key=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "gho_abcdefghijklmnopqrstuvwxyz0123",
+    "ghs_abcdefghijklmnopqrstuvwxyz0123",
+    "xoxp-123456789012-abcdef",
+    "xapp-1-A0123456-123456-abcdef",
+    "https://hooks.slack.com/services/T0000/B0000/XXXXXXXXXXXX",
+    "rk_live_abcdefghijklmnop",
+    "pk_test_abcdefghijklmnop",
+    "whsec_abcdefghijklmnopqrst",
+    "-----BEGIN OPENSSH PRIVATE KEY-----",
+    "-----BEGIN PRIVATE KEY-----",
+    "-----BEGIN PGP PRIVATE KEY BLOCK-----",
+    "redis://:hunter2@cache/0",
+    "HTTPS://user:hunter2@db.example/x",
+    "mongodb+srv://app:secret@db",
 ]
 
 
@@ -214,6 +253,9 @@ def test_secrets_are_redacted_by_their_shape(rules: TagRules, secret: str) -> No
         "user@example.com",
         "https://shop.example/a?b=c",
         "task-sk-1",
+        "risk-management-strategies",
+        "the bearer of bad news",
+        "https://hooks.example/services",
     ],
 )
 def test_ordinary_values_are_kept(rules: TagRules, plain: str) -> None:
@@ -222,8 +264,11 @@ def test_ordinary_values_are_kept(rules: TagRules, plain: str) -> None:
 
 
 def test_secret_names_keep_no_value(rules: TagRules) -> None:
-    """A tag with the name of a secret is kept without its value."""
+    """A tag with the name of a secret is kept without its value, and so is what a mapping has under such a name."""
     assert rules.clean({"password": "hunter2"}) == {"password": REDACTED}
+    assert rules.clean({"form": {"user": "ada", "extra": [{"password": "hunter2"}]}}) == {
+        "form": '{"extra":[{"password":"[redacted]"}],"user":"ada"}'
+    }
 
 
 def test_no_value_makes_the_search_slow(rules: TagRules) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,15 @@ app = make_app()
 def summarize(number):
     with app.app_context(), tags(job="summarize"):
         ask(os.environ["DESK_PROVIDER"], number)
+
+def untagged(number):
+    with app.app_context():
+        ask(os.environ["DESK_PROVIDER"], number)
+
+def raising(number):
+    with app.app_context(), tags(job="raising"):
+        ask(os.environ["DESK_PROVIDER"], number)
+        raise LookupError
 """
 
 CELERY_JOBS = """
@@ -68,24 +78,27 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
         process.terminate()
 
 
-def job_tags(desk: Desk) -> set[str]:
+def job_tags(desk: Desk) -> Counter[str]:
     with desk.engine.connect() as connection:
-        return set(connection.scalars(sa.select(CallTag.value).where(CallTag.key == "job")))
+        return Counter(connection.scalars(sa.select(CallTag.value).where(CallTag.key == "job")))
 
 
-def test_rq_jobs_that_fork_and_exit(redis: Redis, sqlite_desk: Desk) -> None:
-    """Each job runs in a fork that ends by os._exit: every call is in the ledger, once, with the job's tags."""
+@pytest.mark.parametrize("worker", ["rq.worker.Worker", "rq.worker.SimpleWorker"])
+def test_rq_jobs(redis: Redis, sqlite_desk: Desk, worker: str) -> None:
+    """Jobs in forks that end by os._exit, and in one process after each other: each call once, with its own job's tags."""
     (sqlite_desk.folder / "jobs.py").write_text(RQ_JOBS)
     queue = Queue("desk", connection=redis)
-    for number in range(8):
+    for number in range(0, 9, 3):
         queue.enqueue("jobs.summarize", number)
+        queue.enqueue("jobs.untagged", number + 1)
+        queue.enqueue("jobs.raising", number + 2)
     socket = redis.connection_pool.connection_kwargs["path"]
-    worker = sqlite_desk.start("-m", "rq.cli", "worker", "--burst", "--path", ".", "--url", f"unix://{socket}", "desk")
-    worker.communicate(timeout=300)
+    options = ["--burst", "--path", ".", "--url", f"unix://{socket}", "--worker-class", worker]
+    sqlite_desk.start("-m", "rq.cli", "worker", *options, "desk").communicate(timeout=300)
     figures = sqlite_desk.figures()
     figures.check()
-    assert figures.stored == 8
-    assert job_tags(sqlite_desk) == {"summarize"}
+    assert figures.stored == 9
+    assert job_tags(sqlite_desk) == {"summarize": 3, "raising": 3}
 
 
 @pytest.mark.parametrize(
@@ -119,4 +132,4 @@ def test_celery_prefork(redis: Redis, sqlite_desk: Desk, end: signal.Signals) ->
     figures = sqlite_desk.figures(returned)
     figures.check()
     assert figures.stored == 20
-    assert job_tags(sqlite_desk) == {"summarize"}
+    assert job_tags(sqlite_desk) == {"summarize": 20}

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.formatting import UNTAGGED
 from flask_llm_cost.dashboard.sums import UNKNOWN, without
+from flask_llm_cost.dashboard.timeline import Timeline
 from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
@@ -89,20 +90,16 @@ class Breakdown:
         return f"{'over ' if self.endless else ''}{self.others:,} more"
 
 
-def breakdown(session: Session, selection: Selection, dimension: str, total: Spend, *, most: int = 7) -> Breakdown:
-    """Spend of the selection by *dimension*, in three to five queries whatever the number of values.
+def breakdown(session: Session, selection: Selection, dimension: str, time: Timeline, *, most: int = 7) -> Breakdown:
+    """Spend of the selection by *dimension*, in three to six queries whatever the number of values.
 
-    Its labels are the values themselves, until :func:`named` gives them their names.
+    Calls without a tag are what is left of all. Its labels are the values themselves, until :func:`named` gives them names.
     """
-    now, before, none = _both(session, selection, dimension, most)
+    total = time.total
+    now, before, none = _both(session, selection, dimension, time, most)
     known = sorted(now.values(), key=_dearest)
     shown, endless = known[:most], len(now) > MOST_VALUES
-    values = [row.key for row in shown]
-    days: dict[object, dict[date, Decimal]] = {}
-    if values:
-        zone = selection.period.zone
-        for row in queries.pivot(session, selection.filter, ("day", dimension), zone=zone, only={dimension: values}):
-            days.setdefault(row[dimension], {})[row.day] = row.cost or Decimal(0)  # type: ignore[index] # days are dates
+    days = _days(session, selection, dimension, time, [row.key for row in shown], whole=len(shown) == len(now))
     missing = [row.key for row in sorted(before.values(), key=_dearest)[:most] if row.key not in now]
     others = min(len(now), MOST_VALUES) - len(shown)
     options = [row.key for row in known[:MOST_VALUES]]
@@ -123,17 +120,49 @@ def _dearest(row: Spend) -> tuple[bool, Decimal, int]:
     return (row.cost is None, -(row.cost or Decimal(0)), -row.calls)
 
 
+def _days(
+    session: Session, selection: Selection, dimension: str, time: Timeline, values: Sequence[object], *, whole: bool
+) -> Mapping[object, Mapping[date, Decimal]]:
+    """What each day of each of the values came to.
+
+    :param whole: whether these are all values that there are
+    """
+    flt, zone = selection.filter, selection.period.zone
+    bare = dimension.startswith("tag:") and None in values
+    asked = [value for value in values if value is not None or not bare]
+    found: dict[object, dict[date, Decimal]] = {}
+    if asked:
+        for row in queries.pivot(session, flt, ("day", dimension), zone=zone, only={dimension: asked}):  # type: ignore[dict-item]
+            found.setdefault(row[dimension], {})[row["day"]] = row.cost or Decimal(0)
+    if bare:
+        left = {day: cost for day, cost in time.costs.items() if day >= selection.period.first}
+        tagged = (
+            found.values()
+            if whole
+            else [
+                {row["day"]: row.cost or Decimal(0)}
+                for row in queries.pivot(session, flt, ("day",), zone=zone, tagged=[dimension[4:]])
+            ]
+        )
+        for day, cost in (item for days in tagged for item in days.items()):
+            left[day] -= cost
+        found[None] = {day: cost for day, cost in left.items() if cost}
+    return found
+
+
 def _both(
-    session: Session, selection: Selection, dimension: str, most: int
+    session: Session, selection: Selection, dimension: str, time: Timeline, most: int
 ) -> tuple[dict[object, Spend], dict[object, Spend], Spend]:
     """The dearest values of the range and of the compared one. Those that are shown are exact on both sides.
 
     Last comes what a value came to that is not found in the compared one: nothing, or, where that is pruned, nobody knows.
     """
     flt, compared = selection.filter, selection.compared()
-    now = _top(session, flt, dimension)
+    now = _top(session, flt, dimension, time.total)
+    if time.pruned is not None:
+        return now, {}, UNKNOWN
     try:
-        before = _top(session, compared, dimension)
+        before = _top(session, compared, dimension, time.before)
     except DetailPrunedError:
         return now, {}, UNKNOWN
     # Beyond the dearest, a value that is not found may still be there.
@@ -148,8 +177,14 @@ def _both(
     return now, before, queries.NOTHING
 
 
-def _top(session: Session, flt: Filter, dimension: str) -> dict[object, Spend]:
-    return {row.key: row for row in queries.pivot(session, flt, (dimension,), top=MOST_VALUES + 1)}
+def _top(session: Session, flt: Filter, dimension: str, total: Spend) -> dict[object, Spend]:
+    if not dimension.startswith("tag:"):
+        return {row.key: row for row in queries.pivot(session, flt, (dimension,), top=MOST_VALUES + 1)}
+    keys = (dimension[4:],)
+    found = queries.pivot(session, flt, (dimension,), tagged=keys, top=MOST_VALUES + 1)
+    tagged = found if len(found) <= MOST_VALUES else queries.pivot(session, flt, (), tagged=keys)
+    bare = without(total, tagged)
+    return {row.key: row for row in [*found, *([replace(bare, keys={dimension: None})] if bare.calls > 0 else [])]}
 
 
 def _row(

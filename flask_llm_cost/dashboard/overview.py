@@ -204,7 +204,7 @@ def build(
     also: dict[str, list[str]] = {}
     for key, value in (pair for call in dearest for pair in call.tags.items() if pair[0] in report_tags):
         also.setdefault(key, []).append(value)
-    asked = [breakdown(session, selection, name, total) for name in dict.fromkeys([selection.by, *dimensions])]
+    asked = [breakdown(session, selection, name, time) for name in dict.fromkeys([selection.by, *dimensions])]
     found = {item.dimension: item for item in named(asked, names, also)}
     by = found[selection.by]
     panels = tuple(found[name] for name in dimensions if found[name].tagged or name == "model")

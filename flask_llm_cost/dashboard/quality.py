@@ -97,7 +97,7 @@ def build(visit: Visit, session: Session, selection: Selection) -> Quality:
         queries.unpriced_models(session, flt) if any(row.cost_status in ("unpriced", "partial") for row in rows) else []
     )
     untagged = {
-        key: sum(row.calls for row in queries.pivot(session, flt, (f"tag:{key}",), only={f"tag:{key}": [None]}))
+        key: calls - sum(row.calls for row in queries.pivot(session, flt, (), tagged=[key]))
         for key in visit.report_tags
         if key not in visit.base.scope and key not in flt.tags and calls
     }

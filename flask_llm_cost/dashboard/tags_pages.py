@@ -11,12 +11,22 @@ from flask import Response
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.dashboard import charts, pages_json
-from flask_llm_cost.dashboard.breakdown import Breakdown, Names, Row, breakdown, dimension_name, named, value_name
+from flask_llm_cost.dashboard.breakdown import (
+    MOST_VALUES,
+    Breakdown,
+    Names,
+    Row,
+    breakdown,
+    dimension_name,
+    named,
+    value_name,
+)
 from flask_llm_cost.dashboard.controls import chips, page_controls
 from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
 from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.overview import overview_of
+from flask_llm_cost.dashboard.sums import together
 from flask_llm_cost.dashboard.timeline import timeline
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.errors import QueryError
@@ -85,11 +95,9 @@ def _card(session: Session, selection: Selection, key: str, total: Spend, names:
     if too_many_to_add_up(session, key, total.calls):
         return KeyCard(key=key, leading=leading, rows=(), values=None, tagged=None)
     dimension = f"tag:{key}"
-    found = queries.pivot(session, selection.filter, (dimension,), top=101)
-    tagged = [row for row in found if row.key is not None]
-    shown = tagged[:_FEW]
+    found = queries.pivot(session, selection.filter, (dimension,), tagged=[key], top=MOST_VALUES + 1)
+    counted, shown = len(found) <= MOST_VALUES, found[:_FEW]
     named = names(key, [str(row.key) for row in shown]) if shown else {}
-    bare = next((row for row in found if row.key is None), NOTHING)
     rows = [
         Row(
             value=str(row.key), label=named.get(str(row.key), str(row.key)), spend=row, before=NOTHING,
@@ -97,13 +105,13 @@ def _card(session: Session, selection: Selection, key: str, total: Spend, names:
         )
         for row in shown
     ]  # fmt: skip
-    part = 1 - (bare.cost or Decimal(0)) / total.cost if total.cost and len(found) <= 100 else None
+    part = (together(found).cost or Decimal(0)) / total.cost if total.cost and counted else None
     return KeyCard(
         key=key,
         leading=leading,
         rows=tuple(rows),
-        values=len(tagged) if len(found) <= 100 else None,
-        tagged=part if len(found) <= 100 else None,
+        values=len(found) if counted else None,
+        tagged=part,
     )
 
 
@@ -155,7 +163,7 @@ def tag(visit: Visit, key: str) -> Response:
         time = timeline(session, selection)
         if not time.total.calls and selection.format == "html":
             return nothing(visit, session, selection)
-        (found,) = named([breakdown(session, selection, f"tag:{key}", time.total, most=50)], visit.names)
+        (found,) = named([breakdown(session, selection, f"tag:{key}", time, most=50)], visit.names)
         page = TagKey(
             total=time.total,
             found=found,

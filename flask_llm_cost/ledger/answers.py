@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
+from zoneinfo import ZoneInfo
 
 Key: TypeAlias = str | bool | date | datetime | None
 Keys: TypeAlias = tuple[Key, ...]
@@ -16,12 +17,33 @@ Amounts: TypeAlias = list[Any]
 Sums: TypeAlias = dict[Keys, Amounts]
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
+_UTC: Final = ZoneInfo("UTC")
 
 #: What a row of spend is made of, by the names of the rollups' columns. The calls come first in every list of measures.
 SPEND: Final = (
     "calls", "cost", "input_tokens", "cache_read_tokens", "output_tokens", "total_tokens", "latency_ms", "latency_calls",
     "unpriced_calls", "partial_calls", "priced_calls",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouping:
+    """How calls are added up.
+
+    :param dimensions: what rows are by
+    :param measures: what is added up
+    :param zone: whose hours, days and months
+    :param only: dimension to the values wanted
+    :param tagged: keys of tags that calls have to have
+    :param top: only so many rows, the dearest
+    """
+
+    dimensions: tuple[str, ...] = ()
+    measures: tuple[str, ...]
+    zone: ZoneInfo = _UTC
+    only: Mapping[str, Collection[Key]] = field(default_factory=lambda: _NONE)
+    tagged: Collection[str] = ()
+    top: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

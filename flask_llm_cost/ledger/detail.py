@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
-from flask_llm_cost.ledger.answers import Key, Sums, key_of
+from flask_llm_cost.ledger.answers import Grouping, Key, Sums, key_of
 from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.filter import COLUMNS, TIMES, Filter
 from flask_llm_cost.ledger.local_time import local_text, offset_text
@@ -56,36 +56,31 @@ MEASURES: Final[Mapping[str, sa.ColumnElement[Any]]] = MappingProxyType(
 )
 
 
-def from_calls(
-    session: Session,
-    flt: Filter,
-    dimensions: Sequence[str],
-    measures: Sequence[str],
-    *,
-    zone: ZoneInfo,
-    only: Mapping[str, Collection[Key]],
-    top: int | None = None,
-) -> Sums:
-    """Sums by *dimensions*; with *top* of the dearest only. By time only of a filter with both ends."""
+def from_calls(session: Session, flt: Filter, by: Grouping) -> Sums:
+    """The sums of a filter's calls. By time only of a filter with both ends."""
     query = sa.select().select_from(Call).where(*flt.conditions())
     labels = []
-    for position, name in enumerate(dimensions):
-        expression, query = expression_of(query, name, flt, zone)
+    for position, name in enumerate(by.dimensions):
+        expression, query = expression_of(query, name, flt, by.zone)
         labels.append(f"k{position}")
         query = query.add_columns(expression.label(labels[-1]))
-        if name in only:
-            query = query.where(among(expression, only[name]))
+        if name in by.only:
+            query = query.where(among(expression, by.only[name]))
+        if name[4:] in by.tagged:
+            query = query.where(expression.is_not(None))
+    for key in by.tagged:
+        if f"tag:{key}" not in by.dimensions:
+            query = query.where(sa.exists().where(CallTag.call_id == Call.id, CallTag.key == key))
     # By label: PostgreSQL takes two renderings of one expression with parameters for two expressions.
-    query = query.add_columns(*(MEASURES[name] for name in measures)).group_by(*(sa.text(label) for label in labels))
-    if top is not None:
+    query = query.add_columns(*(MEASURES[name] for name in by.measures)).group_by(*(sa.text(label) for label in labels))
+    if by.top is not None:
         cost = sa.func.coalesce(MEASURES["cost"], sa.literal(Decimal(-1), Money))
-        query = (
-            query.order_by(cost.desc(), sa.func.count().desc()).order_by(*(sa.text(label) for label in labels)).limit(top)
-        )
+        query = query.order_by(cost.desc(), sa.func.count().desc()).order_by(*(sa.text(label) for label in labels))
+        query = query.limit(by.top)
     sums: Sums = {}
     for values in session.execute(query):
-        keys = tuple(key_of(name, value) for name, value in zip(dimensions, values, strict=False))
-        sums[keys] = amounts_of(measures, values[len(labels) :])
+        keys = tuple(key_of(name, value) for name, value in zip(by.dimensions, values, strict=False))
+        sums[keys] = amounts_of(by.measures, values[len(labels) :])
     return sums
 
 

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import QueryError
-from flask_llm_cost.ledger.answers import NOTHING, SPEND, Key, Spend, dearest, spend
+from flask_llm_cost.ledger.answers import NOTHING, SPEND, Grouping, Key, Spend, dearest, spend
 from flask_llm_cost.ledger.detail import expression_of
 from flask_llm_cost.ledger.filter import TIMES, Filter, check_dimension
 from flask_llm_cost.ledger.local_time import days_between
@@ -51,6 +51,7 @@ def pivot(
     *,
     zone: ZoneInfo | None = None,
     only: Mapping[str, Collection[Key]] = _NONE,
+    tagged: Collection[str] = (),
     top: int | None = None,
 ) -> list[Spend]:
     """Spend grouped by *dimensions*: columns, ``hour``, ``day``, ``month``, ``tag:<key>``, several at once.
@@ -60,6 +61,7 @@ def pivot(
 
     :param zone: whose hours, days and months; UTC where none is given
     :param only: dimension to the values wanted, ``None`` among them for the untagged
+    :param tagged: keys of tags: only calls that have them
     :param top: only so many rows, the dearest
     :raises QueryError: for an unknown dimension, or for several currencies in one row
     """
@@ -67,7 +69,8 @@ def pivot(
         check_dimension(name)
     if flt.currency is None and "currency" not in dimensions:
         raise QueryError("amounts in different currencies do not add up: filter by currency, or group by it")
-    found = sums(session, flt, dimensions, SPEND, zone=zone or _UTC, only=only, top=top)
+    by = Grouping(dimensions=tuple(dimensions), measures=SPEND, zone=zone or _UTC, only=only, tagged=tagged, top=top)
+    found = sums(session, flt, by)
     rows = [spend(dict(zip(dimensions, keys, strict=True)), amounts) for keys, amounts in found.items()]
     if not dimensions:
         return rows
@@ -121,12 +124,10 @@ class UnpricedModel:
 
 def unpriced_models(session: Session, flt: Filter, *, top: int = 50) -> list[UnpricedModel]:
     """Models without a price, most calls first. Calls that reported no usage are not their model's fault."""
-    measures = ("calls", "unpriced_calls", "uncounted_calls", "partial_calls")
+    by = Grouping(dimensions=("provider", "model"), measures=("calls", "unpriced_calls", "uncounted_calls", "partial_calls"))
     found = [
         UnpricedModel(str(provider), None if model is None else str(model), unpriced - uncounted + partial, partial)
-        for (provider, model), (_, unpriced, uncounted, partial) in sums(
-            session, flt, ("provider", "model"), measures, zone=_UTC, only=_NONE
-        ).items()
+        for (provider, model), (_, unpriced, uncounted, partial) in sums(session, flt, by).items()
     ]
     found.sort(key=lambda item: (-item.calls, item.provider, item.model or ""))
     return [item for item in found if item.calls][:top]
@@ -167,7 +168,7 @@ def completeness(session: Session, flt: Filter) -> Completeness:
         "calls", "partial_calls", "unpriced_calls", "uncounted_calls", "failed_calls", "estimated_calls", "wasted_calls",
         "wasted_priced_calls", "wasted_cost",
     )  # fmt: skip
-    found = sums(session, flt, (), measures, zone=_UTC, only=_NONE).get((), [0] * 8 + [Decimal(0)])
+    found = sums(session, flt, Grouping(measures=measures)).get((), [0] * 8 + [Decimal(0)])
     calls, partial, missing, uncounted, failed, estimated, wasted_calls, wasted_priced, wasted = found
     return Completeness(
         calls=calls,
@@ -187,7 +188,7 @@ def count_values(session: Session, flt: Filter, dimension: str) -> int:
     check_dimension(dimension)
     state = state_of(session)
     if state is not None and state.complete and (not dimension.startswith("tag:") or dimension[4:] in state.kept):
-        found = sums(session, flt, (dimension,), ("calls",), zone=_UTC, only=_NONE)
+        found = sums(session, flt, Grouping(dimensions=(dimension,), measures=("calls",)))
         return sum(value is not None for (value,) in found)
     query = sa.select().select_from(Call).where(*flt.conditions())
     expression, query = expression_of(query, dimension, flt, _UTC)
@@ -231,7 +232,5 @@ def any_calls(session: Session, flt: Filter) -> bool:
     """Whether the filter lets anything through."""
     if None in flt.tags.values():
         # To find that there is none, every call would be looked at.
-        return bool(
-            sums(session, flt.narrowed(currency=flt.currency), (), ("calls",), zone=_UTC, only=_NONE).get((), [0])[0]
-        )
+        return bool(sums(session, flt, Grouping(measures=("calls",))).get((), [0])[0])
     return session.scalar(sa.select(sa.literal(1)).select_from(Call).where(*flt.conditions()).limit(1)) is not None

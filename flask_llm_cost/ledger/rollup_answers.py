@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import DetailPrunedError
-from flask_llm_cost.ledger.answers import Key, Sums, add, key_of, some
+from flask_llm_cost.ledger.answers import Grouping, Key, Sums, add, key_of, some
 from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.detail import amounts_of, from_calls, time_text
 from flask_llm_cost.ledger.detail import extent as detail_extent
@@ -37,77 +37,58 @@ def state_of(session: Session) -> RollupState | None:
     return found
 
 
-def sums(
-    session: Session,
-    flt: Filter,
-    dimensions: Sequence[str],
-    measures: Sequence[str],
-    *,
-    zone: ZoneInfo,
-    only: Mapping[str, Collection[Key]],
-    top: int | None = None,
-) -> Sums:
-    """Sums by *dimensions* of the calls that the filter lets through, from wherever they are had quickest.
+def sums(session: Session, flt: Filter, by: Grouping) -> Sums:
+    """Sums of the calls that the filter lets through, from wherever they are had quickest.
 
     :raises DetailPrunedError: only calls could answer, and some of them were pruned
     """
     state = state_of(session)
-    if unused := _unused(flt, dimensions, state):
-        return _without(session, flt, dimensions, measures, unused, zone=zone, only=only, top=top)
-    if {*dimensions} & {*TIMES}:
+    if unused := _unused(flt, by, state):
+        return _without(session, flt, by, unused)
+    if {*by.dimensions} & {*TIMES}:
         flt = bounded(session, flt)
-    question = _question(flt, dimensions, measures, zone, only, state)
+    question = _question(flt, by, state)
     if question is None or state is None:
-        return _from_calls(session, flt, dimensions, measures, zone, only, state, top)
+        return _from_calls(session, flt, by, state)
     pieces = list(_pieces(flt, question, state))
     found: Sums = {}
     for source, part in pieces:
         if source == "calls":
-            add(found, _from_calls(session, part, dimensions, measures, zone, only, state))
+            add(found, _from_calls(session, part, replace(by, top=None), state))
         else:
-            most = top if len(pieces) == 1 else None
+            most = by.top if len(pieces) == 1 else None
             add(found, _Rollups(session, replace(question, flt=part), source, most).sums())
     return some(found)
 
 
-def _unused(flt: Filter, dimensions: Sequence[str], state: RollupState | None) -> frozenset[str]:
+def _unused(flt: Filter, by: Grouping, state: RollupState | None) -> frozenset[str]:
     """The tag keys of a question that no call has ever had: all that any has had are decided upon, and these are not."""
     if state is None or not state.complete or len(state.kept) + len(state.left_out) >= MOST_KEYS:
         return frozenset()
-    keys = {*flt.scope, *flt.tags, *(name[4:] for name in dimensions if name.startswith("tag:"))}
+    keys = {*flt.scope, *flt.tags, *by.tagged, *(name[4:] for name in by.dimensions if name.startswith("tag:"))}
     return frozenset(key for key in keys if not state.knows(key))
 
 
-def _without(
-    session: Session,
-    flt: Filter,
-    dimensions: Sequence[str],
-    measures: Sequence[str],
-    unused: frozenset[str],
-    *,
-    zone: ZoneInfo,
-    only: Mapping[str, Collection[Key]],
-    top: int | None,
-) -> Sums:
+def _without(session: Session, flt: Filter, by: Grouping, unused: frozenset[str]) -> Sums:
     """Sums by tags some of which nobody has: of any of their values there is nothing, and untagged are all."""
     names = {f"tag:{key}" for key in unused}
-    if unused & {*flt.scope} or any(flt.tags.get(key) is not None for key in unused):
+    if unused & {*flt.scope, *by.tagged} or any(flt.tags.get(key) is not None for key in unused):
         return {}
-    if any(name in names and None not in wanted for name, wanted in only.items()):
+    if any(name in names and None not in wanted for name, wanted in by.only.items()):
         return {}
     found = sums(
         session,
         replace(flt, tags={key: value for key, value in flt.tags.items() if key not in unused}),
-        [name for name in dimensions if name not in names],
-        measures,
-        zone=zone,
-        only={name: wanted for name, wanted in only.items() if name not in names},
-        top=top,
+        replace(
+            by,
+            dimensions=tuple(name for name in by.dimensions if name not in names),
+            only={name: wanted for name, wanted in by.only.items() if name not in names},
+        ),
     )
 
     def whole(keys: tuple[Key, ...]) -> tuple[Key, ...]:
         known = iter(keys)
-        return tuple(None if name in names else next(known) for name in dimensions)
+        return tuple(None if name in names else next(known) for name in by.dimensions)
 
     return {whole(keys): amounts for keys, amounts in found.items()}
 
@@ -137,18 +118,9 @@ def bounded(session: Session, flt: Filter) -> Filter:
     return replace(flt, since=since, until=flt.until or max((last or since) + timedelta(microseconds=1), since))
 
 
-def _from_calls(
-    session: Session,
-    flt: Filter,
-    dimensions: Sequence[str],
-    measures: Sequence[str],
-    zone: ZoneInfo,
-    only: Mapping[str, Collection[Key]],
-    state: RollupState | None,
-    top: int | None = None,
-) -> Sums:
+def _from_calls(session: Session, flt: Filter, by: Grouping, state: RollupState | None) -> Sums:
     check_detail(flt, state)
-    return some(from_calls(session, flt, dimensions, measures, zone=zone, only=only, top=top))
+    return some(from_calls(session, flt, by))
 
 
 def check_detail(flt: Filter, state: RollupState | None) -> None:
@@ -164,42 +136,31 @@ def check_detail(flt: Filter, state: RollupState | None) -> None:
 class _Question:
     """A question that rollups can answer.
 
-    :param zone: whose hours, days and months are asked for
     :param days: the zone of the rollups' days
     :param wanted: tags that calls must have, to their value
     :param unwanted: tags that calls must not have
     """
 
     flt: Filter
-    dimensions: tuple[str, ...]
-    measures: tuple[str, ...]
-    zone: ZoneInfo
+    by: Grouping
     days: ZoneInfo
-    only: Mapping[str, Collection[Key]]
     wanted: Mapping[str, str]
     unwanted: frozenset[str]
 
     @property
     def tags(self) -> tuple[str, ...]:
         """The tag keys that it is about, those that are wanted first."""
-        grouped = [name[4:] for name in self.dimensions if name.startswith("tag:")]
-        return tuple(dict.fromkeys((*self.wanted, *self.unwanted, *grouped)))
+        grouped = [name[4:] for name in self.by.dimensions if name.startswith("tag:")]
+        return tuple(dict.fromkeys((*self.wanted, *self.unwanted, *grouped, *self.by.tagged)))
 
 
-def _question(
-    flt: Filter,
-    dimensions: Sequence[str],
-    measures: Sequence[str],
-    zone: ZoneInfo,
-    only: Mapping[str, Collection[Key]],
-    state: RollupState | None,
-) -> _Question | None:
+def _question(flt: Filter, by: Grouping, state: RollupState | None) -> _Question | None:
     """The question, if the rollups know all that it is about."""
     if state is None or not state.complete or not knows(flt):
         return None
-    if any(name not in (*PLAIN, *TIMES) and not name.startswith("tag:") for name in dimensions):
+    if any(name not in (*PLAIN, *TIMES) and not name.startswith("tag:") for name in by.dimensions):
         return None
-    if any(name in TIMES for name in only) or len({*dimensions} & {*TIMES}) > 1:
+    if any(name in TIMES for name in by.only) or len({*by.dimensions} & {*TIMES}) > 1:
         return None
     wanted: dict[str, str] = {}
     unwanted = set()
@@ -208,11 +169,9 @@ def _question(
             unwanted.add(key)
         elif wanted.setdefault(key, value) != value:
             return None
-    if unwanted & {*wanted}:
+    if unwanted & {*wanted, *by.tagged}:
         return None
-    question = _Question(
-        flt, tuple(dimensions), tuple(measures), zone, ZoneInfo(state.zone), only, wanted, frozenset(unwanted)
-    )
+    question = _Question(flt, by, ZoneInfo(state.zone), wanted, frozenset(unwanted))
     tags = question.tags
     if len(tags) > 2 or not all(key in state.kept for key in tags):
         return None
@@ -221,9 +180,9 @@ def _question(
 
 def _pieces(flt: Filter, question: _Question, state: RollupState) -> Iterator[tuple[str, Filter]]:
     """The range in pieces, each with what answers for it: ``days``, ``quarters`` or ``calls``."""
-    by_time = {*question.dimensions} & {*TIMES}
+    by_time = {*question.by.dimensions} & {*TIMES}
     zone = question.days
-    if "hour" in by_time or (by_time and question.zone.key != state.zone):
+    if "hour" in by_time or (by_time and question.by.zone.key != state.zone):
         yield from [("calls", flt)] if question.tags else _quarters(flt)
         return
     days, edges = split_days(flt, zone)
@@ -299,7 +258,7 @@ class _Rollups:
         self._top = top
 
     def sums(self) -> Sums:
-        found, _ = self._cells((), self._question.tags, self._question.dimensions, self._top)
+        found, _ = self._cells((), self._question.tags, self._question.by.dimensions, self._top)
         return found
 
     def _cells(
@@ -315,21 +274,27 @@ class _Rollups:
         key, *rest = pending
         question, name = self._question, f"tag:{key}"
         others = tuple(dimension for dimension in dimensions if dimension != name)
-        if key in question.wanted:
+        if key in question.wanted or key in question.by.tagged:
             return self._cells((*present, key), tuple(rest), dimensions, top)
         having: Sums = {}
+        whole: Sums | None = None
         count = 0
         if key not in question.unwanted:
             having, count = self._cells((*present, key), tuple(rest), dimensions, top)
-            if name in question.only and None not in question.only[name]:
+            if name in question.by.only and None not in question.by.only[name]:
                 return having, count
-            _, everyone = self._cells(present, tuple(rest), ())
-            if everyone == count and name not in question.only:
+            whole, everyone = self._cells(present, tuple(rest), ())
+            if everyone == count and name not in question.by.only:
                 return having, count  # nobody lacks it
         # Whole on both sides, not only the dearest.
-        lacking, _ = self._cells(present, tuple(rest), others)
-        with_key, _ = self._cells((*present, key), tuple(rest), others)
+        lacking = whole if whole is not None and not others else self._cells(present, tuple(rest), others)[0]
         place = dimensions.index(name) if name in dimensions else None
+        if place is not None and having and name not in question.by.only and (top is None or len(having) < top):
+            with_key: Sums = {}
+            for keys, amounts in having.items():
+                add(with_key, {(*keys[:place], *keys[place + 1 :]): amounts})
+        else:
+            with_key, _ = self._cells((*present, key), tuple(rest), others)
         for keys, amounts in some(add(lacking, with_key, -1)).items():
             having[keys if place is None else (*keys[:place], None, *keys[place:])] = amounts
             count += amounts[0]
@@ -346,9 +311,9 @@ class _Rollups:
             expression = self._expression(name, columns)
             query = query.add_columns(expression.label(label))
             labels.append(sa.text(label))
-            if name in question.only and (only := question.only[name]):
+            if name in question.by.only and (only := question.by.only[name]):
                 query = query.where(expression.in_(["" if value is None else value for value in only]))
-        sums = [sa.func.sum(getattr(table, name)) for name in question.measures]
+        sums = [sa.func.sum(getattr(table, name)) for name in question.by.measures]
         query = query.add_columns(*sums).select_from(table).where(*self._conditions(pair, columns)).group_by(*labels)
         # All of them, also where only the dearest are wanted: whether anybody is missing shows in the count.
         query = query.add_columns(sa.func.sum(sa.func.sum(table.calls)).over())
@@ -361,7 +326,7 @@ class _Rollups:
         count = 0
         for *row, whole in self._session.execute(query):
             keys = tuple(self._key(name, value) for name, value in zip(dimensions, row, strict=False))
-            add(found, {keys: amounts_of(question.measures, row[len(labels) :])})
+            add(found, {keys: amounts_of(question.by.measures, row[len(labels) :])})
             count = int(whole or 0)
         return found, count
 
@@ -370,7 +335,9 @@ class _Rollups:
         found: list[sa.ColumnElement[bool]] = []
         if table is TagRollup:
             zone = question.days
-            over_models = pair and not {"provider", "model"} & {*question.dimensions} and not flt.provider and not flt.model
+            over_models = (
+                pair and not {"provider", "model"} & {*question.by.dimensions} and not flt.provider and not flt.model
+            )
             found.append(TagRollup.key == (",".join(pair) + "*" if over_models else ",".join(pair)))
             found += days_of(flt, zone)
         else:
@@ -390,7 +357,7 @@ class _Rollups:
         flt = self._question.flt
         assert flt.since is not None
         assert flt.until is not None
-        return time_text(UsageRollup.bucket, name, self._question.zone, flt.since, flt.until)
+        return time_text(UsageRollup.bucket, name, self._question.by.zone, flt.since, flt.until)
 
     def _key(self, name: str, value: Any) -> Key:
         if name in TIMES:

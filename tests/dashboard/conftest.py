@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
+from databases import SQLiteFolder
 from flask import Flask
-from mounted_app import MountedApp
+from mounted_app import BUDGETS, MountedApp
 
 Make = Callable[..., MountedApp]
 
@@ -23,3 +24,23 @@ def make(sqlite_url: sa.URL) -> Iterator[Make]:
     yield build
     for app in made:
         app.close()
+
+
+@pytest.fixture(scope="module")
+def full(sqlite_server: SQLiteFolder) -> Iterator[MountedApp]:
+    """A ledger with two weeks of calls, for tests that only ask."""
+    yield from _shared(sqlite_server, calls=60)
+
+
+@pytest.fixture(scope="module")
+def empty(sqlite_server: SQLiteFolder) -> Iterator[MountedApp]:
+    """A ledger without a call, for tests that only ask."""
+    yield from _shared(sqlite_server, calls=0)
+
+
+def _shared(server: SQLiteFolder, *, calls: int) -> Iterator[MountedApp]:
+    url = server.create()
+    app = MountedApp(Flask("shared"), url, tables=True, LLM_COST_BUDGETS=BUDGETS if calls else ()).mount()
+    yield app.fill(calls).roll_up() if calls else app
+    app.close()
+    server.drop(url)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -16,8 +17,14 @@ from werkzeug.test import TestResponse
 
 from flask_llm_cost.dashboard import dashboard_blueprint
 from flask_llm_cost.extension import LlmCostTracker
+from flask_llm_cost.ledger.rebuild import rebuild
 
 PREFIX = "/llm-costs"
+#: A budget with one limit, and one for each.
+BUDGETS = (
+    {"name": "everything", "limit": "100", "period": "month"},
+    {"name": "per_tenant", "limit": "10", "period": "day", "per": "tenant_id"},
+)
 
 
 class User(UserMixin):
@@ -49,12 +56,43 @@ class MountedApp:
         self.app.register_blueprint(dashboard_blueprint(**arguments), url_prefix=prefix)
         return self
 
-    def add(self, cost: str | None = "0.01", *, ago: timedelta = timedelta(minutes=5), **values: Any) -> UUID:
-        """Plant a call that was made *ago*, or at ``at``."""
+    def add(self, cost: str | None = "0.01", **values: Any) -> UUID:
+        """Plant a call that was made five minutes or ``ago``, or at ``at``."""
+        return self.add_all([(cost, values)])[0]
+
+    def add_all(self, calls: Iterable[tuple[str | None, dict[str, Any]]]) -> list[UUID]:
+        """Plant calls, each of what it cost and the rest of it."""
+        now, planted = datetime.now(UTC), []
         with self.app.app_context():
-            call_id = add_call(self.database.session, values.pop("at", datetime.now(UTC) - ago), cost, **values)
+            for cost, values in calls:
+                at = now - values.pop("ago", timedelta(minutes=5))
+                planted.append(add_call(self.database.session, values.pop("at", at), cost, **values))
             self.database.session.commit()
-        return call_id
+        return planted
+
+    def fill(self, calls: int = 60) -> MountedApp:
+        """Calls of six features, five tenants, three models and a fortnight; some without a tag, some without a price."""
+        features = ("chat", "ocr", "search", "digest", "triage", "summary")
+        planted: list[tuple[str | None, dict[str, Any]]] = []
+        for n in range(calls):
+            tags = {"tenant_id": f"t{n % 5}", "user_id": f"u{n % 17}", "a.dotted-key": f"v{n % 3}"}
+            if n % 7:
+                tags["feature"] = features[n % 6]
+            values = {
+                "ago": timedelta(hours=n * 6), "tags": tags, "model": f"model-{n % 3}", "stream": n % 2 == 0,
+                "outcome": "interrupted" if n % 13 == 0 else "ok",
+                "items": [("input", 1000, "2.5", "0.0025")] if n % 11 else (),
+            }  # fmt: skip
+            planted.append((f"0.{n + 10}" if n % 11 else None, values))
+        self.add_all(planted)
+        return self
+
+    def roll_up(self) -> MountedApp:
+        """Make the rollups of all calls that were planted, as ``flask llm-cost rollups rebuild`` does."""
+        ledger = self.app.extensions["llm_cost"].ledger
+        with self.app.app_context():
+            deque(rebuild(ledger.writer.transactions, ledger.rollups), maxlen=0)
+        return self
 
     def get(self, path: str = PREFIX + "/", user: str | None = "ann", method: str = "GET", **query: Any) -> TestResponse:
         headers: Mapping[str, str] = {"X-User": user} if user else {}

@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 from addresses import FORMATS, PAGES, in_format
-from mounted_app import PREFIX, MountedApp
+from mounted_app import BUDGETS, PREFIX, MountedApp
 from sqlalchemy import URL, event
 from sqlalchemy.engine import Engine
 
@@ -25,24 +25,6 @@ from flask_llm_cost.ledger.models import Adjustment, Call
 from flask_llm_cost.records import new_call_id
 
 Make = Callable[..., MountedApp]
-BUDGETS = [
-    {"name": "everything", "limit": "100", "period": "month"},
-    {"name": "per_tenant", "limit": "10", "period": "day", "per": "tenant_id"},
-]
-
-
-def filled(app: MountedApp, calls: int = 60) -> MountedApp:
-    """Calls of six features, five tenants, three models and a fortnight; some without a tag, some without a price."""
-    for n in range(calls):
-        tags = {"tenant_id": f"t{n % 5}", "user_id": f"u{n % 17}", "a.dotted-key": f"v{n % 3}"}
-        if n % 7:
-            tags["feature"] = ("chat", "ocr", "search", "digest", "triage", "summary")[n % 6]
-        app.add(
-            None if n % 11 == 0 else f"0.{n + 10}", ago=timedelta(hours=n * 6), tags=tags, model=f"model-{n % 3}",
-            outcome="interrupted" if n % 13 == 0 else "ok", stream=n % 2 == 0,
-            items=[("input", 1000, "2.5", "0.0025")] if n % 11 else (),
-        )  # fmt: skip
-    return app
 
 
 def table(response: Any) -> list[dict[str, str]]:
@@ -51,42 +33,39 @@ def table(response: Any) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("address", PAGES.values(), ids=PAGES)
-def test_every_page_has_its_twins(make: Make, address: str) -> None:
+def test_every_page_has_its_twins(full: MountedApp, address: str) -> None:
     """Each page is there as HTML, as JSON that says what was asked, and as a CSV file with a header and rows."""
-    app = filled(make(LLM_COST_BUDGETS=BUDGETS).mount())
-    html = app.get(PREFIX + address)
+    html = full.get(PREFIX + address)
     assert html.status_code == 200
     assert b"<h1>" in html.data
-    assert app.get(PREFIX + in_format(address, "json")).get_json()
-    file = app.get(PREFIX + in_format(address, "csv"))
+    assert full.get(PREFIX + in_format(address, "json")).get_json()
+    file = full.get(PREFIX + in_format(address, "csv"))
     assert file.data.startswith(b"\xef\xbb\xbf")
     assert file.headers["Content-Disposition"].startswith('attachment; filename="llm-')
     assert len(table(file)) > 0
 
 
 @pytest.mark.parametrize("address", PAGES.values(), ids=PAGES)
-def test_every_page_is_there_before_the_first_call(make: Make, address: str) -> None:
+def test_every_page_is_there_before_the_first_call(empty: MountedApp, address: str) -> None:
     """Without a call no page fails, and those that would be empty say what to do and how the app is wired."""
-    app = make().mount()
-    text = app.get(PREFIX + address).get_data(as_text=True)
+    text = empty.get(PREFIX + address).get_data(as_text=True)
     assert "<h1>" in text
     if address.startswith(("/budgets", "/pricing")):
         return
     assert "No calls yet" in text
     assert "How it is wired" in text
-    assert app.get(PREFIX + in_format(address, "json")).status_code == 200
-    assert app.get(PREFIX + in_format(address, "csv")).status_code == 200
+    assert empty.get(PREFIX + in_format(address, "json")).status_code == 200
+    assert empty.get(PREFIX + in_format(address, "csv")).status_code == 200
 
 
-def test_a_pivot_adds_up_to_the_overview(make: Make) -> None:
+def test_a_pivot_adds_up_to_the_overview(full: MountedApp) -> None:
     """Whatever stands against whatever: the rows, the columns and the totals row come to the overview's total."""
-    app = filled(make().mount())
-    total = Decimal(app.get(PREFIX + "/?range=30d&format=json").get_json()["total"]["cost"])
+    total = Decimal(full.get(PREFIX + "/?range=30d&format=json").get_json()["total"]["cost"])
     assert total > 0
     dimensions = ("model", "provider", "operation", "tag:feature", "tag:tenant_id", "tag:user_id", "tag:a.dotted-key")
     for rows in dimensions:
         for cols in ("none", "time", *dimensions[:5]):
-            found = app.get(PREFIX + f"/explore?range=30d&rows={rows}&cols={cols}&format=json").get_json()
+            found = full.get(PREFIX + f"/explore?range=30d&rows={rows}&cols={cols}&format=json").get_json()
             parts = [*found["rows"], *([found["rest"]] if found["rest"] else [])]
             assert sum(Decimal(row["total"]["cost"] or 0) for row in parts) == total, (rows, cols)
             assert Decimal(found["total"]["total"]["cost"]) == total
@@ -94,7 +73,7 @@ def test_a_pivot_adds_up_to_the_overview(make: Make) -> None:
                 assert sum(Decimal(cell["cost"] or 0) for cell in found["total"]["cells"]) == total, (rows, cols)
                 for row in parts:
                     assert sum(Decimal(cell["cost"] or 0) for cell in row["cells"]) == Decimal(row["total"]["cost"] or 0)
-            file = table(app.get(PREFIX + f"/explore?range=30d&rows={rows}&cols={cols}&format=csv"))
+            file = table(full.get(PREFIX + f"/explore?range=30d&rows={rows}&cols={cols}&format=csv"))
             column = "cost" if cols == "none" else "total"
             assert sum(Decimal(row[column] or 0) for row in file) == total, (rows, cols)
 
@@ -102,8 +81,7 @@ def test_a_pivot_adds_up_to_the_overview(make: Make) -> None:
 def test_a_pivot_larger_than_the_page(make: Make) -> None:
     """More values than fit are one row that makes the sums right, and the file has each of them."""
     app = make().mount()
-    for n in range(60):
-        app.add(f"{n + 1}", tags={"user_id": f"u{n}", "team": f"x{n % 12}"})
+    app.add_all((f"{n + 1}", {"tags": {"user_id": f"u{n}", "team": f"x{n % 12}"}}) for n in range(60))
     for cols in ("time", "tag:team"):
         found = app.get(PREFIX + f"/explore?range=7d&rows=tag:user_id&cols={cols}&format=json").get_json()
         assert len(found["rows"]) == 50
@@ -114,13 +92,12 @@ def test_a_pivot_larger_than_the_page(make: Make) -> None:
         assert sum(Decimal(row["total"]) for row in file) == sum(range(1, 61))
 
 
-def test_calls_without_the_tag_are_a_row(make: Make) -> None:
+def test_calls_without_the_tag_are_a_row(full: MountedApp) -> None:
     """(untagged) is a row with a link to its calls, in the page and in the file."""
-    app = filled(make().mount())
-    text = app.get(PREFIX + "/explore?range=30d&rows=tag:feature").get_data(as_text=True)
+    text = full.get(PREFIX + "/explore?range=30d&rows=tag:feature").get_data(as_text=True)
     assert "(untagged)</a>" in text
     assert "untagged=feature" in text
-    assert "(untagged)" in {row["tag:feature"] for row in table(app.get(PREFIX + "/explore?range=30d&format=csv"))}
+    assert "(untagged)" in {row["tag:feature"] for row in table(full.get(PREFIX + "/explore?range=30d&format=csv"))}
 
 
 def test_an_invoice_beside_the_ledger(make: Make) -> None:
@@ -209,25 +186,23 @@ def test_a_rest_without_a_price_is_unknown(make: Make) -> None:
     assert features["others"]["cost"] is None
 
 
-def test_a_form_names_a_tag_by_key_and_value(make: Make) -> None:
+def test_a_form_names_a_tag_by_key_and_value(full: MountedApp) -> None:
     """``key`` and ``is`` of the form become the filter that a link would have; half of it is refused."""
-    app = filled(make().mount())
-    by_form = app.get(PREFIX + "/calls?range=30d&key=a.dotted-key&is=v1&format=json").get_json()
-    by_link = app.get(PREFIX + "/calls?range=30d&tag.a.dotted-key=v1&format=json").get_json()
+    by_form = full.get(PREFIX + "/calls?range=30d&key=a.dotted-key&is=v1&format=json").get_json()
+    by_link = full.get(PREFIX + "/calls?range=30d&tag.a.dotted-key=v1&format=json").get_json()
     assert by_form["calls"] == by_link["calls"] != []
-    assert app.get(PREFIX + "/calls?is=v1").status_code == 400
-    assert app.get(PREFIX + "/calls?key=Bad+Key&is=v1").status_code == 400
+    assert full.get(PREFIX + "/calls?is=v1").status_code == 400
+    assert full.get(PREFIX + "/calls?key=Bad+Key&is=v1").status_code == 400
 
 
-def test_a_key_with_dots_has_a_page(make: Make) -> None:
+def test_a_key_with_dots_has_a_page(full: MountedApp) -> None:
     """Any key that a tag can have is a page, with its values and theirs."""
-    app = filled(make().mount())
-    assert "v1" in app.get(PREFIX + "/tags/a.dotted-key?range=30d").get_data(as_text=True)
-    one = app.get(PREFIX + "/tags/a.dotted-key?range=30d&value=v1")
+    assert "v1" in full.get(PREFIX + "/tags/a.dotted-key?range=30d").get_data(as_text=True)
+    one = full.get(PREFIX + "/tags/a.dotted-key?range=30d&value=v1")
     assert one.status_code == 200
-    data = app.get(PREFIX + "/tags/a.dotted-key?range=30d&value=v1&format=json").get_json()
+    data = full.get(PREFIX + "/tags/a.dotted-key?range=30d&value=v1&format=json").get_json()
     assert data["filters"]["tags"] == {"a.dotted-key": "v1"}
-    assert app.get(PREFIX + "/tags/Not-a-key").status_code == 400
+    assert full.get(PREFIX + "/tags/Not-a-key").status_code == 400
 
 
 SECRETS = (
@@ -282,9 +257,8 @@ def test_nothing_of_anybody_else_on_any_page(make: Make, fmt: str) -> None:
 def test_a_scoped_pivot_counts_its_own_calls(make: Make) -> None:
     """Sums of every page within a scope are those of its own calls, whatever is asked for."""
     app = make().mount(guard=None, scope=lambda: {"tenant_id": "mine"})
-    for n in range(5):
-        app.add("1", tags={"tenant_id": "mine", "feature": f"f{n}"})
-        app.add("100", tags={"tenant_id": "other", "feature": f"f{n}"})
+    for tenant, cost in (("mine", "1"), ("other", "100")):
+        app.add_all((cost, {"tags": {"tenant_id": tenant, "feature": f"f{n}"}}) for n in range(5))
     for address in ("/", "/explore?cols=model", "/explore?rows=tag:tenant_id", "/models", "/tags"):
         found = app.get(PREFIX + in_format(address, "json")).get_json()
         total = found["total"].get("total", found["total"])
@@ -307,22 +281,25 @@ def counting() -> Iterator[list[str]]:
         event.remove(Engine, "before_cursor_execute", count)
 
 
-#: The most questions that a page may ask, with four breakdowns and as many report tags.
+#: The most questions that a page may ask of a ledger with rollups, four budgets and as many report tags.
 MOST = {
-    "overview": 24, "overview by tenant": 24, "explore": 14, "explore by user and model": 14, "explore without columns": 12,
-    "models": 12, "calls": 10, "tags": 12, "values of a tag": 12, "a value of a tag": 24, "budgets": 4, "quality": 14,
+    "overview": 36, "overview by tenant": 36, "explore": 18, "explore by user and model": 18, "explore without columns": 10,
+    "models": 12, "calls": 7, "tags": 10, "values of a tag": 12, "a value of a tag": 8, "budgets": 6, "quality": 12,
     "pricing": 4, "pricing searched": 4,
 }  # fmt: skip
 
 
 def test_a_page_asks_a_bounded_number_of_questions(make: Make) -> None:
     """No page asks more for 120 values of everything than for ten, and none more than its bound."""
-    app = make().mount()
+    app = make(LLM_COST_BUDGETS=BUDGETS).mount()
     found: list[dict[str, int]] = []
     for start, end in ((0, 10), (10, 130)):
-        for n in range(start, end):
-            tags = {"feature": f"f{n}", "tenant_id": f"t{n}", "user_id": f"u{n}"}
-            app.add("1", ago=timedelta(hours=n), tags=tags, model=f"m{n}")
+        app.add_all(
+            ("1", {"ago": timedelta(hours=n), "model": f"m{n}", "tags": {key: f"{key}{n}" for key in keys}})
+            for n in range(start, end)
+            for keys in (("feature", "tenant_id", "user_id"), ("tenant_id",))
+        )
+        app.roll_up()
         asked = {}
         for name, address in PAGES.items():
             with counting() as sent:
@@ -337,7 +314,7 @@ def test_a_page_asks_a_bounded_number_of_questions(make: Make) -> None:
 
 def test_names_are_asked_once_a_page(make: Make) -> None:
     """Whatever a page has of a key, in panels, options, chips, budgets and single calls, it asks for names once."""
-    app = filled(make().mount())
+    app = make().mount().fill(24)
     asked: list[tuple[str, ...]] = []
     for key in ("tenant_id", "user_id", "feature"):
 
@@ -353,20 +330,40 @@ def test_names_are_asked_once_a_page(make: Make) -> None:
         assert sorted(keys) == sorted(set(keys)), name
 
 
+@pytest.mark.parametrize(
+    "database_server", ["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.slow)], indirect=True
+)
 def test_every_page_on_every_database(make: Make, database_url: URL) -> None:
-    """Every page and each of its twins answers on SQLite, PostgreSQL and MariaDB, with the same total."""
-    app = filled(make(url=database_url, LLM_COST_BUDGETS=BUDGETS).mount(), 24)
+    """Every page, twin, dimension and order answers on SQLite, PostgreSQL and MariaDB, with the same total."""
+    app = make(url=database_url, LLM_COST_BUDGETS=BUDGETS).mount().fill(24).roll_up()
     for address in PAGES.values():
         for fmt in FORMATS:
             assert app.get(PREFIX + in_format(address, fmt)).status_code == 200, (address, fmt)
+    for by in ("provider", "operation", "tag:a.dotted-key", "tag:unused"):
+        assert app.get(by=by, range="90d").status_code == 200
+    for sort in ("newest", "oldest", "dearest", "slowest"):
+        following = app.get(PREFIX + "/calls", range="30d", sort=sort, limit="7", format="json").get_json()["after"]
+        assert app.get(PREFIX + "/calls", range="30d", sort=sort, limit="7", after=following).status_code == 200
+    for value in ("\x00", "\ud7ff", "'", "\\", "%", "😀"):
+        assert app.get(model=value).status_code in (200, 400)
     assert "a.dotted-key" in app.get(PREFIX + "/tags?range=30d").get_data(as_text=True)
-    total = Decimal(app.get(PREFIX + "/explore?range=30d&format=json").get_json()["total"]["total"]["cost"])
-    assert total == sum(Decimal(f"0.{n + 10}") for n in range(24) if n % 11)
+    for page, *path in (("/", "total"), ("/explore", "total", "total")):
+        found = app.get(PREFIX + page, range="30d", format="json").get_json()
+        for name in path:
+            found = found[name]
+        assert Decimal(found["cost"]) == sum(Decimal(f"0.{n + 10}") for n in range(24) if n % 11)
+
+
+def test_pages_on_a_database_in_memory(make: Make) -> None:
+    """Every page answers on the in-memory SQLite that tests use."""
+    app = make(url="sqlite://").mount().fill(24)
+    for address in (*PAGES.values(), "/calls.csv"):
+        assert app.get(PREFIX + address).status_code == 200, address
 
 
 def test_json_is_json(make: Make) -> None:
     """Amounts are text without an exponent, and nothing in a twin is NaN or infinite."""
-    app = filled(make().mount())
+    app = make().mount().fill(12)
     app.add("0.000000000007", tags={"feature": "tiny"})
     for address in PAGES.values():
         text = app.get(PREFIX + in_format(address, "json")).get_data(as_text=True)

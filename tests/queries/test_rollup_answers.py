@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
-from flask_llm_cost.ledger.answers import SPEND, Sums
+from flask_llm_cost.ledger.answers import SPEND, Grouping, Sums
 from flask_llm_cost.ledger.detail import MEASURES, from_calls
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.filter import Filter
@@ -143,22 +143,28 @@ DIMENSIONS = st.lists(
 ).filter(lambda names: len({*names} & {"day", "month", "hour"}) < 2)
 
 
-def both(kept: Kept, flt: Filter, dimensions: list[str], measures: tuple[str, ...], zone: ZoneInfo) -> tuple[Sums, Sums]:
+def both(
+    kept: Kept, flt: Filter, dimensions: list[str], measures: tuple[str, ...], zone: ZoneInfo, tagged: Collection[str] = ()
+) -> tuple[Sums, Sums]:
     with Session(kept.engine) as session:
-        quick = sums(session, flt, dimensions, measures, zone=zone, only={})
+        by = Grouping(dimensions=tuple(dimensions), measures=measures, zone=zone, tagged=tagged)
+        quick = sums(session, flt, by)
         ends = replace(flt, since=flt.since or AUTUMN - timedelta(days=30), until=flt.until or AUTUMN + timedelta(days=30))
-        slow = from_calls(session, ends, dimensions, measures, zone=zone, only={})
+        slow = from_calls(session, ends, by)
     return quick, {keys: amounts for keys, amounts in slow.items() if amounts[0]}
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(ZONES), st.sampled_from(ZONES), filters(), DIMENSIONS)
+@given(st.sampled_from(ZONES), st.sampled_from(ZONES), filters(), DIMENSIONS, st.sampled_from([None, *VALUES]))
 def test_rollups_and_calls_say_the_same(
-    ledgers_of_zones: dict[str, Kept], kept_in: str, asked_in: str, flt: Filter, dimensions: list[str]
+    ledgers_of_zones: dict[str, Kept], kept_in: str, asked_in: str, flt: Filter, dimensions: list[str], key: str | None
 ) -> None:
-    """Any filter, range, grouping and zone: every sum from the rollups is the sum of the calls, to the last digit."""
-    quick, slow = both(ledgers_of_zones[kept_in], flt, dimensions, tuple(MEASURES), ZoneInfo(asked_in))
+    """Any filter, range, grouping, zone and tag to have: sums from the rollups are those of the calls, to the last digit."""
+    tagged = () if key is None else (key,)
+    quick, slow = both(ledgers_of_zones[kept_in], flt, dimensions, tuple(MEASURES), ZoneInfo(asked_in), tagged)
     assert quick == slow
+    if f"tag:{key}" in dimensions:
+        assert None not in {keys[dimensions.index(f"tag:{key}")] for keys in slow}
 
 
 @pytest.mark.parametrize(

@@ -154,11 +154,12 @@ def of_bills(visit: Visit, selection: Selection, drifts: list[BilledDrift]) -> I
         name = f"{drift.provider}/{drift.model}"
         off = drift.share is None or abs(drift.share) >= _OFF
         book, bill = (exact_money(amount, drift.currency) for amount in (drift.computed, drift.billed))
+        share = f", {abs(drift.share):.1%} {'more' if drift.share > 0 else 'less'}" if drift.share else ""
         yield Issue(
             name=f"{name}: billed and computed",
             level="warning" if off else "ok",
             calls=drift.calls,
-            found=f"{plural(drift.calls, 'call')}: billed {bill}, the book says {book}",
+            found=f"{plural(drift.calls, 'call')}: billed {bill}, the book says {book}{share}",
             why="This provider says what it charged, and that is the bill. The price book's figure beside it shows "
             "how far to trust the book for what others do not say.",
             remedy="Fetch current prices, or set this one." if off else "Nothing to do.",

@@ -153,6 +153,29 @@ def test_a_month_that_was_moved_says_so(make: Make) -> None:
     assert [change["booked"] for change in quality["changes"]] == [False, True]
 
 
+def test_what_providers_billed_stands_beside_the_book(make: Make) -> None:
+    """Data quality names each model whose bill is off the book's figure by 1% or more, both figures, and where to look."""
+    app = make().mount()
+    for _ in range(2):
+        app.add("1.00", provider="openrouter", model="far", computed_cost=Decimal("0.90"))
+    app.add("1.000", provider="openrouter", model="near", computed_cost=Decimal("1.001"))
+    app.add("3.00", provider="openrouter", model="book only")
+    text = app.get(PREFIX + "/data-quality").get_data(as_text=True)
+    assert "2 calls: billed 2 USD, the book says 1.8 USD, 10.0% less" in text
+    assert "1 call: billed 1 USD, the book says 1.001 USD, 0.1% more" in text
+    assert "flask llm-cost prices explain openrouter far" in text
+    issues = {issue["name"]: issue for issue in app.get(PREFIX + "/data-quality?format=json").get_json()["issues"]}
+    told = {name: (issue["level"], issue["calls"]) for name, issue in issues.items() if "billed and computed" in name}
+    assert told == {
+        "openrouter/far: billed and computed": ("warning", 2),
+        "openrouter/near: billed and computed": ("ok", 1),
+    }
+    other = app.get(PREFIX + "/data-quality?model=near&format=json").get_json()["issues"]
+    assert [issue["name"] for issue in other if "billed and computed" in issue["name"]] == [
+        "openrouter/near: billed and computed"
+    ]
+
+
 def test_what_changed_shows_its_arithmetic(make: Make) -> None:
     """New, volume and model mix are told apart, and the parts of each come to its change."""
     app = make().mount()

@@ -50,7 +50,8 @@ def check_dimension(name: str) -> str:
     """
     if name in COLUMNS or name in TIMES or (name.startswith("tag:") and _TAG_KEY.fullmatch(name[4:])):
         return name
-    raise QueryError(f"spend cannot be grouped by {name[:80]!r}", choices=dimensions())
+    tag = f"; a tag is written {f'tag:{name}'!r}" if len(name) <= 80 and _TAG_KEY.fullmatch(name) else ""
+    raise QueryError(f"spend cannot be grouped by {name[:80]!r}{tag}", choices=dimensions())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,9 +58,9 @@ def test_the_file_is_the_dashboards(app: Flask, run: Run, tmp_path: Path) -> Non
     """The file has, byte for byte, what the dashboard sends for the same days."""
     result = run(tmp_path / "calls.csv", "--from", "2026-11-02", "--to", "2026-11-03")
     assert (result.exit_code, "2 calls in" in result.output) == (0, True)
-    sent = app.test_client().get("/costs/calls.csv?from=2026-11-02&to=2026-11-03")
-    assert (tmp_path / "calls.csv").read_bytes() == sent.data
-    assert run("-", "--from", "2026-11-02", "--to", "2026-11-03").stdout_bytes == sent.data
+    with app.test_client().get("/costs/calls.csv?from=2026-11-02&to=2026-11-03") as sent:
+        assert (tmp_path / "calls.csv").read_bytes() == sent.data
+        assert run("-", "--from", "2026-11-02", "--to", "2026-11-03").stdout_bytes == sent.data
 
 
 def test_all_calls_and_days_of_the_zone(run: Run, tmp_path: Path) -> None:

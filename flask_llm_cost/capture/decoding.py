@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import importlib
 import zlib
+from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 
 class Decoder(Protocol):
-    """Decodes a stream, piece by piece."""
+    """Decodes a stream, piece by piece. What a piece becomes comes in parts, so that a bomb takes no memory."""
 
-    def decode(self, piece: bytes) -> bytes: ...
+    def decode(self, piece: bytes) -> Iterator[bytes]: ...
 
 
-#: A bomb stops here: what one piece may become.
+#: A bomb stops here: what one piece may become, and how much of that at once.
 _MAX_PIECE: Final = 4 * 1024 * 1024
+_AT_ONCE: Final = 256 * 1024
+
+#: So much goes into a decoder that cannot be told how much may come out.
+_SLICE: Final = 8
+
+
+def _bounded(parts: Iterator[bytes]) -> Iterator[bytes]:
+    length = 0
+    for part in parts:
+        length += len(part)
+        if length > _MAX_PIECE:
+            raise ValueError("a piece becomes too large")
+        yield part
 
 
 class _Inflate:
@@ -24,32 +38,57 @@ class _Inflate:
         self._inflate = zlib.decompressobj(window) if window > zlib.MAX_WBITS else None
         self._beginning = b""
 
-    def decode(self, piece: bytes) -> bytes:
+    def decode(self, piece: bytes) -> Iterator[bytes]:
+        return _bounded(self._parts(piece))
+
+    def _parts(self, piece: bytes) -> Iterator[bytes]:
         if self._inflate is None:
             # Two bytes tell whether there is a header (RFC 1950: method 8, and a multiple of 31).
             self._beginning += piece
             if len(self._beginning) < 2:
-                return b""
+                return
             piece, first = self._beginning, int.from_bytes(self._beginning[:2], "big")
             has_header = first >> 8 & 0x0F == 8 and first % 31 == 0
             self._inflate = zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
-        decoded = self._inflate.decompress(piece, _MAX_PIECE)
-        if self._inflate.unconsumed_tail:
-            raise ValueError("a piece becomes too large")
-        return decoded
+        while piece:
+            yield self._inflate.decompress(piece, _AT_ONCE)
+            piece = self._inflate.unconsumed_tail
 
 
-class _Optional:
-    """``br`` and ``zstd``, by the packages that the HTTP clients use for them."""
+class _Brotli:
+    """``br``, by the packages that the HTTP clients use for it."""
 
     def __init__(self, decompressor: Any) -> None:
-        self._decompress = getattr(decompressor, "process", None) or decompressor.decompress
+        self._decompressor = decompressor
+        self._limits = {"output_buffer_limit": _AT_ONCE} if hasattr(decompressor, "can_accept_more_data") else {}
 
-    def decode(self, piece: bytes) -> bytes:
-        decoded: bytes = self._decompress(piece)
-        if len(decoded) > _MAX_PIECE:
-            raise ValueError("a piece becomes too large")
-        return decoded
+    def decode(self, piece: bytes) -> Iterator[bytes]:
+        return _bounded(self._parts(piece))
+
+    def _parts(self, piece: bytes) -> Iterator[bytes]:
+        yield self._decompressor.process(piece, **self._limits)
+        while self._limits and not self._decompressor.can_accept_more_data():
+            yield self._decompressor.process(b"", **self._limits)
+
+
+class _Zstd:
+    """``zstd``, by the package ``zstandard``, or by what is in newer Pythons."""
+
+    def __init__(self, decompressor: Any) -> None:
+        self._decompressor = decompressor
+
+    def decode(self, piece: bytes) -> Iterator[bytes]:
+        return _bounded(self._parts(piece))
+
+    def _parts(self, piece: bytes) -> Iterator[bytes]:
+        decompressor = self._decompressor
+        if not hasattr(decompressor, "needs_input"):
+            for start in range(0, len(piece), _SLICE):
+                yield decompressor.decompress(piece[start : start + _SLICE])
+            return
+        yield decompressor.decompress(piece, _AT_ONCE)
+        while not (decompressor.needs_input or decompressor.eof):
+            yield decompressor.decompress(b"", _AT_ONCE)
 
 
 def decoder_for(encoding: str) -> Decoder | None:
@@ -66,7 +105,7 @@ def decoder_for(encoding: str) -> Decoder | None:
         return _Inflate(zlib.MAX_WBITS)
     try:
         if encoding == "br":
-            return _Optional(_first_module("brotlicffi", "brotli").Decompressor())
+            return _Brotli(_first_module("brotlicffi", "brotli").Decompressor())
         if encoding == "zstd":
             return _zstd()
     except ImportError:
@@ -77,7 +116,7 @@ def decoder_for(encoding: str) -> Decoder | None:
 def _zstd() -> Decoder:
     module = _first_module("compression.zstd", "backports.zstd", "zstandard")
     stream = module.ZstdDecompressor()
-    return _Optional(stream.decompressobj() if hasattr(stream, "decompressobj") else stream)
+    return _Zstd(stream.decompressobj() if hasattr(stream, "decompressobj") else stream)
 
 
 def _first_module(*names: str) -> Any:

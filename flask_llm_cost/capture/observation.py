@@ -240,25 +240,24 @@ class Observation:
         try:
             if not self._first_ns:
                 self._first_ns = time.perf_counter_ns()
-            text = self._decoder.decode(piece) if self._decoder is not None else piece
-            if self._scanner is not None:
-                self._scan(self._scanner, text)
-            elif self._body is not None:
-                self._body.feed(text)
+            for text in (piece,) if self._decoder is None else self._decoder.decode(piece):
+                if self._scanner is not None:
+                    self._scan(self._scanner, text)
+                elif self._body is not None:
+                    self._body.feed(text)
         except Exception as error:
             self._stop_reading(error)
-            text = piece
         withheld = self.withheld
         if withheld is None:
             return piece
         for last in (False, True):
             try:
-                return withheld.feed(text)
+                return withheld.feed(piece)
             except Exception as error:
                 if last:
                     logger.warning("taking our event out of a stream failed with %s: it passes", type(error).__name__)
         self.withheld = None
-        return b"".join(withheld.pieces) + text
+        return b"".join(withheld.pieces) + piece
 
     def _scan(self, scanner: Scanner, text: bytes) -> None:
         scanner.feed(text)

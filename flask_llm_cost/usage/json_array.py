@@ -61,8 +61,8 @@ class ArrayScanner(Scanner):
 
     def _take(self, ended: list[bytes]) -> None:
         """Keep the elements that matter. Only objects count towards the depth: no element of these streams is an array."""
-        for element in ended:
-            self._note_failure(element)
+        if ended:
+            self._note_failure(ended[-1])
         while ended and not self._first_seen:
             self._keep(ended.pop(0))
         matching = [element for element in ended if self._matches(element)]

@@ -19,6 +19,7 @@ _SHORT: Final = 2 * 1024
 _MAX_EVENTS: Final = 256
 
 #: How a provider may say, inside a stream, that it failed. Whether it speaks of the stream itself, the parsed event tells.
+_FAILING: Final = (b'"error"', b'"response.failed"')
 _FAILURE: Final = re.compile(rb'"error"\s{0,64}:\s{0,64}[{"]|"type"\s{0,64}:\s{0,64}"(?:error|response\.failed)"')
 
 
@@ -70,10 +71,10 @@ class Scanner(ABC):
 
     def _note_failure(self, event: bytes) -> None:
         """Take note of an event that says that the stream failed. The lines of a batch fail each for itself."""
-        if self.failed or self._every or (b'"error"' not in event and b'"response.failed"' not in event):
+        if self.failed or self._every or not any(word in event for word in _FAILING):
             return
         try:
-            body = json.loads(shortened(event)) if _FAILURE.search(event) else None
+            body = json.loads(shortened(event) if len(event) > _SHORT else event) if _FAILURE.search(event) else None
         except (ValueError, RecursionError):
             return
         if isinstance(body, Mapping):
@@ -146,7 +147,7 @@ class DelimitedScanner(Scanner):
 
     def _take(self, text: bytes) -> None:
         """Parse the events of *text*, which begins at the beginning of one, that matter."""
-        if not self.failed and (b'"error"' in text or b'"response.failed"' in text):
+        if not self.failed:
             self._look_for_failure(text)
         position = 0
         while not self._first_seen and position < len(text):
@@ -159,10 +160,10 @@ class DelimitedScanner(Scanner):
                 self._keep_json(text[start:position])
 
     def _look_for_failure(self, text: bytes) -> None:
-        position = 0
-        while (found := _FAILURE.search(text, position)) is not None and not self.failed:
-            start, position = self._last_end(text, position, found.start()), self._end(text, found.start())
-            self._note_failure(self._json(text[start:position]))
+        # A failure ends a stream, so only the last event that may be one is parsed: others may name errors by the thousand.
+        place = max(text.rfind(word) for word in _FAILING)
+        if place >= 0:
+            self._note_failure(self._json(text[self._last_end(text, 0, place) : self._end(text, place)]))
 
     def _end(self, text: bytes, position: int) -> int:
         end = self._next_end(text, position)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import tracemalloc
 import zlib
+from collections.abc import Callable
 
 import brotli
 import pytest
@@ -12,6 +15,7 @@ import zstandard
 from flask_llm_cost.capture.decoding import decoder_for
 
 TEXT = b"data: {}\n\n" * 500
+
 RAW = zlib.compressobj(wbits=-zlib.MAX_WBITS)
 ENCODED = {
     "gzip": gzip.compress(TEXT),
@@ -30,15 +34,51 @@ def test_every_encoding_is_undone_piece_by_piece(name: str, size: int) -> None:
     assert decoder is not None
     encoded = ENCODED[name]
     pieces = [encoded[start : start + size] for start in range(0, len(encoded), size)]
-    assert b"".join(map(decoder.decode, pieces)) == TEXT
+    assert b"".join(part for piece in pieces for part in decoder.decode(piece)) == TEXT
 
 
 def test_what_cannot_be_undone_is_an_error() -> None:
-    """An unknown encoding is a LookupError, none at all needs no decoder, and a bomb stops."""
+    """An unknown encoding is a LookupError, and none at all needs no decoder."""
     with pytest.raises(LookupError):
         decoder_for("secret")
     assert decoder_for("identity") is None
-    decoder = decoder_for("gzip")
+
+
+WRONG = (ValueError, EOFError, zlib.error, brotli.error, zstandard.ZstdError)
+
+
+def packed_quickly(text: bytes) -> bytes:
+    return brotli.compress(text, quality=2)
+
+
+BOMB = b"\0" * 50_000_000
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [("gzip", gzip.compress), ("deflate", zlib.compress), ("br", packed_quickly), ("zstd", zstandard.compress)],
+)
+def test_a_bomb_stops(encoding: str, pack: Callable[[bytes], bytes]) -> None:
+    """What becomes fifty megabytes stops at four, and is in memory by parts of a quarter of one."""
+    decoder = decoder_for(encoding)
     assert decoder is not None
+    packed, parts = pack(BOMB), []
+    tracemalloc.start()
     with pytest.raises(ValueError, match="too large"):
-        decoder.decode(gzip.compress(b"\0" * 50_000_000))
+        parts += (len(part) for part in decoder.decode(packed))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(parts) <= 4 * 1024 * 1024
+    assert peak < 1024 * 1024
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+def test_a_codec_that_is_not_the_one_that_was_said(encoding: str) -> None:
+    """Text that is not encoded as it says is an error of the package, or nothing: never other text."""
+    decoder = decoder_for(encoding)
+    assert decoder is not None
+    said = b""
+    with contextlib.suppress(*WRONG):
+        for start in range(0, len(TEXT), 100):
+            said += b"".join(decoder.decode(TEXT[start : start + 100]))
+    assert said == b""

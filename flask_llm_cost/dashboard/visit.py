@@ -27,6 +27,8 @@ from flask_llm_cost.ledger.replica import lag
 
 logger = logging.getLogger("flask_llm_cost")
 
+#: So long a server works on one question of a page; a page that nobody waits for any more is not worth its load.
+LONGEST_SECONDS: Final = 30
 #: Pages in the order of the navigation: endpoint, name, and whether they take the filters along.
 PAGES: Final = (
     ("overview", "Overview", True),
@@ -92,7 +94,7 @@ class Visit:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        with self.state.ledger.session() as session:
+        with self.state.ledger.session(longest=LONGEST_SECONDS) as session:
             yield session
 
     def names(self, key: str, values: Sequence[str]) -> Mapping[str, str]:

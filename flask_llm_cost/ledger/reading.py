@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -29,14 +29,17 @@ def _refuse_statement(state: ORMExecuteState) -> None:
 
 
 @contextmanager
-def reading(engine: sa.Engine) -> Iterator[Session]:
+def reading(engine: sa.Engine, *, longest: float | None = None) -> Iterator[Session]:
     """A session that refuses to write.
 
+    :param longest: seconds after which PostgreSQL, MariaDB or MySQL gives a query up; SQLite knows no such limit
     :raises SchemaMissingError: the tables are not there yet
     :raises LedgerError: something was written with it
     """
     with _ReadSession(engine) as session:
         try:
+            if longest is not None:
+                _limit(session, longest)
             yield session
         except sa.exc.DBAPIError as error:
             if fault_of(error) is Fault.SCHEMA:
@@ -44,3 +47,20 @@ def reading(engine: sa.Engine) -> Iterator[Session]:
             raise
         finally:
             session.rollback()
+            if longest is not None and engine.dialect.name == "mysql":
+                with suppress(sa.exc.DBAPIError):  # then the connection is gone, and its limit with it
+                    _limit(session, None)
+                    session.rollback()
+
+
+def _limit(session: Session, seconds: float | None) -> None:
+    dialect = session.get_bind().dialect
+    if dialect.name == "postgresql":
+        limit = f"LOCAL statement_timeout = {int((seconds or 0) * 1000)}"
+    elif getattr(dialect, "is_mariadb", False):
+        limit = f"SESSION max_statement_time = {'DEFAULT' if seconds is None else seconds}"
+    elif dialect.name == "mysql":
+        limit = f"SESSION max_execution_time = {'DEFAULT' if seconds is None else int(seconds * 1000)}"
+    else:
+        return
+    session.execute(sa.text(f"SET {limit}"))

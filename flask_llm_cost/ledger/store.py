@@ -341,15 +341,16 @@ class Ledger:
     # Reading.
 
     @contextlib.contextmanager
-    def session(self, *, replica: bool = True) -> Iterator[Session]:
+    def session(self, *, replica: bool = True, longest: float | None = None) -> Iterator[Session]:
         """A read-only session on the ledger's read bind, or with *replica* false on its own, on a connection of its own.
 
+        :param longest: seconds after which a server gives a query up
         :raises SchemaMissingError: the tables are not there yet
         :raises LedgerError: something was written with it
         """
         if self.mode == "memory":
             self._write_memory()
-        with reading((self._read_engine if replica else self._engine).get()) as session:
+        with reading((self._read_engine if replica else self._engine).get(), longest=longest) as session:
             yield session
 
     def counters(self) -> dict[str, tuple[int, datetime]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,8 @@ from flask import Flask, Request
 from flask_login import LoginManager, UserMixin, login_required
 from flask_sqlalchemy import SQLAlchemy
 from ledger_rows import add_call
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 from werkzeug.test import TestResponse
 
 from flask_llm_cost.dashboard import dashboard_blueprint
@@ -25,6 +28,22 @@ BUDGETS = (
     {"name": "everything", "limit": "100", "period": "month"},
     {"name": "per_tenant", "limit": "10", "period": "day", "per": "tenant_id"},
 )
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """The statements that are sent meanwhile."""
+    sent: list[str] = []
+
+    def count(_connection: Any, _cursor: Any, statement: str, *_: object) -> None:
+        if not statement.startswith(("PRAGMA", "SET", "SELECT 1")):
+            sent.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
 
 
 class User(UserMixin):

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
-import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from urllib.parse import quote, urlencode
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
-from mounted_app import PREFIX, MountedApp
+from addresses import PAGES
+from mounted_app import BUDGETS, PREFIX, MountedApp, statements
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
+from flask_llm_cost import track
 from flask_llm_cost.dashboard.export import cell
 from flask_llm_cost.dashboard.rendering import breakable
-from flask_llm_cost.ledger.models import Base
+from flask_llm_cost.ledger.models import Base, PriceSnapshot
 
 MARKUP = "\"'><script>alert(1)</script><img src=x onerror=alert(2)><svg onload=alert(3)>{{7*7}}javascript:alert(4)"
 _ELEMENTS = {
@@ -52,34 +57,60 @@ def _checked(html: str) -> list[str]:
     return checker.found
 
 
-def test_markup_in_every_string_stays_text(make: Callable[..., MountedApp]) -> None:
-    """Markup in models, tags, names, errors and the question itself is shown as text, in pages, charts and titles."""
-    app = make().mount()
+@pytest.mark.parametrize(
+    "database_server",
+    ["sqlite", *(pytest.param(name, marks=pytest.mark.slow) for name in ("postgresql", "mariadb"))],
+    indirect=True,
+)
+def test_markup_in_every_string_stays_text(make: Callable[..., MountedApp], database_url: sa.URL) -> None:
+    """Markup in models, tags, names, errors, prices, budgets and the question itself is shown as text, on every page, in
+    charts and titles, on every database; in CSV and JSON it is what it was."""
+    app = make(url=database_url, LLM_COST_BUDGETS=BUDGETS).mount()
     app.costs.tag_label("tenant_id")(lambda ids: dict.fromkeys(ids, MARKUP + "name"))
+    tags = {"feature": MARKUP, "tenant_id": MARKUP, "user_id": MARKUP, "other": MARKUP}
+    with app.app.app_context():
+        track("openai", model=MARKUP, usage={"input": 7}, tags=tags)
+        assert app.costs.flush(20)
+        price = PriceSnapshot(
+            id=uuid4(), currency="USD", rates={}, multiplier=1, discount=0, created_at=datetime.now(UTC),
+            **dict.fromkeys(("source", "source_version", "matched_key", "match_kind", "pricing_mode", "tier"), MARKUP[:30]),
+        )  # fmt: skip
+        app.database.session.add(price)
+        app.database.session.commit()
+        price_id = price.id
     columns = ("provider", "operation", "model", "requested_model", "host", "error_class", "provider_response_id")
     strings = dict.fromkeys(columns, MARKUP[:64])
-    tags = {"feature": MARKUP, "tenant_id": MARKUP, "user_id": MARKUP, "other": MARKUP}
     for cost in ("1.5", None):
-        call_id = app.add(cost, tags=tags, flags=MARKUP[:100], pricing_mode=MARKUP[:60], **strings)
+        items = [(MARKUP[:40], 7, "1", "0.000007")]
+        told = {"flags": MARKUP[:100], "pricing_mode": MARKUP[:60], "items": items, "price_id": price_id}
+        call_id = app.add(cost, tags=tags, **told, **strings)
         app.add(cost, tags={"feature": "plain"})
+    app.roll_up()
     queries: list[dict[str, str]] = [
         {},
         {"by": "model"},
         {"tag.feature": MARKUP},
         {"model": MARKUP},
+        {"search": MARKUP},
         {MARKUP: "1"},
         {"range": MARKUP},
     ]
-    pages = ("/explore", "/explore?rows=tag:user_id&cols=tag:other", "/models", "/tags", "/tags/feature", "/data-quality")
-    addresses = ["/", "/calls", f"/calls/{call_id}", "/budgets", "/pricing", *pages]
-    for path in (PREFIX + address for address in addresses):
-        for query in queries if "?" not in path else [{}]:
-            response = app.get(path, **query)
-            assert response.status_code in (200, 400), (path, query)
-            text = response.get_data(as_text=True)
-            assert _checked(text) == []
-            assert text.count("<script") == 1
-            assert "{{7*7}}" in text or ">49" not in text
+    plain = [address for address in PAGES.values() if "?" not in address]
+    addresses = [*plain, "/calls", "/models", "/tags", "/tags/feature", "/data-quality", f"/calls/{call_id}"]
+    asked = [(address, query) for address in dict.fromkeys(addresses) for query in queries]
+    asked += [(address, {}) for address in PAGES.values() if "?" in address]
+    asked += [("/tags/feature", {"value": MARKUP}), ("/explore?rows=tag:user_id&cols=tag:other", {})]
+    found = 0
+    for address, query in asked:
+        response = app.get(PREFIX + address, **query)
+        assert response.status_code in (200, 400), (address, query)
+        text = response.get_data(as_text=True)
+        assert _checked(text) == [], (address, query)
+        assert text.count("<script") == 1
+        assert "{{7*7}}" in text or ">49" not in text
+        found += "&lt;script&gt;" in text
+    assert found > len(asked) / 2
+    assert MARKUP in {call["tags"].get("feature") for call in app.get(format="json").get_json()["dearest_calls"]}
 
 
 @pytest.mark.parametrize("lead", [*"=+-@\t\r\n\x00＝＋－＠", " =", "  +", "\u00a0@", "\n ="])
@@ -159,6 +190,71 @@ def test_hostile_keys_of_tags(make: Callable[..., MountedApp]) -> None:
         assert app.get(PREFIX + "/tags/feature", value=value).status_code in (200, 400), value
 
 
+def test_a_search_is_text(make: Callable[..., MountedApp]) -> None:
+    """What a database takes for a wildcard is looked for as it is written."""
+    app = make().mount()
+    assert "gpt-4o" in app.get(PREFIX + "/pricing", search="gpt-4o").get_data(as_text=True)
+    for wildcard in ("%", "gpt_4o", "*", "gpt.4o", "[a-z]"):
+        assert "No model has" in app.get(PREFIX + "/pricing", search=wildcard).get_data(as_text=True), wildcard
+
+
+class _Form(HTMLParser):
+    """What a browser would send of the first form, nothing changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fields: list[tuple[str, str]] = []
+        self._select: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "input" and given.get("name"):
+            self.fields.append((given["name"] or "", given.get("value") or ""))
+        if tag == "select":
+            self._select = given["name"]
+        if tag == "option" and "selected" in given and self._select:
+            self.fields.append((self._select, given["value"] or ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "select":
+            self._select = None
+
+
+@pytest.mark.parametrize("page", ["/", "/explore", "/models", "/calls", "/tags", "/data-quality"])
+def test_a_form_drops_no_filter(full: MountedApp, page: str) -> None:
+    """Sending a page's form with another provider keeps every filter that was set, of tags without a field too."""
+    asked = {"range": "30d", "model": "model-1", "tag.a.dotted-key": "v1", "tag.tenant_id": "t1", "untagged": "team"}
+    form = _Form()
+    form.feed(full.get(PREFIX + page, **asked).get_data(as_text=True))
+    sent = {name: value for name, value in form.fields if value} | {"provider": "openai", "format": "json"}
+    found = full.get(PREFIX + page, **{**sent, "range": "30d"}).get_json()
+    assert found["filters"]["tags"] == {"a.dotted-key": "v1", "tenant_id": "t1", "team": None}
+    assert (found["filters"]["model"], found["filters"]["provider"]) == ("model-1", "openai")
+    assert found["range"]["name"] == "30d"
+
+
+@pytest.mark.parametrize("database_server", ["postgresql", pytest.param("mariadb", marks=pytest.mark.slow)], indirect=True)
+def test_a_question_is_given_up(make: Callable[..., MountedApp], database_url: sa.URL) -> None:
+    """A server works on a question of a page for half a minute at most, and only a page's; the page says that it cannot."""
+    app = make(url=database_url).mount()
+    wait = "pg_sleep({})" if database_url.get_backend_name() == "postgresql" else "sleep({})"
+    ledger = app.app.extensions["llm_cost"].ledger
+    with ledger.session(longest=0.1) as session:
+        known = session.connection().info
+        with pytest.raises(sa.exc.OperationalError):
+            session.execute(sa.text(f"SELECT {wait.format(20)} FROM (SELECT 1) AS one"))
+    with ledger.session() as session:
+        assert session.connection().info is known
+        session.execute(sa.text(f"SELECT {wait.format(0.3)}"))
+    limits = []
+    event.listen(Engine, "before_cursor_execute", listener := lambda *given: limits.append(given[2]))
+    try:
+        assert app.get().status_code == 200
+    finally:
+        event.remove(Engine, "before_cursor_execute", listener)
+    assert [text for text in limits if "30" in text and ("statement_timeo" in text or "max_statement_time" in text)]
+
+
 def _rows(app: MountedApp) -> list[int]:
     with app.app.app_context(), app.costs.session() as session:
         return [session.scalar(sa.select(sa.func.count()).select_from(table)) or 0 for table in Base.metadata.sorted_tables]
@@ -169,7 +265,8 @@ def _rows(app: MountedApp) -> list[int]:
     [
         "model=" + "a" * 100_000,
         "&".join(f"tag.k{n}=v" for n in range(700)),
-        "&".join("provider=a" for _ in range(300)),
+        "&".join("provider=a" for _ in range(10_000)),
+        "provider=" + "a" * 10_000_000,
         "tag.feature[]=x",
         "tag.feature=a&tag.feature=b",
         "tag.feature=a&untagged=feature",
@@ -186,13 +283,12 @@ def _rows(app: MountedApp) -> list[int]:
     ids=lambda query: query[:40],
 )
 def test_what_is_not_understood_is_said(make: Callable[..., MountedApp], query: str) -> None:
-    """A question that makes no sense is a short page with a sentence, at once, and JSON for who asked for that."""
+    """A question that makes no sense is a short page with a sentence before the ledger is asked anything, and JSON for who
+    asked for that."""
     app = make().mount()
-    app.add()
-    app.get(f"{PREFIX}/calls?foo=1")
-    begun = time.perf_counter()
-    response = app.get(f"{PREFIX}/calls?{query}")
-    assert time.perf_counter() - begun < 0.5
+    with statements() as asked:
+        response = app.get(f"{PREFIX}/calls?{query}")
+    assert asked == []
     assert response.status_code == 400
     assert len(response.data) < 4000
     if len(query) < 4000:

@@ -6,8 +6,7 @@ import csv
 import io
 import json
 import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,9 +15,8 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 from addresses import FORMATS, PAGES, in_format
-from mounted_app import BUDGETS, PREFIX, MountedApp
-from sqlalchemy import URL, event
-from sqlalchemy.engine import Engine
+from mounted_app import BUDGETS, PREFIX, MountedApp, statements
+from sqlalchemy import URL
 
 from flask_llm_cost import track
 from flask_llm_cost.ledger.models import Adjustment, Call
@@ -288,22 +286,6 @@ def test_a_scoped_pivot_counts_its_own_calls(make: Make) -> None:
         assert total["cost"] == "5", address
 
 
-@contextmanager
-def counting() -> Iterator[list[str]]:
-    """The statements that are sent meanwhile."""
-    sent: list[str] = []
-
-    def count(_connection: Any, _cursor: Any, statement: str, *_: object) -> None:
-        if not statement.startswith(("PRAGMA", "SET", "SELECT 1")):
-            sent.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", count)
-    try:
-        yield sent
-    finally:
-        event.remove(Engine, "before_cursor_execute", count)
-
-
 #: The most questions that a page may ask of a ledger with rollups, four budgets and as many report tags.
 MOST = {
     "overview": 36, "overview by tenant": 36, "explore": 18, "explore by user and model": 18, "explore without columns": 10,
@@ -325,7 +307,7 @@ def test_a_page_asks_a_bounded_number_of_questions(make: Make) -> None:
         app.roll_up()
         asked = {}
         for name, address in PAGES.items():
-            with counting() as sent:
+            with statements() as sent:
                 assert app.get(PREFIX + address).status_code in (200, 404)
             asked[name] = len(sent)
         found.append(asked)

@@ -136,7 +136,8 @@ def _patch_module(library: str, module: ModuleType, targets: _Targets) -> None:
         failures.pop(library, None)
     except Exception as error:
         # The host is in the middle of an import: it must go on.
-        failures[library] = f"it has no {error}" if isinstance(error, AttributeError | KeyError) else type(error).__name__
+        lacks = getattr(error, "name", None) or error
+        failures[library] = f"it has no {lacks}" if isinstance(error, AttributeError | KeyError) else type(error).__name__
         logger.warning("%s cannot be watched (%s): its calls are not recorded", library, type(error).__name__)
 
 

@@ -27,10 +27,12 @@ def capture(state: AppState) -> Iterator[Check]:
 
 def _library(state: AppState, name: str, version: str) -> Check:
     if name in patching.failures:
-        why = patching.failures[name]
-        return Check(
-            "Capture", name, "error", f"{name} {version} cannot be watched ({why}); upgrade flask-llm-cost or {name}"
+        other = untested(name, version)
+        why = ", ".join(filter(None, (patching.failures[name], other)))
+        remedy = (
+            f"install a version of {name} that is tested, or upgrade flask-llm-cost" if other else "upgrade flask-llm-cost"
         )
+        return Check("Capture", name, "error", f"{name} {version} cannot be watched ({why}); {remedy}")
     if name not in patching.WATCHED:  # an SDK, whose client library is watched
         through = sorted(library for library in {*LIBRARIES[name]} & state.libraries if _is_installed(library))
         seen = " or ".join(through) or "nothing that is watched"

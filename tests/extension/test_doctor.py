@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -268,3 +271,33 @@ def test_no_tables_is_one_error(make_app: Make) -> None:
         errors = [check for check in examine(app.extensions["llm_cost"]) if check.status == "error"]
     assert [check.group for check in errors] == ["Schema"]
     assert "flask db upgrade" in errors[0].message
+
+
+def test_a_library_of_another_shape_is_told_of_and_left_alone(tmp_path: Path) -> None:
+    """A release that we cannot watch is imported as if we were not there; doctor names it, what it lacks, and what to do."""
+    (tmp_path / "httpx").mkdir()
+    (tmp_path / "httpx" / "__init__.py").write_text("class Client:\n    pass\n")
+    (tmp_path / "httpx-9.1.dist-info").mkdir()
+    (tmp_path / "httpx-9.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: httpx\nVersion: 9.1\n")
+    program = """
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from flask_llm_cost import LlmCostTracker
+
+app = Flask("app")
+app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+SQLAlchemy(app)
+LlmCostTracker(app)
+import httpx
+httpx.Client()
+print(app.test_cli_runner().invoke(args=["llm-cost", "doctor"]).output)
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))}
+    done = subprocess.run([sys.executable, "-c", program], env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "httpx cannot be watched (AttributeError): its calls are not recorded" in done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "httpx 9.1" in line]
+    assert "error" in line
+    assert (
+        "(it has no SyncByteStream, newer than what was tested (tested are 0.27 to 0.28.x)); install a version of httpx"
+        in line
+    )

@@ -10,6 +10,8 @@ import pytest
 import sqlalchemy as sa
 from databases import MariaDBServer, MissingServerError, PostgreSQLServer, Server, SQLiteFolder
 
+from flask_llm_cost.testing.provider import PlayedProvider
+
 #: What is costly to start, and should be once: all tests that ask for it run one after the other in one of the workers.
 ONCE = {"running_site", "browser"}
 
@@ -39,6 +41,19 @@ def _start(server: Callable[[], S]) -> S:
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail(f"continuous integration runs every test, and {error}")
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def played() -> Iterator[PlayedProvider]:
+    with PlayedProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(played: PlayedProvider) -> PlayedProvider:
+    """The provider that is played for all tests, with nothing of the test before."""
+    played.clear()
+    return played
 
 
 @pytest.fixture(scope="session")

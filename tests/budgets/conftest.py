@@ -22,19 +22,6 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "TRANSACTION_SECONDS", 3.0)
 
 
-@pytest.fixture(scope="session")
-def played() -> Iterator[PlayedProvider]:
-    with PlayedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(played: PlayedProvider) -> PlayedProvider:
-    """The played provider, with nothing of the test before."""
-    played.clear()
-    return played
-
-
 @pytest.fixture
 def app_maker(provider: PlayedProvider, tmp_path: Path) -> Iterator[Callable[[sa.URL], AppMaker]]:
     made: list[AppMaker] = []

@@ -10,6 +10,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from played_app import ledger_of
@@ -26,29 +27,16 @@ def _only_young_objects() -> None:
     gc.freeze()
 
 
-@pytest.fixture(scope="session")
-def played() -> Iterator[PlayedProvider]:
-    with PlayedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(played: PlayedProvider) -> PlayedProvider:
-    """The played provider, with nothing of the test before."""
-    played.clear()
-    return played
-
-
 @pytest.fixture
 def make_app(provider: PlayedProvider, tmp_path: Path) -> Callable[..., Flask]:
-    """A factory of apps with a SQLite file each; keywords are ``LLM_COST_`` keys."""
+    """A factory of apps with a SQLite file each, unless a URL says otherwise; keywords are ``LLM_COST_`` keys."""
     made: list[Flask] = []
 
-    def make(**config: Any) -> Flask:
+    def make(url: sa.URL | None = None, **config: Any) -> Flask:
         name = f"app{len(made)}"
         app = Flask(name, instance_path=str(tmp_path / name))
         (tmp_path / name).mkdir()
-        app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path / name}/app.db"
+        app.config["SQLALCHEMY_DATABASE_URI"] = url or f"sqlite:///{tmp_path / name}/app.db"
         app.config["TESTING"] = True
         app.config["LLM_COST_HOSTS"] = provider.hosts
         app.config.update({f"LLM_COST_{key.upper()}": value for key, value in config.items()})

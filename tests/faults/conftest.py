@@ -12,19 +12,6 @@ from desks import Desk
 from flask_llm_cost.testing.provider import PlayedProvider
 
 
-@pytest.fixture(scope="session")
-def played() -> Iterator[PlayedProvider]:
-    with PlayedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(played: PlayedProvider) -> PlayedProvider:
-    """The played provider, with nothing of the test before."""
-    played.clear()
-    return played
-
-
 @pytest.fixture
 def any_desk(database_url: sa.URL, tmp_path: Path, provider: PlayedProvider) -> Iterator[Desk]:
     """A desk with tables, once on each kind of database."""

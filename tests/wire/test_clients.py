@@ -113,7 +113,8 @@ def compare(calls: list[CallRecord], wanted: list[dict[str, Any]], case: str) ->
 
 def carry_all(name: str, app: Flask, proxy: PlayedProvider, cases: Iterator[tuple[Shape, Any, Any]]) -> int:
     count = 0
-    with CLIENTS[name](proxy.url) as carry, app.app_context():
+    # The context first: an event loop's is a copy of what there is when the loop is made.
+    with app.app_context(), CLIENTS[name](proxy.url) as carry:
         for shape, encoding, size in cases:
             if carries(name, shape, encoding):
                 case = f"{shape.name} by {name}, encoded as {encoding}, in pieces of {size}"

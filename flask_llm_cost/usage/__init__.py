@@ -27,7 +27,7 @@ from flask_llm_cost.usage.format import Format, MalformedUsageError
 from flask_llm_cost.usage.gemini import EmbedContent, GenerateContent, Predict
 from flask_llm_cost.usage.ollama import Generate
 from flask_llm_cost.usage.openai import ChatCompletions, ChatThinkingBeside, Embeddings
-from flask_llm_cost.usage.openai_media import Images, Speech, Transcriptions
+from flask_llm_cost.usage.openai_media import Images, Speech, TranscriptionEvents, Transcriptions
 from flask_llm_cost.usage.openai_responses import Responses, SettledResponses
 from flask_llm_cost.usage.reading import (
     MALFORMED_USAGE,
@@ -71,7 +71,9 @@ _CONTENT, _EMBED_CONTENT, _CONVERSE, _INVOKE = GenerateContent(), EmbedContent()
 _COHERE, _COHERE_EMBED, _RERANK, _OLLAMA = Chat(), Embed(), Rerank(), Generate()
 
 #: Those that can be told by their shape, those first that say most about themselves.
-_BY_SHAPE: Final[tuple[Format, ...]] = (_RESPONSES, _MESSAGES, _CONTENT, _CONVERSE, _COHERE, _OLLAMA, _CHAT)
+_BY_SHAPE: Final[tuple[Format, ...]] = (
+    _IMAGES, _SPEECH, TranscriptionEvents(), _RESPONSES, _MESSAGES, _CONTENT, _CONVERSE, _COHERE, _OLLAMA, _CHAT,
+)  # fmt: skip
 _ANY: Final = AnyShape(_BY_SHAPE)
 
 #: How the path of a POST ends, the operation that it is, and the format that it speaks.
@@ -350,6 +352,8 @@ def provider_format(provider: str, usage: Mapping[str, Any] | None = None) -> Fo
 def stream_format(provider: str) -> Format:
     """What reads a reply of a provider whatever its shape; where no shape tells, it is read as the provider's own."""
     own = _PROVIDER_FORMATS.get(provider, _CHAT)
+    if own is _CONVERSE:  # what models speak in InvokeModel, and Bedrock's own count of it
+        return AnyShape((own, *_BY_SHAPE[:-1], _INVOKE))
     return _ANY if own is _CHAT else AnyShape((own, *_BY_SHAPE, own))
 
 

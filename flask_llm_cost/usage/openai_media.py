@@ -113,6 +113,15 @@ class Transcriptions(Format):
         return Reading(_transcribed(body), model=text(body, "model"), response_id=text(body, "id"))
 
 
+class TranscriptionEvents(Transcriptions):
+    """The events of a transcription's stream, which say what they are; its body may be anybody's."""
+
+    name = "openai.transcription_events"
+
+    def fits(self, body: Mapping[str, Any]) -> bool:
+        return (text(body, "type") or "").startswith("transcript.text.")
+
+
 def _transcribed(body: Mapping[str, Any]) -> Usage:
     usage = block(body, "usage")
     if "prompt_tokens" in usage:

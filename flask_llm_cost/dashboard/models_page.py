@@ -135,6 +135,8 @@ def build(session: Session, selection: Selection, book: PriceBook) -> Models:
 
 def listed(book: PriceBook, provider: str, model: str | None, now: datetime) -> Listed | None:
     """What the price book says today."""
+    if book.find(provider, model, now) is None:
+        return None  # explained, it would be compared with every name that there is
     found = book.explain(provider, model, at=now)
     if not found.found or found.match is None or found.tariff is None:
         return None

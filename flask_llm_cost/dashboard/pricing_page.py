@@ -131,11 +131,12 @@ def _origin(row: PriceRow) -> str | None:
 
 def price_row(book: PriceBook, provider: str, model: str, now: datetime, calls: int | None) -> PriceRow:
     """What the book says of one model."""
-    found = book.explain(provider, model, at=now)
-    match, tariff = found.match, found.tariff
+    match = book.find(provider, model, now)
+    # What has no price is not explained: it would be compared with every name that there is.
+    tariff = book.explain(provider, model, at=now).tariff if match is not None else None
     entry = match.entry if match else None
     order = {name: index for index, name in enumerate(COMPONENTS)}
-    rates = tariff.rates if tariff is not None and found.found else {}
+    rates = tariff.rates if tariff is not None else {}
     bounds = entry.bounds if entry else ()
     return PriceRow(
         provider=provider,

@@ -323,6 +323,7 @@ def test_the_hosts_template_settings_change_nothing(make: Callable[..., MountedA
         ("support_chat", "support_<wbr>chat"),
         ("gpt-4o-mini", "gpt-<wbr>4o-<wbr>mini"),
         ("a/b.c", "a/<wbr>b.<wbr>c"),
+        ("gemini-2.5-pro", "gemini-<wbr>2.5-<wbr>pro"),
         ("_x__y_", "_<wbr>x__<wbr>y_"),
         ("two words", "two words"),
         ("<b>&_'x", "&lt;b&gt;&amp;_<wbr>&#39;x"),

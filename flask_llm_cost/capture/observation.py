@@ -18,6 +18,7 @@ from flask_llm_cost import usage as wire
 from flask_llm_cost.budgets.accounts import Subject
 from flask_llm_cost.capture.asked import attempt, requested_model
 from flask_llm_cost.capture.attribution import collect_tags
+from flask_llm_cost.capture.complaints import complaint
 from flask_llm_cost.capture.decoding import Decoder, decoder_for
 from flask_llm_cost.capture.guard import guarded, report
 from flask_llm_cost.capture.sdk import Marker
@@ -51,34 +52,10 @@ class Observation:
     """One watched call."""
 
     __slots__ = (
-        "_asked",
-        "_begun",
-        "_body",
-        "_decoder",
-        "_first_ns",
-        "_headers",
-        "_holds",
-        "_kept",
-        "_occurred_at",
-        "_open",
-        "_record_id",
-        "_requested_model",
-        "_route",
-        "_scanner",
-        "_silent",
-        "_start_ns",
-        "_state",
-        "_status",
-        "_stream",
-        "_tags",
-        "ask",
-        "attempt",
-        "content",
-        "host",
-        "judged",
-        "marker",
-        "withheld",
-    )
+        "_asked", "_begun", "_body", "_decoder", "_first_ns", "_headers", "_holds", "_kept", "_occurred_at", "_open",
+        "_record_id", "_requested_model", "_route", "_scanner", "_silent", "_start_ns", "_state", "_status", "_stream",
+        "_tags", "ask", "attempt", "content", "host", "judged", "marker", "withheld",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -336,14 +313,9 @@ class Observation:
 
     def _keep(self, readings: Sequence[Reading], outcome: str, error_class: str | None = None) -> None:
         for reading in readings:
-            if reading.malformed:
-                self._warn(
-                    "%s sent a usage block in which the field %r is no count; the call's usage stays unknown",
-                    self._route.provider,
-                    reading.malformed,
-                )
-            elif outcome == "ok" and not reading.usage.known and reading.usage.source != "pending":
-                self._explain_unknown()
+            said = complaint(self._route, self.host, self._stream, reading, whole=outcome == "ok")
+            if said is not None:
+                self._warn(*said)
             self._hand_over(self._record(reading, outcome, error_class, self._kept))
             self._kept += 1
 
@@ -356,18 +328,6 @@ class Observation:
                 self._warn("%s", error)
             else:
                 self.marker.error = error
-
-    def _explain_unknown(self) -> None:
-        if self._stream and self._route.format.takes_stream_options:
-            self._warn(
-                "a stream of %s ended without usage: set stream_options={'include_usage': True} on the call%s",
-                self._route.provider,
-                "" if self._route.takes_stream_options else f", or add the host {self.host} to LLM_COST_STREAM_USAGE",
-            )
-        else:
-            self._warn(
-                "a reply of %s (%s) had no usage: its cost stays unknown", self._route.provider, self._route.operation
-            )
 
     def _warn(self, message: str, *args: object) -> None:
         if not self._silent:

@@ -25,7 +25,7 @@ from flask_llm_cost.usage import HostMap, route, scanner
 Ledger = Callable[[], list[Call]]
 
 ASK: Any = {"model": "gpt-4o", "messages": [{"role": "user", "content": "x"}], "stream": True}
-LIBRARIES: Any = [httpx, httpx2, requests]
+LIBRARIES: Any = [httpx2, *(pytest.param(library, marks=pytest.mark.slow) for library in (httpx, requests))]
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 
 

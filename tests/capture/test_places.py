@@ -128,7 +128,7 @@ PLACES: Any = [
 ]
 
 
-@pytest.mark.parametrize("propagates", [False, True], ids=["plain", "propagated"])
+@pytest.mark.parametrize("propagates", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["propagated", "plain"])
 @pytest.mark.parametrize(("place", "plain", "propagated"), PLACES)
 def test_what_is_known_where_a_call_runs(
     make_app: Callable[..., Flask],

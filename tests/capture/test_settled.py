@@ -86,6 +86,7 @@ def test_a_background_response_is_settled_once(
     assert call.total_cost == spent(two_apps[0]) == RESPONDED
 
 
+@pytest.mark.slow
 def test_the_lines_of_a_batch_are_settled_once(
     two_apps: tuple[Flask, Flask], provider: PlayedProvider, openai_client: openai.OpenAI
 ) -> None:
@@ -116,6 +117,7 @@ class Lines(httpx.SyncByteStream):
             yield piece
 
 
+@pytest.mark.slow
 def test_a_large_batch_takes_no_more_memory(make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture) -> None:
     """Eight times the lines of a batch take no more memory to read: none of them waits for the others."""
     app = make_app(write_mode="log")

@@ -39,6 +39,7 @@ _SECRET: Final = re.compile(
     r"|\b(?:xox[abeoprs]|xapp)-[A-Za-z0-9-]{10,}|\bhooks\.slack\.com/services/\w"  # Slack
     r"|-----BEGIN [A-Z ]{0,32}PRIVATE KEY"
     r"|\b[A-Za-z][A-Za-z0-9+.-]{0,15}://[^/\s:@]{0,256}:[^/\s@]{1,256}@"  # credentials inside a URL
+    r"|[?&](?i:(?:api[-_]?)?key|(?:(?:access|auth|id)[-_]?)?token|client[-_]?secret|sig(?:nature)?)=[^\s&#]{16,}"
 )
 
 #: Card numbers as their issuers number them. A plain number counts only with a right check digit, since ids are numbers too.

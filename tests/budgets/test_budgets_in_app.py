@@ -16,6 +16,7 @@ import openai
 import pytest
 import sqlalchemy as sa
 from budget_apps import BODY, NOTHING, AppMaker, BudgetApp
+from flask import request
 
 from flask_llm_cost import BudgetExceededError, ConfigError, LlmCostTracker, signals, tags, track, track_stream
 from flask_llm_cost.budgets import enforcement, holds
@@ -162,6 +163,26 @@ def test_calls_and_tokens(make_app: AppMaker, provider: PlayedProvider) -> None:
     assert found["calls"].spent == 2
     assert found["tokens"].spent == sum(call.total_tokens or 0 for call in app.calls())
     assert found["tokens"].limit == 20_000_000
+
+
+def test_tags_of_the_request_choose_the_budget(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """A budget per tenant blocks by the tags that the request tagger gives, as it does by those of a block."""
+    app = sqlite_app({**CAP, "limit": 1, "unit": "calls"})
+    app.costs.request_tagger(lambda: {"tenant_id": request.args["tenant"]})
+
+    @app.flask.get("/ask")
+    def ask() -> str:
+        try:
+            chat(provider)
+        except BudgetExceededError as error:
+            return f"blocked {error.scope}"
+        return "answered"
+
+    client = app.flask.test_client()
+    answers = [client.get(f"/ask?tenant={tenant}").text for tenant in ("acme", "acme", "beta")]
+    assert answers == ["answered", "blocked tenant_id=acme", "answered"]
+    app.flush()
+    assert len(provider.truth) == 2
 
 
 def test_without_a_cap_the_model_s_maximum_is_held(sqlite_app: AppMaker, provider: PlayedProvider) -> None:

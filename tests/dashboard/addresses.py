@@ -16,7 +16,7 @@ PAGES = {
     "budgets": "/budgets",
     "quality": "/data-quality?range=90d",
     "pricing": "/pricing",
-    "pricing searched": "/pricing?search=gpt-4o",
+    "pricing searched": "/pricing?search=gpt-4o-mini",
 }
 FORMATS = ("html", "json", "csv")
 

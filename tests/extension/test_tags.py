@@ -234,6 +234,8 @@ SECRETS = [
     "redis://:hunter2@cache/0",
     "HTTPS://user:hunter2@db.example/x",
     "mongodb+srv://app:secret@db",
+    "Max retries exceeded with url: /v1/chat?stream=1&api_key=0f3c9ab27d5e41c88a (Caused by NewConnectionError)",
+    "https://llm.example/v1?key=0f3c9ab27d5e41c88a",
 ]
 
 
@@ -252,6 +254,7 @@ def test_secrets_are_redacted_by_their_shape(rules: TagRules, secret: str) -> No
         "4111111111111112",
         "user@example.com",
         "https://shop.example/a?b=c",
+        "https://shop.example/a?key=colour&token=2",
         "task-sk-1",
         "risk-management-strategies",
         "the bearer of bad news",

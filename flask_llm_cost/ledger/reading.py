@@ -54,7 +54,7 @@ def reading(engine: sa.Engine, *, longest: float | None = None) -> Iterator[Sess
 
 
 def _limit(session: Session, seconds: float | None) -> None:
-    dialect = session.get_bind().dialect
+    dialect = session.connection().dialect  # which server it is, it knows by its first connection
     if dialect.name == "postgresql":
         limit = f"LOCAL statement_timeout = {int((seconds or 0) * 1000)}"
     elif getattr(dialect, "is_mariadb", False):

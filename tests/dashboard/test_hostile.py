@@ -20,7 +20,7 @@ from sqlalchemy.engine import Engine
 from flask_llm_cost import track
 from flask_llm_cost.dashboard.export import cell
 from flask_llm_cost.dashboard.rendering import breakable
-from flask_llm_cost.ledger.models import Base, PriceSnapshot
+from flask_llm_cost.ledger.models import Base, Call, LineItem, PriceSnapshot
 
 MARKUP = "\"'><script>alert(1)</script><img src=x onerror=alert(2)><svg onload=alert(3)>{{7*7}}javascript:alert(4)"
 _ELEMENTS = {
@@ -57,6 +57,11 @@ def _checked(html: str) -> list[str]:
     return checker.found
 
 
+def _markup(table: type[Base], *columns: str) -> dict[str, str]:
+    """As much markup as each column takes."""
+    return {name: MARKUP[: table.__table__.c[name].type.length] for name in columns}  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     "database_server",
     ["sqlite", *(pytest.param(name, marks=pytest.mark.slow) for name in ("postgresql", "mariadb"))],
@@ -73,16 +78,16 @@ def test_markup_in_every_string_stays_text(make: Callable[..., MountedApp], data
         assert app.costs.flush(20)
         price = PriceSnapshot(
             id=uuid4(), currency="USD", rates={}, multiplier=1, discount=0, created_at=datetime.now(UTC),
-            **dict.fromkeys(("source", "source_version", "matched_key", "match_kind", "pricing_mode", "tier"), MARKUP[:30]),
+            **_markup(PriceSnapshot, "source", "source_version", "matched_key", "match_kind", "pricing_mode", "tier"),
         )  # fmt: skip
         app.database.session.add(price)
         app.database.session.commit()
         price_id = price.id
     columns = ("provider", "operation", "model", "requested_model", "host", "error_class", "provider_response_id")
-    strings = dict.fromkeys(columns, MARKUP[:64])
+    strings = _markup(Call, *columns, "flags", "pricing_mode")
+    component = _markup(LineItem, "component")["component"]
     for cost in ("1.5", None):
-        items = [(MARKUP[:40], 7, "1", "0.000007")]
-        told = {"flags": MARKUP[:100], "pricing_mode": MARKUP[:60], "items": items, "price_id": price_id}
+        told = {"items": [(component, 7, "1", "0.000007")], "price_id": price_id}
         call_id = app.add(cost, tags=tags, **told, **strings)
         app.add(cost, tags={"feature": "plain"})
     app.roll_up()

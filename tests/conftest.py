@@ -76,7 +76,7 @@ def mariadb_server() -> Iterator[MariaDBServer]:
     server.stop()
 
 
-@pytest.fixture(params=["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.slow)])
+@pytest.fixture(params=["sqlite", *(pytest.param(server, marks=pytest.mark.slow) for server in ("postgresql", "mariadb"))])
 def database_server(request: pytest.FixtureRequest) -> Server:
     """The server behind ``database_url``; a test that asks for it runs once on each kind of database."""
     server: Server = request.getfixturevalue(f"{request.param}_server")

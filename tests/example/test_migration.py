@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import flask_migrate
+import pytest
 from example_site import Site
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_shipped_migration_makes_every_table(site: Site) -> None:
     """After ``flask db upgrade`` the database is as the models say: the desk's tables and the ledger's."""
     assert "No new upgrade operations detected." in site.flask("db", "check")

@@ -94,6 +94,7 @@ def test_a_file_is_complete_or_not_there(app: Flask, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("calls*")] == ["calls.csv"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_calls(app: Flask, tmp_path: Path) -> None:
     """Ten times the calls take no more memory: they are read a page at a time."""
     session = app.extensions["sqlalchemy"].session

@@ -142,7 +142,9 @@ def turns(steps: Steps, call: Callable[[], object], each: int) -> Iterator[objec
 
 
 @EVERY
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    "call", [pytest.param(call, marks=[] if call in (httpx_refused, openai_stream) else pytest.mark.slow) for call in CALLS]
+)
 def test_any_step_of_watching(
     sqlite_desk: Desk, clients: Clients, steps: Steps, call: Callable[[Clients], object], each: int
 ) -> None:

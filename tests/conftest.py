@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -33,6 +34,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         for name in ONCE.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.xdist_group(name))
     yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _only_young_objects() -> None:
+    """Collecting after each test looks at what the test made, not at every module that was ever imported."""
+    gc.collect()
+    gc.freeze()
 
 
 def _start(server: Callable[[], S]) -> S:

@@ -20,13 +20,6 @@ from flask_llm_cost.ledger import Call
 from flask_llm_cost.testing.provider import PlayedProvider
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _only_young_objects() -> None:
-    """Collecting after each test looks at what the test made, not at every module that was ever imported."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture
 def make_app(provider: PlayedProvider, tmp_path: Path) -> Callable[..., Flask]:
     """A factory of apps with a SQLite file each, unless a URL says otherwise; keywords are ``LLM_COST_`` keys."""

@@ -115,8 +115,10 @@ def asked_steps() -> Iterator[Steps]:
     codes: dict[str, dict[tuple[str, int], CodeType]] = {}
     changed: list[tuple[FunctionType, CodeType]] = []
     setattr(builtins, WORD, steps.ask)
-    gc.unfreeze()  # what another test froze is not among the objects
-    for function in [found for found in gc.get_objects() if isinstance(found, FunctionType)]:
+    gc.unfreeze()  # what is frozen is not among the objects
+    functions = [found for found in gc.get_objects() if isinstance(found, FunctionType)]
+    gc.freeze()
+    for function in functions:
         code = function.__code__
         # A template of the dashboard is a function in a file of ours, too.
         if not _is_ours(code.co_filename) or code.co_filename == guard.__file__ or not code.co_filename.endswith(".py"):

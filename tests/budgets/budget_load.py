@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from flask_llm_cost.budgets.enforcement import Answer, Ask, Budgets
 from flask_llm_cost.budgets.settling import Crossing
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.models import BudgetHold, BudgetPeriod
+from flask_llm_cost.ledger.transaction import WriteError
 from flask_llm_cost.ledger.writer import Writer
 from flask_llm_cost.pricing import PriceBook
 from flask_llm_cost.records import CallRecord, Cost, Usage, new_call_id
@@ -104,7 +106,13 @@ class Worker:
             **changes,
         )
         with self._writing:
-            assert not self._writer.write([record]).poison
+            for pause in [0.05] * 200:  # as the drain does, where a server has no connection left for so many
+                try:
+                    assert not self._writer.write([record]).poison
+                    return
+                except WriteError:
+                    time.sleep(pause)
+            raise AssertionError("never written")
 
     def let_expire(self) -> None:
         """Make all holds as old as they can be, and sweep."""

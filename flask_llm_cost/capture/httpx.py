@@ -103,7 +103,8 @@ def _request(module: ModuleType, request: Any, streamed: bool) -> Request | None
         method=method,
         host=url.netloc.decode("ascii", "replace").lower(),
         path=url.path,
-        headers=request.headers,
+        # A dict: the library's own mapping decodes all of them for each that is asked for.
+        headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in request.headers.raw},
         content=functools.partial(_content, module, request),
         can_withhold=streamed,
         form=functools.partial(_form, request),

@@ -240,13 +240,13 @@ def _kept_items(mapping: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, A
     for key, value in list(mapping.items())[:_MAX_ITEMS]:
         if not isinstance(key, str) or not _WORD.match(key):
             continue
-        if isinstance(value, str):
+        if value is None or _is_count(value):
+            yield key, value
+        elif isinstance(value, str):
             if key in _ENUMS and _WORD.match(value):
                 yield key, value
         elif isinstance(value, Mapping | list):
             yield key, numbers_only(value, depth + 1)
-        elif value is None or _is_count(value):
-            yield key, value
 
 
 def _is_count(value: Any) -> bool:

@@ -150,6 +150,8 @@ def test_multiprocessing(sqlite_desk: Desk, method: str) -> None:
     assert figures.stored == 2 + 3 * 5
 
 
+# What ends a thread may land in a finaliser that happens to run there, which passes it over, with a warning: it is sent again.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("ends", [3, pytest.param(100, marks=pytest.mark.soak)])
 def test_the_writing_thread_is_ended_again_and_again(any_desk: Desk, ends: int, caplog: pytest.LogCaptureFixture) -> None:
     """After every hundred records somebody ends the thread that writes: the next one goes on, none lost, none twice."""
@@ -157,12 +159,14 @@ def test_the_writing_thread_is_ended_again_and_again(any_desk: Desk, ends: int, 
     for part in range(ends):
         any_desk.ask(app, range(part * 100, part * 100 + 100))
         threads = {thread.ident for thread in threading.enumerate() if thread.name == "llm-cost-drain"}
-        for thread in threads:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread or 0), ctypes.py_object(SystemExit))
-        deadline = time.monotonic() + 60
-        while caplog.text.count("was ended (SystemExit)") <= part:
-            assert time.monotonic() < deadline
+        for turn in range(12_000):
+            if turn % 400 == 0:
+                for thread in threads:
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread or 0), ctypes.py_object(SystemExit))
+            if caplog.text.count("was ended (SystemExit)") > part:
+                break
             time.sleep(0.005)
+        assert caplog.text.count("was ended (SystemExit)") > part
     figures = any_desk.figures()
     figures.check()
     assert figures.stored == 100 * ends

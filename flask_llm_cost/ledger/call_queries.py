@@ -101,10 +101,12 @@ def calls_page(
         raise QueryError("a page of calls goes on after one call or before one, not both")
     expression, downwards = ORDERS[order]
     backwards = before is not None
-    query = sa.select(*_COLUMNS).where(*flt.conditions())
+    # The tag's own copy of the time has its calls in order: none is looked at that is not shown.
+    tag = flt.a_tag if expression is Call.occurred_at else None
+    sort: tuple[Any, Any] = (expression, Call.id) if tag is None else (CallTag.occurred_at, CallTag.call_id)
+    query = sa.select(*_COLUMNS).where(*flt.conditions(joined=tag))
     if (start := after or before) is not None:
-        query = query.where(_beyond(session, flt, expression, start, downwards != backwards))
-    sort = [expression, Call.id]
+        query = query.where(_beyond(_place(session, flt, expression, start), start, *sort, downwards != backwards))
     query = query.order_by(*(item.desc() if downwards != backwards else item.asc() for item in sort)).limit(limit + 1)
     found = session.execute(query).all()
     more, found = len(found) > limit, found[:limit]
@@ -118,15 +120,20 @@ def calls_page(
     return CallPage(rows, rows[-1].id if beyond_end else None, rows[0].id if beyond_start else None)
 
 
-def _beyond(session: Session, flt: Filter, expression: Any, start: UUID, downwards: bool) -> sa.ColumnElement[bool]:
+def _place(session: Session, flt: Filter, expression: Any, start: UUID) -> sa.ColumnElement[Any]:
     # Looked up within the filter: a call of somebody else's is not there.
     found = session.execute(sa.select(expression).where(*flt.conditions(), Call.id == start)).one_or_none()
     if found is None:
         raise QueryError("the call that this page starts from is not among these calls")
-    value = sa.literal(found[0], expression.type)
+    return sa.literal(found[0], expression.type)
+
+
+def _beyond(
+    place: sa.ColumnElement[Any], start: UUID, expression: Any, identity: Any, downwards: bool
+) -> sa.ColumnElement[bool]:
     if downwards:
-        return sa.and_(expression <= value, sa.or_(expression < value, Call.id < start))
-    return sa.and_(expression >= value, sa.or_(expression > value, Call.id > start))
+        return sa.and_(expression <= place, sa.or_(expression < place, identity < start))
+    return sa.and_(expression >= place, sa.or_(expression > place, identity > start))
 
 
 def all_calls(session: Session, flt: Filter, *, order: str = "newest", batch: int = 1000) -> Iterator[CallRow]:

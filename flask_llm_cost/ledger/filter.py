@@ -93,8 +93,17 @@ class Filter:
             raise QueryError("the scope of a filter cannot be changed")
         return replace(self, tags={**self.tags, **tags}, **changes)
 
-    def conditions(self) -> list[sa.ColumnElement[bool]]:
-        """What a query about ``llm_cost_calls`` has to hold."""
+    @property
+    def a_tag(self) -> tuple[str, str] | None:
+        """A tag, key and value, that it asks all its calls to have, if there is one."""
+        given = ((key, value) for tags in (self.scope, self.tags) for key, value in tags.items())
+        return next(((key, value) for key, value in given if value is not None), None)
+
+    def conditions(self, joined: tuple[str, str] | None = None) -> list[sa.ColumnElement[bool]]:
+        """What a query about ``llm_cost_calls`` has to hold.
+
+        :param joined: the tag of :attr:`a_tag` where the query joins :class:`CallTag` for it
+        """
         found: list[sa.ColumnElement[bool]] = []
         if self.since is not None:
             found.append(Call.occurred_at >= self.since)
@@ -106,17 +115,19 @@ class Filter:
         plain = ("provider", "operation", "outcome", "cost_status", "usage_source", "stream", "currency")
         found += [COLUMNS[name] == value for name in plain if (value := getattr(self, name)) is not None]
         # Both, not merged: a tag that was asked for never replaces the scope's.
-        found += [self._tagged(key, value) for tags in (self.scope, self.tags) for key, value in tags.items()]
+        given = (tag for tags in (self.scope, self.tags) for tag in tags.items())
+        found += [self._tagged(key, value) for key, value in given if (key, value) != joined]
+        if joined is not None:
+            found += [CallTag.call_id == Call.id, *self._of_tag(*joined)]
         return found
 
     def _tagged(self, key: str, value: str | None) -> sa.ColumnElement[bool]:
-        calls = sa.select(CallTag.call_id).where(CallTag.key == key)
         if value is None:
-            return ~calls.where(CallTag.call_id == Call.id).correlate(Call).exists()
-        calls = calls.where(CallTag.value == value)
-        # The tag's own copy of the time lets its index answer for the range.
-        if self.since is not None:
-            calls = calls.where(CallTag.occurred_at >= self.since)
-        if self.until is not None:
-            calls = calls.where(CallTag.occurred_at < self.until)
-        return Call.id.in_(calls)
+            return ~sa.exists().where(CallTag.key == key, CallTag.call_id == Call.id).correlate(Call)
+        return Call.id.in_(sa.select(CallTag.call_id).where(*self._of_tag(key, value)))
+
+    def _of_tag(self, key: str, value: str) -> list[sa.ColumnElement[bool]]:
+        """A tag in the filter's range: its own copy of the time lets its index answer for that."""
+        found = [CallTag.key == key, CallTag.value == value]
+        found += [CallTag.occurred_at >= self.since] if self.since is not None else []
+        return found + ([CallTag.occurred_at < self.until] if self.until is not None else [])

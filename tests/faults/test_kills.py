@@ -150,7 +150,7 @@ def test_multiprocessing(sqlite_desk: Desk, method: str) -> None:
     assert figures.stored == 2 + 3 * 5
 
 
-# What ends a thread may land in a finaliser that happens to run there, which passes it over, with a warning: it is sent again.
+# What ends a thread may land in a finaliser that runs there, which passes it over with a warning: it is sent again.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("ends", [3, pytest.param(100, marks=pytest.mark.soak)])
 def test_the_writing_thread_is_ended_again_and_again(any_desk: Desk, ends: int, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+import sqlalchemy as sa
 from ledger_rows import add_call
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger.call_queries import ORDERS, all_calls, calls_page, one_call
 from flask_llm_cost.ledger.filter import Filter
-from flask_llm_cost.ledger.models import PriceSnapshot
+from flask_llm_cost.ledger.models import Base, PriceSnapshot
 
 AT = datetime(2026, 11, 3, 12, tzinfo=UTC)
 EVERYTHING = Filter(scope={})
+OF_A_TAG = Filter(scope={}, tags={"kind": "planted"})
+OF_A_TENANT = Filter(scope={"tenant_id": "acme"}, tags={"kind": "planted"}, since=AT - timedelta(days=1))
 
 
 def _plant(session: Session, count: int = 23) -> list[UUID]:
@@ -27,34 +31,52 @@ def _plant(session: Session, count: int = 23) -> list[UUID]:
             AT + timedelta(seconds=n // 3),
             None if n % 5 == 0 else f"0.0{n % 4}",
             latency_ms=None if n % 4 == 0 else 100 * (n % 3),
-            tags={"n": str(n)},
+            tags={"n": str(n), "kind": "planted", "tenant_id": "acme"},
         )
         for n in range(count)
     ]
 
 
+@pytest.mark.parametrize("flt", [EVERYTHING, OF_A_TAG, OF_A_TENANT], ids=["all", "tag", "scope and tag"])
 @pytest.mark.parametrize("order", list(ORDERS))
-def test_pages_lose_and_repeat_nothing(session: Session, order: str) -> None:
+def test_pages_lose_and_repeat_nothing(session: Session, order: str, flt: Filter) -> None:
     """Walked forwards every call comes once and in order, and walked back from the end the same ones again."""
     planted = _plant(session)
+    if flt is not EVERYTHING:
+        add_call(session, AT, "0.01", tags={"kind": "another", "tenant_id": "acme"})
     forwards, backwards = [], []
-    page = calls_page(session, EVERYTHING, order=order, limit=4)
+    page = calls_page(session, flt, order=order, limit=4)
     assert page.preceding is None
     while True:
         forwards.append([row.id for row in page.rows])
         if page.following is None:
             break
-        page = calls_page(session, EVERYTHING, order=order, after=page.following, limit=4)
+        page = calls_page(session, flt, order=order, after=page.following, limit=4)
     while True:
         backwards.append([row.id for row in page.rows])
         if page.preceding is None:
             break
-        page = calls_page(session, EVERYTHING, order=order, before=page.preceding, limit=4)
+        page = calls_page(session, flt, order=order, before=page.preceding, limit=4)
     flat = [call for found in forwards for call in found]
     assert sorted(flat) == sorted(planted)
     assert len(flat) == len(set(flat))
     assert [call for found in reversed(backwards) for call in found] == flat
-    assert [row.id for row in all_calls(session, EVERYTHING, order=order, batch=5)] == flat
+    assert [row.id for row in all_calls(session, flt, order=order, batch=5)] == flat
+
+
+def test_the_latest_of_a_tag_are_found_in_order(sqlite_url: sa.URL) -> None:
+    """A tenant with millions of calls waits for the fifty that are shown: its calls come in order, and none is sorted."""
+    engine = sa.create_engine(sqlite_url)
+    Base.metadata.create_all(engine)
+    asked: list[tuple[str, Any]] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *given: asked.append((given[2], given[3])))
+    with Session(engine) as session:
+        calls_page(session, OF_A_TENANT)
+        statement, parameters = asked[0]
+        plan = [str(row[3]) for row in session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+    engine.dispose()
+    assert "ix_llm_cost_call_tags_key" in plan[0]
+    assert "USE TEMP B-TREE FOR ORDER BY" not in plan
 
 
 def test_the_order_is_what_it_says(session: Session) -> None:
@@ -65,7 +87,9 @@ def test_the_order_is_what_it_says(session: Session) -> None:
     assert costs == sorted(known, reverse=True) + [None] * (len(costs) - len(known))
     times = [row.occurred_at for row in all_calls(session, EVERYTHING, order="newest")]
     assert times == sorted(times, reverse=True)
-    assert [row.tags for row in all_calls(session, EVERYTHING.narrowed(tags={"n": "7"}))] == [{"n": "7"}]
+    assert [row.tags for row in all_calls(session, EVERYTHING.narrowed(tags={"n": "7"}))] == [
+        {"n": "7", "kind": "planted", "tenant_id": "acme"}
+    ]
 
 
 def test_a_page_starts_from_a_call_of_its_own_filter(session: Session) -> None:

@@ -87,7 +87,9 @@ class PostgreSQLServer:
         with admin.connect() as connection:
             for setting in ("fsync", "synchronous_commit", "full_page_writes"):
                 connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
-            connection.exec_driver_sql("SELECT pg_reload_conf()")
+            connection.exec_driver_sql("ALTER SYSTEM SET max_connections = 300")  # 64 processes keep up to three each
+        handle.stop()
+        handle.ensure_postgres_running()
         return cls(admin, handle)
 
     def stop(self) -> None:

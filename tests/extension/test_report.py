@@ -19,7 +19,11 @@ from flask_llm_cost import LlmCostTracker
 from flask_llm_cost.dashboard.forecast import ANOMALY_RULE
 
 Run = Callable[..., Result]
-NOW = datetime.now(UTC).replace(hour=0, minute=0, second=1, microsecond=0)
+
+
+def today() -> datetime:
+    """The first second of the day that it is now: a run may pass midnight."""
+    return datetime.now(UTC).replace(hour=0, minute=0, second=1, microsecond=0)
 
 
 @pytest.fixture
@@ -40,7 +44,7 @@ def app(tmp_path: Path) -> Iterator[Flask]:
 def add(app: Flask) -> Callable[..., Any]:
     def add(days_ago: float, cost: str | None, **columns: Any) -> None:
         session = app.extensions["sqlalchemy"].session
-        at = columns.pop("at", None) or NOW - timedelta(days=days_ago)
+        at = columns.pop("at", None) or today() - timedelta(days=days_ago)
         add_call(session, at, cost, **columns)
         session.commit()
 
@@ -89,7 +93,7 @@ def test_odd_days_fail_a_cron_job(month: None, add: Callable[..., Any], run: Run
     add(1, "38", model="o3-pro", tags={"feature": "digest"})
     result = run("--anomalies")
     assert result.exit_code == 1
-    assert f"{(NOW - timedelta(days=1)).date()}  $40.00, " in result.output
+    assert f"{(today() - timedelta(days=1)).date()}  $40.00, " in result.output
     assert "model o3-pro ($38.00 more), feature digest ($38.00 more)" in result.output
     assert ANOMALY_RULE[1:] in result.output
     found = json.loads(run("--anomalies", "--format", "json").output)["anomalies"]

@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from flask_llm_cost.budgets import enforcement, keeper
 from flask_llm_cost.budgets.accounts import Subject
 from flask_llm_cost.budgets.declaration import parse_budgets
 from flask_llm_cost.budgets.enforcement import Answer, Ask, Budgets
@@ -174,6 +175,9 @@ def _hold_and_die(worker: Worker, limit: int, hold: int, calls: int) -> None:
 
 
 if __name__ == "__main__":
+    # Half a second is a promise to the app, not to dozens of processes that start at once on two processors.
+    enforcement.PATIENCE_SECONDS = 60.0
+    enforcement.TRANSACTION_SECONDS = keeper.TRANSACTION_SECONDS = 20.0
     given = [int(argument) for argument in sys.argv[3:]]
     mine = Worker(sys.argv[1], BLOCK(given[0], hold_seconds=60))
     with mine.engine.connect():

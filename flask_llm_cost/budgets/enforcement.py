@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, TypeVar
@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from flask_llm_cost.budgets import estimate, holds
 from flask_llm_cost.budgets.accounts import Account, Subject, Verdict, accounts_of, judge
+from flask_llm_cost.budgets.asking import Answer, Ask
 from flask_llm_cost.budgets.declaration import Budget
 from flask_llm_cost.budgets.desk import Job, LateError
 from flask_llm_cost.budgets.holds import Hold, Standing, stored
@@ -38,33 +39,6 @@ _T = TypeVar("_T")
 _LATE: Final = Trouble("unavailable", "it did not answer in time")
 
 UNAVAILABLE, ALLOWED, UNPRICED_CALLS = "budget_unavailable", "budget_unavailable_allowed", "budget_unpriced"
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A call that asks whether it may be sent.
-
-    :param content: its body; ``None`` where it is sent piece by piece
-    :param length: the length that is announced for it then
-    """
-
-    call_id: UUID
-    subject: Subject
-    operation: str
-    content: bytes | None
-    length: int
-    accounts: tuple[Account, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Whether it may.
-
-    :param holds: whether something is held for it, that must be settled or given back
-    """
-
-    error: BudgetExceededError | None = None
-    holds: bool = False
 
 
 class Budgets:
@@ -116,10 +90,12 @@ class Budgets:
         operation: str,
         content: bytes | None,
         length: int,
+        host: str = "",
+        mode: str | None = None,
     ) -> Ask | None:
         """What a call has to ask; ``None`` where no budget that blocks applies to it."""
         accounts = accounts_of(self._blocking, subject, self.zone) if self._blocking else ()
-        return Ask(call_id, subject, operation, content, length, tuple(accounts)) if accounts else None
+        return Ask(call_id, subject, operation, content, length, tuple(accounts), host, mode) if accounts else None
 
     def authorise(self, ask: Ask) -> Answer:
         """Whether a call may be sent; then what it may cost is held. Takes half a second at most, and raises nothing."""
@@ -231,23 +207,23 @@ class Budgets:
     def _amount(self, budget: Budget, ask: Ask, request: estimate.Request) -> Decimal | None:
         if budget.unit == "calls":
             return Decimal(1)
-        subject, book = ask.subject, self._book()
-        provider, model = subject.provider or "", subject.models[0] if subject.models else None
-        most = book.max_output(provider, model, subject.at) or self._default_output
+        call, book = ask.as_recorded, self._book()
+        provider = call.provider
+        most = book.max_output(provider, call.model, call.occurred_at) or self._default_output
         tokens = estimate.tokens_of(request, ask.operation, budget.allowance, most, budget.estimate == "expected")
         if budget.unit == "tokens":
             return Decimal(tokens.total)
-        cost = estimate.cost_of(book, provider, model, tokens, request, subject.at)
+        cost = estimate.cost_of(book, call, tokens, request)
         if cost is not None or budget.unpriced != "dearest":
             return cost
         if provider not in self._dearest:
-            self._dearest[provider] = estimate.dearest_model(book, provider, subject.at)
+            self._dearest[provider] = estimate.dearest_model(book, provider, call.occurred_at)
         dearest = self._dearest[provider]
         if dearest is None:
             return None
         self.keeper.count(UNPRICED_CALLS)
         self._warn_unpriced(ask, f"is held at the price of {dearest}")
-        return estimate.cost_of(book, provider, dearest, tokens, request, subject.at)
+        return estimate.cost_of(book, replace(call, model=dearest), tokens, request)
 
     def _warn_unpriced(self, ask: Ask, what: str) -> None:
         name = f"{ask.subject.provider}/{(ask.subject.models or ('an unknown model',))[0]}"[:200]

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, Final
 
 from flask_llm_cost.budgets.declaration import Allowance
 from flask_llm_cost.pricing import PriceBook
-from flask_llm_cost.records import COMPONENTS, Price, Usage
+from flask_llm_cost.records import COMPONENTS, CallRecord, Price, Usage
 
 #: Operations whose reply is no text, so that no tokens of output are billed.
 _NO_OUTPUT: Final = frozenset({"embeddings", "embed_content", "embed", "rerank", "moderations", "speech", "images"})
@@ -66,6 +66,7 @@ class Request:
     :param sound: whether something in it, or asked for, is sound
     :param pictures: the same for pictures
     :param cached: whether it asks to be kept in a cache, and so to pay for writing; ``1h`` for an hour
+    :param zone: the geography that it asks for, as a pricing mode
     """
 
     text: int
@@ -78,6 +79,7 @@ class Request:
     pictures: bool = False
     cached: str | None = None
     mode: str | None = None
+    zone: str | None = None
 
 
 def read(content: bytes | None, length: int = 0) -> Request:
@@ -99,7 +101,7 @@ def read(content: bytes | None, length: int = 0) -> Request:
     context = sum(1 for name in _CONTEXTS if isinstance(body.get(name), dict if name == "prompt" else str | dict))
     answers = max(1, *(_whole(_at(body, path)) or 1 for path in _COUNTS))
     caps = [cap for path in _CAPS if (cap := _whole(_at(body, path))) is not None]
-    mode = body.get("service_tier") or body.get("speed")
+    mode, geo = body.get("service_tier") or body.get("speed"), body.get("inference_geo")
     lifetime = None
     if b'"cache_control"' in content or b'"cachePoint"' in content:
         lifetime = "1h" if b'"1h"' in content else "5m"
@@ -114,6 +116,7 @@ def read(content: bytes | None, length: int = 0) -> Request:
         pictures=b"image" in content or b"IMAGE" in content,
         cached=lifetime,
         mode=mode if mode in _MODES else None,
+        zone=f"residency:{geo[:32]}" if geo and isinstance(geo, str) else None,
     )
 
 
@@ -192,12 +195,15 @@ def tokens_of(request: Request, operation: str, allowance: Allowance, most: int,
     return Tokens(text + added, output)
 
 
-def cost_of(
-    book: PriceBook, provider: str, model: str | None, tokens: Tokens, request: Request, at: datetime
-) -> Decimal | None:
-    """What so many tokens cost at the dearest rates that may apply; ``None`` where the model has no price."""
+def cost_of(book: PriceBook, call: CallRecord, tokens: Tokens, request: Request) -> Decimal | None:
+    """What so many tokens cost at the dearest rates that may apply; ``None`` where the model has no price.
+
+    :param call: what is known of the call before it is sent: its host decides with
+    """
     usage = Usage({"input": tokens.input, "output": tokens.output, **_PROBES})
-    costs = [book.price(provider, model, usage, mode, at) for mode in {None, request.mode}]
+    zones = {None, call.pricing_mode, request.zone}
+    modes = {"+".join(filter(None, (mode, zone))) or None for mode in (None, request.mode) for zone in zones}
+    costs = [book.price_record(replace(call, usage=usage, pricing_mode=mode)) for mode in modes]
     amounts = [_dearest(cost.price, tokens, request) for cost in costs if cost.price is not None and cost.currency == "USD"]
     if not amounts and any(cost.status == "free" for cost in costs):
         return Decimal(0)

@@ -36,7 +36,8 @@ from flask_llm_cost.usage.scanner import Scanner
 from flask_llm_cost.usage.stream_options import UsageEventFilter, ask_for_usage
 
 if TYPE_CHECKING:
-    from flask_llm_cost.budgets.enforcement import Answer, Ask, Budgets
+    from flask_llm_cost.budgets.asking import Answer, Ask
+    from flask_llm_cost.budgets.enforcement import Budgets
     from flask_llm_cost.extension import AppState
 
 logger = logging.getLogger("flask_llm_cost")
@@ -117,6 +118,8 @@ class Observation:
             self._route.operation,
             content,
             int(length) if length.isdigit() and len(length) < 12 else 0,
+            self.host,
+            self._route.residency,
         )
         self.judged = budgets.raises(self.subject)
 

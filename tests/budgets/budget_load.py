@@ -21,8 +21,9 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.budgets import enforcement, keeper
 from flask_llm_cost.budgets.accounts import Subject
+from flask_llm_cost.budgets.asking import Answer, Ask
 from flask_llm_cost.budgets.declaration import parse_budgets
-from flask_llm_cost.budgets.enforcement import Answer, Ask, Budgets
+from flask_llm_cost.budgets.enforcement import Budgets
 from flask_llm_cost.budgets.settling import Crossing
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.models import BudgetHold, BudgetPeriod

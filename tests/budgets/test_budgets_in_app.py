@@ -146,6 +146,18 @@ def test_a_call_alone(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
     assert [(row.scope, row.blocked_calls) for row in app.periods()] == [("all", 1)]
 
 
+def test_the_region_of_the_host_is_held(sqlite_app: AppMaker) -> None:
+    """A call to a host whose region is dearer asks for as much more; nothing is sent, so the real host can be asked."""
+    app = sqlite_app(NOTHING)
+    asked = []
+    with app.flask.app_context(), httpx.Client() as client:
+        for host in ("api.openai.com", "eu.api.openai.com"):
+            with pytest.raises(BudgetExceededError) as caught:
+                client.post(f"https://{host}/v1/chat/completions", json={**BODY, "model": "gpt-5.4"})
+            asked.append(caught.value.estimate)
+    assert asked[1] == asked[0] * Decimal("1.1")
+
+
 def test_calls_and_tokens(make_app: AppMaker, provider: PlayedProvider) -> None:
     """Budgets of calls and of tokens count in their own units, exactly, and refuse what does not fit."""
     app = make_app(

@@ -12,6 +12,7 @@ import pytest
 from flask_llm_cost.budgets.declaration import Allowance
 from flask_llm_cost.budgets.estimate import Request, Tokens, cost_of, dearest_model, read, tokens_of
 from flask_llm_cost.pricing import PriceBook
+from flask_llm_cost.records import CallRecord, new_call_id
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 ALLOWANCE = Allowance(template=7, tools=100, media=5_000, context=32_000)
@@ -31,9 +32,15 @@ def said(text: str, **more: Any) -> dict[str, Any]:
     return {"model": "m", "messages": [{"role": "user", "content": text}], **more}
 
 
-def cost(entry: Any, request: Request, tokens: Tokens, *, key: str = "acme/m") -> Decimal | None:
+def cost(entry: Any, request: Request, tokens: Tokens, *, key: str = "acme/m", **known: Any) -> Decimal | None:
     provider, _, model = key.partition("/")
-    return cost_of(PriceBook.load(overrides={key: entry}), provider, model, tokens, request, NOW)
+    return cost_of(PriceBook.load(overrides={key: entry}), call(provider, model, **known), tokens, request)
+
+
+def call(provider: str, model: str | None, **known: Any) -> CallRecord:
+    return CallRecord(
+        id=new_call_id(), occurred_at=NOW, provider=provider, operation="chat.completions", model=model, **known
+    )
 
 
 @pytest.mark.parametrize("text", ["hello there", "größer", "漢字仮名", "🧮" * 100, 'quoted "text"\n'])
@@ -238,6 +245,42 @@ def test_input_is_held_at_the_dearest_rate_that_may_apply(key: str, entry: Any, 
     assert cost(entry, sent(said("hello", **more)), ONE, key=key) == Decimal(dollars)
 
 
+@pytest.mark.parametrize(
+    ("key", "known", "more", "dollars"),
+    [
+        ("openai/m", {}, {}, "2"),
+        ("openai/m", {"host": "eu.api.openai.com", "pricing_mode": "residency:eu"}, {}, "2.2"),
+        ("openai/m", {"pricing_mode": "residency:eu"}, {"service_tier": "priority"}, "6.6"),
+        # No factor is known for this place: it is not less than elsewhere.
+        ("openai/m", {"pricing_mode": "residency:mars"}, {}, "2"),
+        ("anthropic/m", {}, {"inference_geo": "us"}, "2.4"),
+        ("anthropic/m", {}, {"inference_geo": ["us"]}, "2"),
+        ("vertex/m", {"host": "europe-west1-aiplatform.googleapis.com"}, {}, "2.2"),
+        ("vertex/m", {"host": "aiplatform.googleapis.com"}, {}, "2"),
+    ],
+)
+def test_where_a_call_goes_may_make_it_dearer(key: str, known: Any, more: dict[str, Any], dollars: str) -> None:
+    """What the host implies, or the request asks for, is in the hold: by region, and together with a mode."""
+    entry = {
+        "rates": {"input": "2", "output": "9"},
+        "modes": {"priority": {"input": "6", "output": "9"}},
+        "multipliers": {"residency:eu": "1.1", "residency:us": "1.2"}
+        if not key.startswith("vertex/")
+        else {"residency:*": "1.1"},
+    }
+    assert cost(entry, sent(said("hello", **more)), ONE, key=key, **known) == Decimal(dollars)
+
+
+def test_a_deployment_costs_what_its_alias_says() -> None:
+    """On Azure a hold is taken at the price that the call will be recorded with."""
+    book = PriceBook.load(
+        overrides={"azure/big": {"input": "20", "output": "90"}, "azure/small": {"input": "2", "output": "9"}},
+        aliases={"azure/res/small": "azure/big"},
+    )
+    asked = call("azure", "small", host="res.openai.azure.com")
+    assert cost_of(book, asked, ONE, sent(said("hello"))) == 20
+
+
 def test_a_picture_in_the_request_may_cost_the_rate_of_pictures() -> None:
     """Where a medium is sent, input is held at the dearest rate of media, too."""
     entry = {"input": "2", "image_input": "8", "output": "9"}
@@ -260,8 +303,8 @@ def test_a_model_without_a_price_has_no_estimate() -> None:
     )
     request = sent(said("hello"))
     for provider, model in (("acme", "nobody-knows"), ("acme", "euro"), ("acme", None), ("", "m")):
-        assert cost_of(book, provider, model, ONE, request, NOW) is None
-    assert cost_of(book, "ollama", "llama", ONE, request, NOW) == 0
+        assert cost_of(book, call(provider, model), ONE, request) is None
+    assert cost_of(book, call("ollama", "llama"), ONE, request) == 0
 
 
 def test_the_dearest_model_of_a_provider() -> None:

@@ -54,7 +54,7 @@ class Row:
 class Breakdown:
     """The dearest values of a dimension, the dearest first.
 
-    :param rows: at most as many as were asked for
+    :param rows: as many as were asked for at most, and one more where that is all
     :param others: how many more values there are
     :param endless: whether there are even more than that, uncounted
     :param rest: what those came to; ``None`` where there are no more
@@ -98,7 +98,8 @@ def breakdown(session: Session, selection: Selection, dimension: str, time: Time
     total = time.total
     now, before, none = _both(session, selection, dimension, time, most)
     known = sorted(now.values(), key=_dearest)
-    shown, endless = known[:most], len(now) > MOST_VALUES
+    # A row that says "1 more" takes the room of the one that it hides.
+    shown, endless = known[: most + 1] if len(known) == most + 1 else known[:most], len(now) > MOST_VALUES
     days = _days(session, selection, dimension, time, [row.key for row in shown], whole=len(shown) == len(now))
     missing = [row.key for row in sorted(before.values(), key=_dearest)[:most] if row.key not in now]
     others = min(len(now), MOST_VALUES) - len(shown)

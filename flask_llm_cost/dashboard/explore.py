@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, timedelta
-from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
 from flask import Response
@@ -21,6 +18,7 @@ from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.formatting import MONTHS
 from flask_llm_cost.dashboard.formatting import day as short_day
 from flask_llm_cost.dashboard.periods import first_of_month, last_of_month
+from flask_llm_cost.dashboard.pivot import Heading, Invoice, Pivot, PivotRow
 from flask_llm_cost.dashboard.sums import before_of, per_call, together, without
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
@@ -34,84 +32,6 @@ _WEEKS: Final = 92
 #: What the cells show, for people.
 SHOWN: Final[Mapping[str, str]] = {"cost": "cost", "calls": "calls", "tokens": "tokens", "each": "cost a call"}
 _SPEND: Final = ("calls", "unpriced_calls", "cost", "input_tokens", "cache_read_tokens", "output_tokens", "total_tokens")
-
-
-@dataclass(frozen=True, slots=True)
-class Heading:
-    """A column: a value of a dimension, or days.
-
-    :param params: the query string that shows this column alone; ``None`` where there is none
-    """
-
-    label: str
-    params: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PivotRow:
-    """A value, its cells in the order of the columns, and all of it.
-
-    :param before: what it came to in the compared range
-    """
-
-    value: str | None
-    label: str
-    cells: tuple[Spend, ...]
-    total: Spend
-    before: Spend
-    share: Decimal | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invoice:
-    """What a provider says one owes, beside what the ledger has for the same days."""
-
-    provider: str
-    amount: Decimal
-    ledger: Spend
-
-    @property
-    def difference(self) -> Decimal | None:
-        """Of the invoice, what the ledger does not have; negative where it has more."""
-        return None if self.ledger.cost is None else self.amount - self.ledger.cost
-
-    @property
-    def covered(self) -> Decimal | None:
-        return self.ledger.cost / self.amount if self.ledger.cost is not None and self.amount else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pivot:
-    """The table.
-
-    :param rest: the rows that are not shown, as one
-    :param more: how many those are, in words
-    :param total: the totals row; its total is the overview's
-    """
-
-    columns: tuple[Heading, ...]
-    rows: tuple[PivotRow, ...]
-    rest: PivotRow | None
-    more: str
-    total: PivotRow
-    invoice: Invoice | None
-
-    @property
-    def highest(self) -> Decimal:
-        """The largest cell, which the others are tinted by."""
-        return max((cell.cost or Decimal(0) for row in self.rows for cell in row.cells), default=Decimal(0))
-
-    @staticmethod
-    def params(selection: Selection, row: PivotRow) -> dict[str, Any]:
-        """The query string of the calls behind a row."""
-        asked = selection.with_value(selection.rows, row.value)
-        return {name: value for name, value in asked.items() if name not in ("rows", "cols", "show", "invoice")}
-
-    def tint(self, cell: Spend) -> int:
-        """0 to 5, by the square root, so that one outlier does not pale the rest."""
-        if not cell.cost or not self.highest:
-            return 0
-        return max(1, round(math.sqrt(cell.cost / self.highest) * 5))
 
 
 def explore(visit: Visit) -> Response:
@@ -130,7 +50,9 @@ def explore(visit: Visit) -> Response:
         keys = [f"tag:{key}" for key in tag_keys(session, visit.base) if key not in visit.base.scope]
         choices = dict.fromkeys([*dimensions(selection, visit.report_tags), *keys, selection.rows])
         sentence = [
-            Select("show", "Figure", tuple(Option(name, text, name == selection.show) for name, text in SHOWN.items())),
+            Select(
+                "show", "Figure", tuple(Option(name, text, name == selection.show) for name, text in SHOWN.items()), "the"
+            ),
             Select(
                 "rows", "Rows", tuple(Option(name, dimension_name(name), name == selection.rows) for name in choices), "by"
             ),
@@ -300,10 +222,8 @@ def _days(selection: Selection, span: Span) -> Heading:
     elif first.month == last.month and first != last:
         label = f"{first.day}–{short_day(last)}"
     weekly = first.weekday() == 0 and (last - first).days == 6
-    return Heading(
-        short_day(first) if weekly else label,
-        selection.changed(range="custom", **{"from": first.isoformat(), "to": last.isoformat()}),
-    )
+    days = {"from": first.isoformat(), "to": last.isoformat()}
+    return Heading(short_day(first) if weekly else label, selection.changed(range="custom", **days), weekly)
 
 
 def _invoice(session: Session, selection: Selection) -> Invoice | None:

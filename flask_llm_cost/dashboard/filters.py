@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
@@ -143,7 +143,14 @@ class Selection:
         untagged = [name for name in params.pop("untagged", []) if name != key] + ([key] if value is None else [])
         return {**params, "untagged": untagged} if untagged else params
 
-    def valued(self, key: str) -> Selection:
+    @property
+    def pinned(self) -> frozenset[str]:
+        """The dimensions that are held to one value, so that a breakdown by them says nothing."""
+        return frozenset(
+            [*(f"tag:{key}" for key in self.filter.tags), *(name for name in BREAKDOWNS if name in self.params)]
+        )
+
+    def valued(self, key: str, report_tags: Iterable[str]) -> Selection:
         """``?value=`` of a tag's page, as the filter that it stands for."""
         if not self.value:
             return self
@@ -151,7 +158,8 @@ class Selection:
             raise QueryError(f"this page is about one value of {key!r} already: tag.{key} says another")
         params = {name: value for name, value in self.params.items() if name != "value"}
         narrowed = self.filter.narrowed(tags={key: self.value})
-        return replace(self, filter=narrowed, params={**params, f"tag.{key}": self.value})
+        by = self.by if "by" in params else _first_choice(report_tags, {**self.base.scope, **narrowed.tags})
+        return replace(self, filter=narrowed, by=by, params={**params, f"tag.{key}": self.value})
 
     def without_tag(self, key: str) -> dict[str, str | list[str]]:
         """The query string without the filter on one tag."""
@@ -190,7 +198,7 @@ def parse(
     currency = _text("currency", given.get("currency", "USD"))
     if not re.fullmatch(r"[A-Z]{3}", currency):
         raise QueryError("currency is a code of three capital letters, such as USD")
-    first_choice = next((f"tag:{key}" for key in report_tags if key not in base.scope), "model")
+    first_choice = _first_choice(report_tags, {**base.scope, **tags})
     measure = _among("show", given.get("show", "cost"), MEASURES)
     params: dict[str, str | list[str]] = {
         name: value for name, value in given.items() if name not in ("untagged", "table", *_FILES)
@@ -227,6 +235,11 @@ def parse(
         before=_uuid("before", given.get("before")),
         limit=_limit(given.get("limit")),
     )
+
+
+def _first_choice(report_tags: Iterable[str], held: Mapping[str, Any]) -> str:
+    """What spend is broken down by unless asked otherwise: the first report tag that is not held to one value."""
+    return next((f"tag:{key}" for key in report_tags if key not in held), "model")
 
 
 def _given(args: MultiDict[str, str], page: str) -> dict[str, str]:

@@ -89,7 +89,12 @@ def per(rate_per: Decimal, unit: str) -> str:
         return unit
     millions = rate_per / 1_000_000
     number = f"{plain(millions)}M" if millions >= 1 and millions == int(millions) else f"{rate_per.normalize():,f}"
-    return f"{number} {unit if unit.endswith('y') else unit + 's'}"
+    return f"{number} {units(unit)}"
+
+
+def units(name: str) -> str:
+    """The plural of a unit: ``tokens``, ``queries``."""
+    return name.removesuffix("y") + "ies" if name.endswith("y") else name + "s"
 
 
 def quantity(number: Decimal) -> str:
@@ -132,6 +137,51 @@ def short_count(number: int | Decimal) -> str:
             scaled = value.scaleb(-power)
             return f"{_rounded(scaled, max(0, 2 - scaled.adjusted())):f}{sign}"
     return f"{value:,.0f}"
+
+
+_COMPONENTS: Final = {"cache_read": "input from cache", "cache_write": "input to cache"}
+
+
+def component(name: str) -> str:
+    """A line of a bill as one says it: ``input from cache``, ``audio output``."""
+    for start, words in _COMPONENTS.items():
+        if name.startswith(start):
+            kept = name.removeprefix(start).strip("_").replace("h", " hour" if name.endswith("_1h") else " hours")
+            return f"{words}, kept {kept}" if kept else words
+    return name.replace("_", " ")
+
+
+_MATCH_KINDS: Final = {
+    "exact": "exact name",
+    "alias": "another name",
+    "date_suffix": "name without its date",
+    "fine_tune": "base of the fine-tune",
+    "spelling": "other spelling",
+    "mapped": "OpenAI's price",
+    "bare": "name without provider",
+}
+
+
+def match_kind(name: str) -> str:
+    """How a price was found, in a word or two."""
+    return _MATCH_KINDS.get(name, name.replace("_", " "))
+
+
+_USAGE_SOURCES: Final = {
+    "response": "the answer",
+    "stream_final": "the end of the stream",
+    "stream_partial": "a stream that was cut short",
+    "batch": "the batch's results",
+    "manual": "the app, by track()",
+    "estimated": "an estimate",
+    "pending": "nothing yet",
+    "unknown": "nothing was reported",
+}
+
+
+def usage_source(name: str) -> str:
+    """Where the counts of a call come from."""
+    return _USAGE_SOURCES.get(name, name.replace("_", " "))
 
 
 def percent(share: float | Decimal | None) -> str:

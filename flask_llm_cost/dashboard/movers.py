@@ -1,4 +1,4 @@
-"""What changed against the compared period: who is new, whose volume moved, and whose mix of models."""
+"""Who explains the number, and what changed against the compared period: new, volume, or the mix of models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Final
 
 from flask_llm_cost.dashboard.breakdown import Breakdown, Row
-from flask_llm_cost.dashboard.formatting import count, money, plural, signed, signed_money
+from flask_llm_cost.dashboard.formatting import count, money, plural, signed_money
 
 _MOST: Final = 6
 _SMALLEST: Final = Decimal("0.01")
@@ -65,11 +65,35 @@ def _mover(dimension: str, row: Row, currency: str) -> Mover | None:
         kind = "volume" if abs(by_volume) >= abs(by_mix) else "mix"
         if kind == "mix" and dimension == "model":
             return None  # one model is no mix: its features say why
-        calls = f"{signed(more)} {'call' if abs(more) == 1 else 'calls'}"
-        dearer = f"{count(now.calls)} × {signed_money(each - formerly, currency)} a call"
+        calls = f"{abs(more):,} {'more' if more > 0 else 'fewer'} call{'' if abs(more) == 1 else 's'}"
+        dearer = f"{money(abs(each - formerly), currency)} {'more' if each > formerly else 'less'} each"
         parts = {
-            "volume": f"{calls} × {money(formerly, currency)} = {signed_money(by_volume, currency)}",
-            "mix": f"{dearer} = {signed_money(by_mix, currency)}",
+            "volume": f"{calls} × {money(formerly, currency)} = {signed_money(by_volume, currency)}" if by_volume else "",
+            "mix": f"{plural(now.calls, 'call')} × {dearer} = {signed_money(by_mix, currency)}" if by_mix else "",
         }
-        why = ", ".join([parts.pop(kind), *parts.values()])
+        why = "; ".join(filter(None, [parts.pop(kind), *parts.values()]))
     return Mover(dimension=dimension, value=row.value, label=row.label, delta=delta, kind=kind, why=why)
+
+
+def leader(found: Breakdown) -> Row | None:
+    """The dearest tagged value, where naming it says something."""
+    tagged = [row for row in found.rows if row.value is not None]
+    if len(found.rows) < 2 or not tagged or tagged[0].share is None or tagged[0].share < Decimal("0.2"):
+        return None
+    return tagged[0]
+
+
+def driver(found: Breakdown, delta: Decimal | None) -> tuple[Row | None, bool]:
+    """What moved most in the direction of the whole, and whether that is more than half of the way."""
+    if not delta:
+        return None, False
+    moved = [
+        (row.cost - row.before.cost, row)
+        for row in (*found.rows, *found.gone)
+        if row.cost is not None and row.before.cost is not None
+    ]
+    same_way = [item for item in moved if item[0] and (item[0] > 0) == (delta > 0)]
+    if not same_way:
+        return None, False
+    shift, row = max(same_way, key=lambda item: abs(item[0]))
+    return row, abs(shift) * 2 >= abs(delta)

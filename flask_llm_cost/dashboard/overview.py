@@ -23,7 +23,7 @@ from flask_llm_cost.dashboard.forecast import Forecast, forecast, odd_days
 from flask_llm_cost.dashboard.formatting import UNTAGGED, long_day, money, plural
 from flask_llm_cost.dashboard.formatting import day as short_day
 from flask_llm_cost.dashboard.links import Links
-from flask_llm_cost.dashboard.movers import Mover, movers
+from flask_llm_cost.dashboard.movers import Mover, driver, leader, movers
 from flask_llm_cost.dashboard.periods import Bucket, Period, buckets
 from flask_llm_cost.dashboard.sums import cache_share, per_call
 from flask_llm_cost.dashboard.timeline import Timeline, timeline
@@ -214,8 +214,9 @@ def build(
         heading = forecast(total.cost, time.costs, period.today, period.last)
     rows, chart, narrow, odd = _draw(selection, links, by, time, heading)
     delta = total.cost - before.cost if before.calls and total.cost is not None and before.cost is not None else None
-    leader_dimension = next((name for name in dimensions[1:-1] if found[name].tagged), dimensions[0])
-    driver, most = _driver(found[dimensions[0]], delta)
+    telling = [name for name in dimensions if name not in selection.pinned] or dimensions
+    leader_dimension = next((name for name in telling[1:] if name != "model" and found[name].tagged), telling[0])
+    drives, most = driver(found[telling[0]], delta)
     quality = queries.completeness(session, flt)
     return Overview(
         total=total,
@@ -223,10 +224,10 @@ def build(
         before=before,
         delta=delta,
         heading=heading,
-        leader=_leader(found[leader_dimension]),
+        leader=leader(found[leader_dimension]),
         leader_dimension=leader_dimension,
-        driver=driver,
-        driver_dimension=dimensions[0],
+        driver=drives,
+        driver_dimension=telling[0],
         driver_explains_most=most,
         completeness=quality,
         unpriced=tuple(queries.unpriced_models(session, flt)) if quality.unpriced or quality.partial else (),
@@ -238,7 +239,7 @@ def build(
         days=rows,
         panels=panels,
         by=by,
-        movers=movers([found[name] for name in dimensions], selection.filter.currency or "USD") if before.calls else (),
+        movers=movers([found[name] for name in telling], selection.filter.currency or "USD") if before.calls else (),
         apart=apart,
         dearest=dearest,
         dearest_since=since,
@@ -356,30 +357,6 @@ def _remark(odd: tuple[date, Decimal], by: Breakdown, past: Sequence[date]) -> s
     most = max(by.rows, key=grown, default=None)
     who = most.label if most and grown(most) > 0 else "spend"
     return f"{short_day(day)}: {who[:32]} made it {times:.1f} × the usual day"
-
-
-def _leader(found: Breakdown) -> Row | None:
-    """The dearest tagged value, where naming it says something."""
-    tagged = [row for row in found.rows if row.value is not None]
-    if len(found.rows) < 2 or not tagged or tagged[0].share is None or tagged[0].share < Decimal("0.2"):
-        return None
-    return tagged[0]
-
-
-def _driver(found: Breakdown, delta: Decimal | None) -> tuple[Row | None, bool]:
-    """What moved most in the direction of the whole, and whether that is more than half of the way."""
-    if not delta:
-        return None, False
-    moved = [
-        (row.cost - row.before.cost, row)
-        for row in (*found.rows, *found.gone)
-        if row.cost is not None and row.before.cost is not None
-    ]
-    same_way = [item for item in moved if item[0] and (item[0] > 0) == (delta > 0)]
-    if not same_way:
-        return None, False
-    shift, row = max(same_way, key=lambda item: abs(item[0]))
-    return row, abs(shift) * 2 >= abs(delta)
 
 
 def _other_currencies(session: Session, selection: Selection) -> tuple[Spend, ...]:

@@ -11,6 +11,7 @@ from flask import Response
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.dashboard import pages_json, quality_issues
+from flask_llm_cost.dashboard.breakdown import dimension_name
 from flask_llm_cost.dashboard.controls import chips, page_controls
 from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
@@ -133,7 +134,12 @@ def _coverage(rows: Iterable[Soundness], untagged: Mapping[str, int], calls: int
         Coverage(name="Priced in full", known=priced, of=expected, says="the bill has a price to its last part"),
         Coverage(name="Counted to the end", known=exact, of=expected, says="the provider reported the usage, uncut"),
         *(
-            Coverage(name=f"Tagged {key}", known=calls - missing, of=calls, says=f"has the tag {key}")
+            Coverage(
+                name=f"{dimension_name(f'tag:{key}').capitalize()} known",
+                known=calls - missing,
+                of=calls,
+                says=f"has the tag {key}",
+            )
             for key, missing in untagged.items()
         ),
         Coverage(name="Timed", known=timed, of=expected, says="how long it took is known"),

@@ -152,7 +152,7 @@ class TagKey:
 def tag(visit: Visit, key: str) -> Response:
     """One key, or with ``?value=``, or a filter on it, one value. A key within the scope is nobody's to look around in."""
     check_dimension(f"tag:{key}")
-    selection = visit.selection().valued(key)
+    selection = visit.selection().valued(key, visit.report_tags)
     if key in visit.base.scope:
         raise QueryError(f"this view is held to one {dimension_name('tag:' + key)}: it has no list of them")
     if key in selection.filter.tags:

@@ -119,7 +119,7 @@ def call(visit: Visit, call_id: UUID) -> Response:
         text = ["It was never recorded, was pruned since, or is not yours to see."]
         if selection.format == "json":
             return json_response({"error": "There is no such call", "message": text[0]}, 404)
-        return visit.html("notice.html", 404, title="There is no such call", sentences=text, commands=(), retry=False)
+        return visit.html("notice.html", 404, title="There is no such call", sentences=text, commands=(), retry=True)
     if selection.format == "json":
         return json_response(pages_json.call(found))
     if selection.format == "csv":

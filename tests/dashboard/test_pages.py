@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from html import unescape
 from typing import Any
 from uuid import uuid4
 
@@ -192,8 +194,8 @@ def test_what_changed_shows_its_arithmetic(make: Make) -> None:
     told = {item["value"]: (item["kind"], item["delta"]) for item in found if item["dimension"] == "tag:feature"}
     assert told == {"fresh": ("new", "6"), "busier": ("volume", "4"), "dearer": ("mix", "4"), "gone": ("volume", "-5")}
     why = {item["value"]: item["why"] for item in found}
-    assert why["busier"].startswith("+4 calls × $1.00 = +$4.00")
-    assert why["dearer"].startswith("4 × +$1.00 a call = +$4.00")
+    assert why["busier"].startswith("4 more calls × $1.00 = +$4.00")
+    assert why["dearer"].startswith("4 calls × $1.00 more each = +$4.00")
 
 
 def test_a_rest_without_a_price_is_unknown(make: Make) -> None:
@@ -201,10 +203,58 @@ def test_a_rest_without_a_price_is_unknown(make: Make) -> None:
     app = make().mount()
     for n in range(7):
         app.add("1", tags={"feature": f"f{n}"})
-    app.add(None, tags={"feature": "unpriced"})
+    for n in range(2):
+        app.add(None, tags={"feature": f"unpriced{n}"})
     found = app.get(PREFIX + "/?range=7d&format=json").get_json()["breakdowns"]
     features = next(item for item in found if item["dimension"] == "tag:feature")
     assert features["others"]["cost"] is None
+
+
+def test_a_rest_of_one_is_shown_as_itself(make: Make) -> None:
+    """No page says "1 more" where the one has room; of two more it says so."""
+    app = make().mount()
+    for n in range(8):
+        app.add(f"{n + 1}", tags={"feature": f"f{n}"})
+    text = app.get(PREFIX + "/?range=7d").get_data(as_text=True)
+    assert "1 more" not in text
+    assert text.count(">f0<") >= 2  # the legend and the panel
+    app.add("9", tags={"feature": "f8"})
+    assert "2 more" in app.get(PREFIX + "/?range=7d").get_data(as_text=True)
+
+
+def test_what_is_held_to_one_value_is_not_broken_down_by_it(make: Make) -> None:
+    """The page of one tenant says nothing by tenant, and what of one feature nothing by feature, unless asked."""
+    app = make().mount()
+    for n in range(4):
+        app.add(f"{n + 1}", tags={"feature": f"f{n % 2}", "tenant_id": "t1", "user_id": f"u{n}"})
+    for address, pinned, next_one in (
+        ("/tags/feature?range=7d&value=f1", "feature", "tag:tenant_id"),
+        ("/?range=7d&tag.feature=f1", "feature", "tag:tenant_id"),
+        ("/?range=7d&tag.tenant_id=t1", "tenant", "tag:feature"),
+    ):
+        text = app.get(PREFIX + address).get_data(as_text=True)
+        assert f">By {pinned}" not in text, address
+        assert ">By user" in text, address
+        assert app.get(PREFIX + address + "&format=json").get_json()["by"] == next_one, address
+    assert app.get(PREFIX + "/?range=7d&tag.feature=f1&by=tag:feature&format=json").get_json()["by"] == "tag:feature"
+
+
+def test_a_cell_leads_to_its_calls(make: Make) -> None:
+    """Each cell of a pivot is a link to the calls of its row and column, with the filters that are set; so is (untagged)."""
+    app = make().mount()
+    now = datetime.now(UTC)
+    app.add("1", at=now - timedelta(days=40), tags={"feature": "a", "team": "x"})
+    app.add("2", at=now - timedelta(minutes=1), tags={"feature": "a", "team": "x"})
+    app.add("4", at=now - timedelta(minutes=1), tags={"feature": "a"})
+    app.add("8", at=now - timedelta(minutes=1), tags={"team": "x"})
+    app.add("16", at=now - timedelta(minutes=1))
+    for query in ("cols=tag:team", "cols=time", "cols=model&untagged=team"):
+        text = app.get(PREFIX + f"/explore?range=90d&rows=tag:feature&{query}").get_data(as_text=True)
+        cells = re.findall(r'<td(?: class="t\d")?><a href="([^"]+)"><span title="([\d.]+) USD">', text)
+        assert len(cells) >= 2, query
+        for href, amount in cells:
+            found = app.get(unescape(href) + "&format=json").get_json()["calls"]
+            assert sum(Decimal(call["total_cost"]) for call in found) == Decimal(amount), (query, href)
 
 
 def test_a_form_names_a_tag_by_key_and_value(full: MountedApp) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
@@ -139,6 +140,9 @@ def _may_have_been_sent_by(module: ModuleType, client: Any, error: Exception) ->
     hooks = getattr(client, "event_hooks", None) or {}
     if isinstance(error, module.HTTPError | module.InvalidURL) or not hooks.get("response"):
         return False
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "_send_handling_redirects" and "response" not in frame.f_locals:
+            return False  # a hook of the request raised, which the same function calls
     return getattr(getattr(error, "response", None), "status_code", 0) < 400
 
 
@@ -198,13 +202,11 @@ def _attach(observation: Observation, response: Any, stream_class: type) -> None
 
 
 def _read(observation: Observation, response: Any, stream_class: type) -> None:
-    if response.is_closed and response.status_code < 400:
-        headers = response.headers
-        observation.replied(response.status_code, headers.get("content-type", ""), response.content, headers)
-        return
-    headers = response.headers
-    encoding = headers.get("content-encoding", "")
-    if observation.opened(response.status_code, headers.get("content-type", ""), headers) is not False:
+    headers, status = response.headers, response.status_code
+    content_type, encoding = headers.get("content-type", ""), headers.get("content-encoding", "")
+    if response.is_closed and status < 400:
+        observation.replied(status, content_type, response.content, headers)
+    elif observation.opened(status, content_type, headers) is not False:
         decoder = response._get_content_decoder() if encoding and observation.withheld is not None else None
         if decoder is None or type(decoder).__name__ == "IdentityDecoder":  # one that the library cannot decode
             decoder = None

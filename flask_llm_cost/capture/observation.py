@@ -316,10 +316,11 @@ class Observation:
 
     def _keep(self, readings: Sequence[Reading], outcome: str, error_class: str | None = None) -> None:
         for reading in readings:
-            said = complaint(self._route, self.host, self._stream, reading, whole=outcome == "ok")
+            how = "error" if reading.failed and outcome == "ok" else outcome
+            said = complaint(self._route, self.host, self._stream, reading, whole=how == "ok")
             if said is not None:
                 self._warn(*said)
-            self._hand_over(self._record(reading, outcome, error_class, self._kept))
+            self._hand_over(self._record(reading, how, error_class, self._kept))
             self._kept += 1
 
     def _hand_over(self, record: CallRecord) -> None:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from flask_llm_cost.records import BatchNews, Quantity, Reading, Usage
+from flask_llm_cost.records import UNKNOWN_USAGE, BatchNews, Quantity, Reading, Usage
 from flask_llm_cost.usage.aws import FrameScanner
 from flask_llm_cost.usage.excerpt import Excerpt, salvaged
 from flask_llm_cost.usage.format import Format, MalformedUsageError, quantities
 from flask_llm_cost.usage.json_array import ArrayScanner
 from flask_llm_cost.usage.lines import LineScanner
 from flask_llm_cost.usage.recognition import Route
-from flask_llm_cost.usage.scanner import Scanner
+from flask_llm_cost.usage.scanner import Scanner, says_failure
 from flask_llm_cost.usage.sse import EventScanner
 
 #: Usage of which nothing is known, with the mark that says that a block was there and made no sense.
@@ -142,7 +142,10 @@ def read_json(found: Route, body: Mapping[str, Any], asked: Mapping[str, Quantit
     wire = found.format
     if not _proven(found, [body]):
         return []
-    return _readings(found, lambda: wire.read_all(body), [body], asked)
+    readings = _readings(found, lambda: wire.read_all(body), [body], asked)
+    if len(readings) == 1 and readings[0].usage == UNKNOWN_USAGE and says_failure(body):
+        return [replace(readings[0], failed=True)]
+    return readings
 
 
 def read_stream(

@@ -23,6 +23,11 @@ _FAILING: Final = (b'"error"', b'"response.failed"')
 _FAILURE: Final = re.compile(rb'"error"\s{0,64}:\s{0,64}[{"]|"type"\s{0,64}:\s{0,64}"(?:error|response\.failed)"')
 
 
+def says_failure(body: Mapping[str, Any]) -> bool:
+    """Whether a reply, or an event of one, says what went wrong."""
+    return body.get("type") in ("error", "response.failed") or bool(body.get("error"))
+
+
 class Scanner(ABC):
     """Collects the events of one stream that a format asks for. Feed it decoded bytes, in pieces of any size.
 
@@ -78,7 +83,7 @@ class Scanner(ABC):
         except (ValueError, RecursionError):
             return
         if isinstance(body, Mapping):
-            self.failed = body.get("type") in ("error", "response.failed") or bool(body.get("error"))
+            self.failed = says_failure(body)
 
     def _keep(self, event: bytes) -> bool:
         """Parse an event and keep it. Whether it was one."""

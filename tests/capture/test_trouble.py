@@ -115,6 +115,37 @@ def test_errors_of_the_provider_are_not_billed(
     assert calls() == []
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "upstream failed", "code": 502}, "user_id": "u"},
+        {"type": "error", "error": {"type": "overloaded_error", "message": "no"}},
+        {"id": "gen-1", "model": "gpt-4o", "choices": [], "error": "no"},
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_error_that_comes_with_200(
+    app: Flask,
+    calls: Ledger,
+    provider: PlayedProvider,
+    caplog: pytest.LogCaptureFixture,
+    body: dict[str, Any],
+    streamed: bool,
+) -> None:
+    """Some gateways answer 200 and say in the body what went wrong: the row says so too, at a cost that nobody knows."""
+    provider.reply_with("chat/completions", body=body)
+    url, question = f"{provider.openai_url}/chat/completions", {"model": "gpt-4o"}
+    with app.app_context(), httpx.Client() as client:
+        if streamed:
+            with client.stream("POST", url, json=question) as response:
+                response.read()
+        else:
+            client.post(url, json=question)
+    (call,) = calls()
+    assert (call.outcome, call.http_status, call.usage_source, call.total_cost) == ("error", 200, "unknown", None)
+    assert "had no usage" not in caplog.text
+
+
 def test_a_retried_call_says_which_attempt_was_billed(
     app: Flask, calls: Ledger, provider: PlayedProvider, openai_client: openai.OpenAI
 ) -> None:
@@ -386,6 +417,21 @@ def test_a_hook_that_raises_leaves_a_row_where_the_call_was_paid_for(
             client.post(url, json={"model": "gpt-4o", "messages": QUESTION})
     (call,) = calls()
     assert (call.outcome, call.error_class, call.usage_source, call.total_cost) == ("error", "LookupError", "unknown", None)
+
+
+@pytest.mark.parametrize("module", [httpx, httpx2], ids=lambda module: module.__name__)
+def test_a_hook_that_raises_before_the_call_leaves_no_row(
+    app: Flask, calls: Ledger, provider: PlayedProvider, module: Any
+) -> None:
+    """What a request hook raises reaches the app, whatever other hooks there are; nothing was sent: no row."""
+
+    def hook(request: Any) -> None:
+        raise LookupError
+
+    hooks = {"request": [hook], "response": [lambda _: None]}
+    with app.app_context(), module.Client(event_hooks=hooks) as client, pytest.raises(LookupError):
+        client.post(f"{provider.openai_url}/chat/completions", json={"model": "gpt-4o", "messages": QUESTION})
+    assert (calls(), provider.truth) == ([], [])
 
 
 def test_two_trackers_on_one_app(app: Flask) -> None:

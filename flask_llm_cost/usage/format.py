@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -228,25 +229,25 @@ def quantities(**counted: Quantity) -> dict[str, Quantity]:
 def numbers_only(value: Any, depth: int = 0) -> Any:
     """A copy of a usage block that can hold no content: numbers, and the enum words of known keys."""
     if isinstance(value, Mapping):
-        if depth == _MAX_DEPTH:
-            return {}
-        return dict(_kept_items(value, depth))
+        return _kept_items(value, depth) if depth < _MAX_DEPTH else {}
     if isinstance(value, list):
         return [numbers_only(item, depth + 1) for item in value[:_MAX_ITEMS] if _is_count(item) or isinstance(item, Mapping)]
     return value
 
 
-def _kept_items(mapping: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, Any]]:
-    for key, value in list(mapping.items())[:_MAX_ITEMS]:
+def _kept_items(mapping: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+    kept = {}
+    for key, value in itertools.islice(mapping.items(), _MAX_ITEMS):
         if not isinstance(key, str) or not _WORD.match(key):
             continue
         if value is None or _is_count(value):
-            yield key, value
+            kept[key] = value
         elif isinstance(value, str):
             if key in _ENUMS and _WORD.match(value):
-                yield key, value
+                kept[key] = value
         elif isinstance(value, Mapping | list):
-            yield key, numbers_only(value, depth + 1)
+            kept[key] = numbers_only(value, depth + 1)
+    return kept
 
 
 def _is_count(value: Any) -> bool:

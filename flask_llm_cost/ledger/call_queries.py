@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import QueryError
+from flask_llm_cost.ledger.call_days import with_calls
 from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
@@ -104,9 +105,12 @@ def calls_page(
     # The tag's own copy of the time has its calls in order: none is looked at that is not shown.
     tag = flt.a_tag if expression is Call.occurred_at else None
     sort: tuple[Any, Any] = (expression, Call.id) if tag is None else (CallTag.occurred_at, CallTag.call_id)
-    query = sa.select(*_COLUMNS).where(*flt.conditions(joined=tag))
-    if (start := after or before) is not None:
-        query = query.where(_beyond(_place(session, flt, expression, start), start, *sort, downwards != backwards))
+    place = None if (start := after or before) is None else _place(session, flt, expression, start)
+    if (within := with_calls(session, flt)) is None:
+        return CallPage((), None, None)
+    query = sa.select(*_COLUMNS).where(*within.conditions(joined=tag))
+    if start is not None and place is not None:
+        query = query.where(_beyond(place, start, *sort, downwards != backwards))
     query = query.order_by(*(item.desc() if downwards != backwards else item.asc() for item in sort)).limit(limit + 1)
     found = session.execute(query).all()
     more, found = len(found) > limit, found[:limit]

@@ -19,6 +19,8 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.answers import SPEND, Grouping, Sums
+from flask_llm_cost.ledger.call_days import with_calls
+from flask_llm_cost.ledger.call_queries import all_calls, calls_page
 from flask_llm_cost.ledger.detail import MEASURES, from_calls
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.filter import Filter
@@ -198,6 +200,48 @@ def test_how_calls_ended_is_the_same_from_both(kept: Kept) -> None:
             for row in soundness(session, flt):
                 said[row.provider, row.outcome, row.usage_source, row.cost_status] += row.calls
             assert said == by_hand
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(ZONES),
+    filters(),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "outcome": st.sampled_from(["ok", "error", "blocked"]),
+            "usage_source": st.sampled_from(["response", "unknown", "estimated"]),
+            "cost_status": st.sampled_from(["priced", "unpriced", "free"]),
+            "stream": st.booleans(),
+        },
+    ),
+)
+def test_a_list_of_how_calls_ended_misses_none(
+    ledgers_of_zones: dict[str, Kept], zone: str, flt: Filter, ending: dict[str, Any]
+) -> None:
+    """Looking only at days that have such calls finds all that the filter lets through, in every range, scope and zone."""
+    asked = replace(flt, **ending)
+    with Session(ledgers_of_zones[zone].engine) as session:
+        wanted = set(session.scalars(sa.select(Call.id).where(*asked.conditions())))
+        assert {row.id for row in all_calls(session, asked, batch=60)} == wanted
+
+
+def test_nothing_is_looked_for_on_days_without_it(kept: Kept) -> None:
+    """No call was blocked: the list says so without reading calls, and of what ended on one day it reads that day."""
+    flt = Filter(scope={}, since=AUTUMN - timedelta(days=20), until=AUTUMN + timedelta(days=20))
+    statements: list[str] = []
+    with Session(kept.engine) as session:
+        sa.event.listen(kept.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+        assert calls_page(session, replace(flt, outcome="blocked")).rows == ()
+        within = with_calls(session, replace(flt, outcome="error"))
+        failed = [record.occurred_at for record in RECORDS if record.outcome == "error"]
+    assert statements
+    assert not [statement for statement in statements if Call.__tablename__ in statement]
+    assert within is not None
+    assert (within.since, within.until) == (
+        start_of_day(min(failed).astimezone(BERLIN).date(), BERLIN),
+        start_of_day(max(failed).astimezone(BERLIN).date() + timedelta(days=1), BERLIN),
+    )
 
 
 def test_the_dearest_of_a_tag_and_those_without(kept: Kept) -> None:

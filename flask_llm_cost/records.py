@@ -19,6 +19,9 @@ from uuid import UUID
 
 Quantity: TypeAlias = int | Decimal
 
+#: What stands in a tag instead of a secret.
+REDACTED: Final = "[redacted]"
+
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 

@@ -18,11 +18,12 @@ from functools import lru_cache
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, TypeVar
 
+from flask_llm_cost.records import REDACTED as REDACTED
+
 logger = logging.getLogger("flask_llm_cost")
 
 MAX_TAGS: Final = 32
 MAX_VALUE: Final = 256
-REDACTED: Final = "[redacted]"
 
 _KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}\Z")
 

@@ -17,6 +17,7 @@ from flask_llm_cost.ledger.health import Health
 from flask_llm_cost.ledger.quality_queries import Mark, Soundness
 from flask_llm_cost.ledger.quality_queries import count as calls_of
 from flask_llm_cost.ledger.queries import UnpricedModel
+from flask_llm_cost.ledger.variety import MANY_VALUES, MANY_VALUES_OF
 from flask_llm_cost.pricing.book import OLD_DAYS
 
 #: From where on the book's figure is off the provider's bill.
@@ -248,15 +249,23 @@ def of_ledger(visit: Visit, health: Health, found: Mapping[str, Mark], now: date
             remedy=remedy if value else "Nothing to do.",
             command=_command(visit, "flask llm-cost spool") if value and bad != "ok" else None,
         )
-    folded = {name: mark for name, mark in found.items() if name.startswith(("folded", "redacted", "dropped"))}
-    total = sum(mark.value for mark in folded.values())
+    redacted = counted("redacted")
     yield Issue(
-        name="Tags folded, cut or redacted",
-        level="ok",
-        found=count(total) if total else "none",
-        why="A value that looks like a secret, or one too many of a key, is not kept as it came.",
-        remedy="Tag with ids, not with content." if total else "Nothing to do.",
+        name="Tags redacted",
+        level=level("redacted", "warning"),
+        found=f"{count(redacted)}{last('redacted')}" if redacted else "none",
+        why="A value that looked like a key, a token or a card number was not kept.",
+        remedy="Find who tags with it, and tag with ids, not with content." if redacted else "Nothing to do.",
     )
+    for name in sorted(name for name in found if name.startswith(MANY_VALUES_OF)):
+        yield Issue(
+            name=f"Very many values of the tag {name.removeprefix(MANY_VALUES_OF)}",
+            level=level(name, "warning"),
+            found=f"over {count(MANY_VALUES)}{last(name)}",
+            why="Spend by it is slow to ask and long to read: ids of requests, times and texts are no tags.",
+            remedy="Tag with what spend is asked by. Doctor counts the values that are kept.",
+            command=_command(visit, "flask llm-cost doctor"),
+        )
 
 
 def _command(visit: Visit, text: str | None) -> str | None:

@@ -7,7 +7,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from flask_llm_cost.doctor import bills, budgets, capture, dashboard, ledger, prices, replica, rollups, schema, setup
+from flask_llm_cost.doctor import bills, budgets, capture, dashboard, ledger, prices, replica, rollups, schema, setup, tags
 from flask_llm_cost.doctor.check import MIGRATE, Check
 from flask_llm_cost.errors import LlmCostError, SchemaMissingError
 from flask_llm_cost.extension import AppState
@@ -52,6 +52,7 @@ _CHECKS: Final[tuple[tuple[str, Callable[[AppState], Iterator[Check]]], ...]] = 
     ("Prices", prices.prices),
     ("Ledger", ledger.ledger),
     ("Ledger", rollups.rollups),
+    ("Ledger", tags.tags),
     ("Ledger", replica.replica),
     ("Ledger", bills.bills),
     ("Budgets", budgets.budgets),

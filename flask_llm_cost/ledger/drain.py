@@ -25,6 +25,7 @@ from flask_llm_cost.ledger.quarantine import set_aside
 from flask_llm_cost.ledger.spool import ROTATE_BYTES, Generation, Spool, UnreadableError
 from flask_llm_cost.ledger.tally import COUNTERS, Tally, log, price_or_leave
 from flask_llm_cost.ledger.transaction import WriteError
+from flask_llm_cost.ledger.variety import MANY_VALUES_OF
 from flask_llm_cost.ledger.writer import BATCH, Writer, Written
 from flask_llm_cost.records import CallRecord
 
@@ -198,7 +199,9 @@ class Drain:
         """Tell the ledger that it is being written, and what was counted since, at most twice a minute."""
         tally, now = self.tally, time.monotonic()
         counts = {name: getattr(tally, name) - getattr(self._beaten, name) for name in COUNTERS}
-        told = any(counts[name] for name in ("quarantined", "lost", "spooled"))  # at once: somebody should hear of it
+        counts |= {MANY_VALUES_OF + key: 1 for key in tally.many_values[len(self._beaten.many_values) :]}
+        # At once: somebody should hear of it.
+        told = any(count for name, count in counts.items() if name not in ("duplicates", "busy", "redacted"))
         if not told and (tally.written == self._beaten.written or now - self._beaten_at < BEAT_SECONDS):
             return
         seen = dataclasses.replace(tally)
@@ -239,10 +242,7 @@ class Drain:
 
     def note(self, written: Written) -> None:
         """Count what became of a batch, and set aside what the database refuses."""
-        tally = self.tally
-        tally.written += len(written.fresh)
-        tally.duplicates += written.duplicates
-        tally.last_write_at, tally.last_error, tally.schema_missing = time.time(), None, False
+        self.tally.wrote(written.fresh, written.duplicates)
         for record, name in written.poison:
             self._quarantine(encode(record))
             self._say("poison", "llm_cost: the database refuses a record (%s); it is set aside", name)

@@ -173,7 +173,7 @@ class Ledger:
             if self._config.write_errors == "raise":
                 raise LedgerError(f"the database refuses a record ({written.poison[0][1]}); it is set aside")
             return
-        self._count(len(written.fresh), written.duplicates)
+        self._tally.wrote(written.fresh, written.duplicates)
         if there := self._processes.get(os.getpid()):
             there.spool.ended(record.id)
         self._tell(written.fresh)
@@ -189,11 +189,6 @@ class Ledger:
             self._write_failed(error.name, waiting)
         except Exception as failure:
             log.warning("llm_cost: telling of a failed write failed (%s)", type(failure).__name__)
-
-    def _count(self, written: int, duplicates: int) -> None:
-        self._tally.written += written
-        self._tally.duplicates += duplicates
-        self._tally.last_write_at, self._tally.last_error, self._tally.schema_missing = time.time(), None, False
 
     def _tell(self, fresh: Sequence[CallRecord]) -> None:
         if fresh:
@@ -219,7 +214,7 @@ class Ledger:
             if error.fault is not Fault.RETRY:
                 self._report_failure(error, len(self._memory))
             return False
-        self._count(len(written.fresh), written.duplicates)
+        self._tally.wrote(written.fresh, written.duplicates)
         for _record, name in written.poison:
             self._tally.lost += 1
             log.warning("llm_cost: the database refuses a record (%s); it is lost with the in-memory database", name)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from flask_llm_cost.records import UNPRICED, CallRecord
+from flask_llm_cost.ledger.variety import MANY_VALUES, Variety
+from flask_llm_cost.records import REDACTED, UNPRICED, CallRecord
 
 log: Final = logging.getLogger("flask_llm_cost")
 
 
 #: What is added up in the database for all processes, by the names in :class:`Tally`.
-COUNTERS: Final = ("duplicates", "quarantined", "lost", "spooled", "busy")
+COUNTERS: Final = ("duplicates", "quarantined", "lost", "spooled", "busy", "redacted")
 
 
 @dataclasses.dataclass(slots=True)
@@ -30,10 +32,31 @@ class Tally:
     spooled: int = 0
     #: Batches that had to wait because somebody else held the database.
     busy: int = 0
+    #: Tags that looked like secrets.
+    redacted: int = 0
+    #: Tag keys with many values, in the order in which they were found to have them.
+    many_values: tuple[str, ...] = ()
+    variety: Variety = dataclasses.field(default_factory=Variety)
     last_write_at: float | None = None
     last_error_at: float | None = None
     last_error: str | None = None
     schema_missing: bool = False
+
+    def wrote(self, fresh: Sequence[CallRecord], duplicates: int) -> None:
+        """A batch is in the database: count it, and what is worth knowing of its tags."""
+        self.written += len(fresh)
+        self.duplicates += duplicates
+        self.last_write_at, self.last_error, self.schema_missing = time.time(), None, False
+        for record in fresh:
+            self.redacted += sum(REDACTED in value for value in record.tags.values())
+            for key in self.variety.add(record.tags):
+                self.many_values += (key,)
+                log.warning(
+                    "llm_cost: tag %s has had over %s values: spend by it is slow to ask and long to read; "
+                    "tag with what spend is asked by, not with ids of requests or with texts",
+                    key,
+                    f"{MANY_VALUES:,}",
+                )
 
 
 def price_or_leave(price: Callable[[CallRecord], CallRecord], record: CallRecord, tally: Tally) -> CallRecord:

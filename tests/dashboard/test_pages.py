@@ -257,6 +257,33 @@ def test_a_cell_leads_to_its_calls(make: Make) -> None:
             assert sum(Decimal(call["total_cost"]) for call in found) == Decimal(amount), (query, href)
 
 
+def test_what_is_free_hides_nothing(make: Make) -> None:
+    """Calls that an alias makes free count and cost nothing; what else their provider did stays unknown, and says so."""
+    app = make(LLM_COST_MODEL_ALIASES={"ollama/llama4": "free"}).mount()
+    with app.app.app_context():
+        for model, usage, times in (("llama4", {"input": 1000, "output": 50}, 3), ("mystery", {"input": 1000}, 2)):
+            for _ in range(times):
+                track("ollama", model=model, usage=usage, tags={"feature": "local"})
+        track("ollama", model="llama4", usage={}, tags={"feature": "local"})
+        assert app.costs.flush(20)
+    found = app.get(format="json").get_json()
+    # A free call is known to cost nothing. One that said nothing of its usage is not.
+    assert (found["total"]["cost"], found["total"]["calls"], found["total"]["unpriced_calls"]) == ("0", 6, 3)
+    assert {key: found["completeness"][key] for key in ("priced", "unpriced", "uncounted")} == {
+        "priced": 3, "unpriced": 2, "uncounted": 1,
+    }  # fmt: skip
+    text = app.get().get_data(as_text=True)
+    assert "2 calls without a price" in text
+    assert "Every call is priced" not in text
+    assert "3 unpriced" in app.get(PREFIX + "/explore?rows=provider&cols=none").get_data(as_text=True)
+    models = {row["model"]: row["cost"] for row in app.get(PREFIX + "/models?format=json").get_json()["models"]}
+    assert models == {"llama4": "0", "mystery": None}
+    assert "ollama · free" in app.get(PREFIX + "/models").get_data(as_text=True)
+    issues = {issue["name"]: issue for issue in app.get(PREFIX + "/data-quality?format=json").get_json()["issues"]}
+    assert issues["ollama/mystery has no price"]["calls"] == 2
+    assert issues["No usage reported"]["calls"] == 1
+
+
 def test_a_form_names_a_tag_by_key_and_value(full: MountedApp) -> None:
     """``key`` and ``is`` of the form become the filter that a link would have; half of it is refused."""
     by_form = full.get(PREFIX + "/calls?range=30d&key=a.dotted-key&is=v1&format=json").get_json()

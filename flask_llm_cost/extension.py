@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import logging
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from flask_llm_cost.config import Config, unknown_keys
 from flask_llm_cost.errors import ConfigError, LedgerError, SetupError
 from flask_llm_cost.ledger.models import copy_tables
 from flask_llm_cost.ledger.store import Ledger
+from flask_llm_cost.log import log
 from flask_llm_cost.pricing import PriceBook
 from flask_llm_cost.pricing.pricefile import DEFAULT_NAME
 from flask_llm_cost.pricing.shelf import Shelf
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from celery import Celery
     from flask_sqlalchemy import SQLAlchemy
 
-logger = logging.getLogger("flask_llm_cost")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -192,7 +191,7 @@ class LlmCostTracker:
         for key, value in Config.defaults().items():
             app.config.setdefault(key, copy.copy(value))
         for key, meant in unknown_keys(app.config):
-            logger.warning("%s is no key of flask-llm-cost%s", key, f"; did you mean {meant}?" if meant else "")
+            log.warning("%s is no key of flask-llm-cost%s", key, f"; did you mean {meant}?" if meant else "")
         if config.write_mode != "log" or "sqlalchemy" in app.extensions:
             _add_tables(app, config)
         app.extensions[attribution.EXTENSION] = state = AppState(app, config, self)

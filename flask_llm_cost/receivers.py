@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import weakref
@@ -14,8 +13,7 @@ from blinker import Signal
 from flask import Flask
 
 from flask_llm_cost.ledger import lifecycle
-
-logger = logging.getLogger("flask_llm_cost")
+from flask_llm_cost.log import log
 
 #: News that wait while a receiver is slow; beyond it the oldest are given up. The rows are safe long before.
 MOST_WAITING: Final = 10_000
@@ -95,7 +93,7 @@ class Receivers:
         now = time.monotonic()
         if now - self._told_at >= _MINUTE:
             self._told_at = now
-            logger.warning(
+            log.warning(
                 "a receiver of signals is too slow: %d signals were given up so far; no call is lost", self._given_up
             )
 
@@ -113,4 +111,4 @@ def _tell(app: Flask, signal: Signal, facts: Mapping[str, Any]) -> None:
             with app.app_context():
                 receiver(app, **facts)
         except Exception as error:
-            logger.warning("a receiver of %s raised %s", signal.name, type(error).__name__)  # type: ignore[attr-defined]
+            log.warning("a receiver of %s raised %s", signal.name, type(error).__name__)  # type: ignore[attr-defined]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,10 +13,9 @@ from flask_llm_cost import signals
 from flask_llm_cost.config import Config
 from flask_llm_cost.errors import LedgerError, LlmCostError, UnknownPriceError
 from flask_llm_cost.ledger.store import Ledger
+from flask_llm_cost.log import log
 from flask_llm_cost.pricing import PriceBook
 from flask_llm_cost.records import UNPRICED, CallRecord
-
-logger = logging.getLogger("flask_llm_cost")
 
 #: Who looks over the shoulder instead of the ledger: the lists of ``flask_llm_cost.testing.capture_calls``.
 _captures: Final[list[list[CallRecord]]] = []
@@ -78,7 +76,7 @@ class Recorder:
         try:
             cost = self._book().price_record(record)
         except Exception as error:
-            logger.warning("pricing a call failed with %s: it is kept without a price", type(error).__name__)
+            log.warning("pricing a call failed with %s: it is kept without a price", type(error).__name__)
             cost = UNPRICED
         return replace(record, cost=cost)
 
@@ -97,7 +95,7 @@ class Recorder:
         if self._config.unknown_price != "warn" or key in self._warned or len(self._warned) >= _MAX_WARNED:
             return
         self._warned.add(key)
-        logger.warning(
+        log.warning(
             "no price for %.64s/%.128s: its calls are kept, but their cost is unknown; "
             "'flask llm-cost prices explain' says why, LLM_COST_PRICE_OVERRIDES sets a price",
             *(str(part).encode("unicode_escape").decode() for part in key),
@@ -114,7 +112,7 @@ class Recorder:
                 continue
             if self._config.unknown_price == "warn" and len(self._warned) < _MAX_WARNED:
                 self._warned.add(key)
-                logger.warning(
+                log.warning(
                     "your price of %.320s names no %s, and there are calls with it: they are priced in part only; "
                     'add it, or say "inherit": true',
                     str(key[0]).encode("unicode_escape").decode(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from contextvars import ContextVar
@@ -18,9 +17,8 @@ from functools import lru_cache
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, TypeVar
 
+from flask_llm_cost.log import log
 from flask_llm_cost.records import REDACTED as REDACTED
-
-logger = logging.getLogger("flask_llm_cost")
 
 MAX_TAGS: Final = 32
 MAX_VALUE: Final = 256
@@ -228,7 +226,7 @@ class TagRules:
         shown = key if isinstance(key, str) and _KEY.match(key) else f"<{type(key).__name__}>"
         if shown not in self._warned and len(self._warned) < 100:
             self._warned.add(shown)
-            logger.warning("tag %s dropped: %s", shown, reason)
+            log.warning("tag %s dropped: %s", shown, reason)
 
 
 @lru_cache(maxsize=4096)

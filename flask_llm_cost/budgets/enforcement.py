@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -29,9 +28,8 @@ from flask_llm_cost.budgets.settling import Crossing, Settling
 from flask_llm_cost.errors import BudgetExceededError
 from flask_llm_cost.ledger.models import BudgetPeriod
 from flask_llm_cost.ledger.transaction import WriteError
+from flask_llm_cost.log import log
 from flask_llm_cost.pricing import PriceBook
-
-logger = logging.getLogger("flask_llm_cost")
 
 _T = TypeVar("_T")
 
@@ -144,7 +142,7 @@ class Budgets:
 
     def _failed(self, ask: Ask, error: Exception) -> Answer:
         # Ours: it must not reach the app as anything else than a budget that said no.
-        logger.warning("asking a budget failed with %s", type(error).__name__)
+        log.warning("asking a budget failed with %s", type(error).__name__)
         return self._in_doubt(ask, Trouble("unavailable", type(error).__name__))
 
     def _job(self, ask: Ask, asked: Sequence[tuple[Account, Decimal]]) -> Job[Answer]:
@@ -229,7 +227,7 @@ class Budgets:
         name = f"{ask.subject.provider}/{(ask.subject.models or ('an unknown model',))[0]}"[:200]
         if name not in self._warned and len(self._warned) < 1000:
             self._warned.add(name)
-            logger.warning("no price for %s, which a budget caps: it %s", name.encode("unicode_escape").decode(), what)
+            log.warning("no price for %s, which a budget caps: it %s", name.encode("unicode_escape").decode(), what)
 
     def _take(self, ask: Ask, asked: Sequence[Hold]) -> holds.Refusal | None:
         now = datetime.now(UTC)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,8 +18,7 @@ from flask_llm_cost.budgets.accounts import Account, scope_tags
 from flask_llm_cost.budgets.declaration import DeclarationError, amount
 from flask_llm_cost.budgets.holds import stored
 from flask_llm_cost.ledger.models import Adjustment
-
-logger = logging.getLogger("flask_llm_cost")
+from flask_llm_cost.log import log
 
 #: For how long an answer of the app's is taken for true.
 FRESH_SECONDS: Final = 5.0
@@ -141,5 +139,5 @@ class Limits:
             problem = "gave no amount" if isinstance(error, DeclarationError) else f"raised {type(error).__name__}"
             if budget.name not in self._warned:
                 self._warned.add(budget.name)
-                logger.warning("the budget_limit function of budget %r %s", budget.name, problem)
+                log.warning("the budget_limit function of budget %r %s", budget.name, problem)
             return LimitError(problem)

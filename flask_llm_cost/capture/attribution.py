@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from flask.cli import ScriptInfo
 from flask.globals import request_ctx
 from sqlalchemy import inspect
 
+from flask_llm_cost.log import log
 from flask_llm_cost.tags import current_tags
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from flask_llm_cost.extension import AppState
 
-logger = logging.getLogger("flask_llm_cost")
 
 EXTENSION: Final = "llm_cost"
 _ON_G: Final = "_llm_cost_request"
@@ -318,4 +317,4 @@ def _command() -> str | None:
 def _warn_once(key: str, message: str, *args: object) -> None:
     if key not in _warned:
         _warned.add(key)
-        logger.warning(message, *args)
+        log.warning(message, *args)

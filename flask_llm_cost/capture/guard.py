@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-logger = logging.getLogger("flask_llm_cost")
+from flask_llm_cost.log import log
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -29,4 +28,4 @@ def guarded(function: Callable[_P, _T]) -> Callable[_P, _T | None]:
 
 def report(error: Exception) -> None:
     """Say what went wrong on our side, by name."""
-    logger.warning("watching an LLM call failed with %s: the call itself is not affected", type(error).__name__)
+    log.warning("watching an LLM call failed with %s: the call itself is not affected", type(error).__name__)

@@ -6,7 +6,6 @@ through is guarded, and what goes wrong is logged as the name of an exception cl
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from flask_llm_cost.capture.complaints import complaint
 from flask_llm_cost.capture.decoding import Decoder, decoder_for
 from flask_llm_cost.capture.guard import guarded, report
 from flask_llm_cost.capture.sdk import Marker
+from flask_llm_cost.log import log
 from flask_llm_cost.recorder import capturing_now
 from flask_llm_cost.records import (
     UNKNOWN_USAGE,
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from flask_llm_cost.budgets.enforcement import Budgets
     from flask_llm_cost.extension import AppState
 
-logger = logging.getLogger("flask_llm_cost")
 
 #: How much of a whole reply is looked at at once, and how many lines of a batch wait to be counted.
 _PIECE: Final = 64 * 1024
@@ -235,7 +234,7 @@ class Observation:
                 return withheld.feed(piece)
             except Exception as error:
                 if last:
-                    logger.warning("taking our event out of a stream failed with %s: it passes", type(error).__name__)
+                    log.warning("taking our event out of a stream failed with %s: it passes", type(error).__name__)
         self.withheld = None
         return b"".join(withheld.pieces) + piece
 
@@ -298,7 +297,7 @@ class Observation:
         self._scanner = None
         self._decoder = None
         self._body = None
-        logger.warning("reading a reply failed with %s: its usage stays unknown", type(error).__name__)
+        log.warning("reading a reply failed with %s: its usage stays unknown", type(error).__name__)
 
     def _finish(
         self, readings: Sequence[Reading], outcome: str, error_class: str | None = None, news: Sequence[BatchNews] = ()
@@ -335,7 +334,7 @@ class Observation:
 
     def _warn(self, message: str, *args: object) -> None:
         if not self._silent:
-            logger.warning(message, *args)
+            log.warning(message, *args)
 
     def _record(self, reading: Reading, outcome: str, error_class: str | None, number: int = 0) -> CallRecord:
         """The record of what one reading bills. A reply may bill several things; each has an id of its own."""

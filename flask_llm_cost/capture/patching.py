@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -21,8 +20,7 @@ import wrapt
 from flask_llm_cost.capture import aiohttp, botocore, httpx, litellm, propagation, requests, sdk
 from flask_llm_cost.config import LIBRARIES
 from flask_llm_cost.errors import IntegrationError
-
-logger = logging.getLogger("flask_llm_cost")
+from flask_llm_cost.log import log
 
 _Targets = Callable[[ModuleType], tuple[tuple[type | ModuleType, str, Callable[..., Any]], ...]]
 
@@ -138,7 +136,7 @@ def _patch_module(library: str, module: ModuleType, targets: _Targets) -> None:
         # The host is in the middle of an import: it must go on.
         lacks = getattr(error, "name", None) or error
         failures[library] = f"it has no {lacks}" if isinstance(error, AttributeError | KeyError) else type(error).__name__
-        logger.warning("%s cannot be watched (%s): its calls are not recorded", library, type(error).__name__)
+        log.warning("%s cannot be watched (%s): its calls are not recorded", library, type(error).__name__)
 
 
 def _is_in_place(present: Any, ours: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -14,8 +13,7 @@ from flask import Response, abort, current_app
 from werkzeug.exceptions import HTTPException
 
 from flask_llm_cost.ledger.filter import Filter
-
-logger = logging.getLogger("flask_llm_cost")
+from flask_llm_cost.log import log
 
 View: TypeAlias = Callable[..., Any]
 Guard: TypeAlias = Callable[[View], View]
@@ -86,12 +84,12 @@ def guarded(view: View, guard: Guard | None, name: str) -> View:
         except Exception:
             if passage.reached:
                 raise
-            logger.exception("the guard of dashboard %r failed, so nothing is shown", name)
+            log.exception("the guard of dashboard %r failed, so nothing is shown", name)
             abort(403)
         finally:
             _passage.reset(token)
         if answer is None or isinstance(answer, bool):
-            logger.error("the guard of dashboard %r is no view decorator: it returned %r, so nothing is shown", name, answer)
+            log.error("the guard of dashboard %r is no view decorator: it returned %r, so nothing is shown", name, answer)
             abort(403)
         return answer
 
@@ -114,7 +112,7 @@ def base_filter(scope: Scope | None, name: str) -> Filter:
     except ScopeRefusedError:
         raise
     except Exception as error:
-        logger.exception("the scope of dashboard %r failed, so nothing is shown", name)
+        log.exception("the scope of dashboard %r failed, so nothing is shown", name)
         raise ScopeRefusedError from error
 
 

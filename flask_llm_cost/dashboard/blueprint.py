@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from flask import Blueprint, Response
@@ -17,8 +16,7 @@ from flask_llm_cost.dashboard.pricing_page import pricing
 from flask_llm_cost.dashboard.quality import quality
 from flask_llm_cost.dashboard.tags_pages import tag, tags
 from flask_llm_cost.dashboard.visit import respond
-
-logger = logging.getLogger("flask_llm_cost")
+from flask_llm_cost.log import log
 
 _EXTENSION = "llm_cost_dashboards"
 
@@ -70,7 +68,7 @@ def dashboard_blueprint(*, guard: Guard | None, scope: Scope | None = None, name
         mount = Mount(mounted, prefix, guard is not None, scope is not None, guard_name)
         state.app.extensions.setdefault(_EXTENSION, []).append(mount)
         if guard is None:
-            logger.warning("the dashboard %r at %s is open to everybody: it is registered with guard=None", mounted, prefix)
+            log.warning("the dashboard %r at %s is open to everybody: it is registered with guard=None", mounted, prefix)
 
     blueprint.record(registered)
     return blueprint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,8 +23,7 @@ from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.replica import lag
-
-logger = logging.getLogger("flask_llm_cost")
+from flask_llm_cost.log import log
 
 #: So long a server works on one question of a page; a page that nobody waits for any more is not worth its load.
 LONGEST_SECONDS: Final = 30
@@ -108,7 +106,7 @@ class Visit:
             try:
                 known.update({str(value): str(name) for value, name in label(asked).items() if name})
             except Exception:
-                logger.exception("the names for tag %r cannot be had, so its values are shown", key)
+                log.exception("the names for tag %r cannot be had, so its values are shown", key)
         return {value: name for value in values if (name := known.get(value))}
 
     def _behind(self) -> timedelta | None:
@@ -159,7 +157,7 @@ def respond(view: View, page: str, blueprint: str, scope: Scope | None, values: 
         )
     except (DBAPIError, LedgerError) as error:
         # The class only: the message would hold parameters, which are tag values.
-        logger.error("the dashboard cannot read the ledger: %s", type(error).__name__)
+        log.error("the dashboard cannot read the ledger: %s", type(error).__name__)
         response = _notice(
             page,
             links,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from flask_llm_cost.ledger.variety import MANY_VALUES, Variety
+from flask_llm_cost.log import log as log
 from flask_llm_cost.records import REDACTED, UNPRICED, CallRecord
-
-log: Final = logging.getLogger("flask_llm_cost")
-
 
 #: What is added up in the database for all processes, by the names in :class:`Tally`.
 COUNTERS: Final = ("duplicates", "quarantined", "lost", "spooled", "busy", "redacted")

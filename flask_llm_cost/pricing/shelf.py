@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from decimal import Decimal
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flask_llm_cost.errors import PriceBookError
+from flask_llm_cost.log import log
 from flask_llm_cost.pricing.book import PriceBook
-
-logger = logging.getLogger("flask_llm_cost")
 
 _Mark = tuple[int, int, int] | None
 
@@ -62,7 +60,7 @@ class Shelf:
             if book is None:
                 raise
             self._mark = mark  # told once, and tried again when it changes
-            logger.warning("the prices stay as they are: %s", error)
+            log.warning("the prices stay as they are: %s", error)
             return book
         self._book, self._mark = fresh, mark
         return fresh

@@ -268,6 +268,22 @@ def test_a_crossed_threshold_is_told_after_the_write(make_app: AppMaker, provide
     assert {(facts["scope"], facts["limit"]) for facts in told} == {("all", Decimal("0.0001"))}
 
 
+def test_each_tenant_that_crosses_is_told_of(make_app: AppMaker, provider: PlayedProvider) -> None:
+    """Several tenants cross a threshold in one write, each by several calls: the signal comes once for each of them."""
+    app = make_app({"name": "n", "limit": "2", "period": "day", "unit": "calls", "per": "tenant_id", "warn_at": [1]})
+    told: list[str] = []
+
+    def receive(sender: Any, **facts: Any) -> None:
+        told.append(facts["scope"])
+
+    with signals.budget_exceeded.connected_to(receive), app.flask.app_context():
+        for n in range(12):
+            track("openai", model="gpt-4o", usage={"input": 1}, tags={"tenant_id": str(n % 4)})
+        track("openai", model="gpt-4o", usage={"input": 1}, tags={"tenant_id": "well below"})
+        assert app.costs.flush(20)
+    assert sorted(told) == [f"tenant_id={n}" for n in range(4)]
+
+
 def test_a_limit_that_the_app_computes(make_app: AppMaker, provider: PlayedProvider) -> None:
     """A tenant's plan decides: the function gets the scope, in an app context; None is the declared limit."""
     costs = LlmCostTracker()

@@ -64,7 +64,8 @@ def test_a_broken_session_of_the_app_breaks_no_page(app: MountedApp) -> None:
 def test_a_call_in_a_broken_transaction_is_recorded(app: MountedApp) -> None:
     """On each database: the call is in the ledger; what the app had not committed is not, and what it commits later is."""
     assert app.client.get("/notes", headers={"X-Break": "1"}).get_json() == [1, 3]
-    assert app.costs.flush(20)
+    with app.app.app_context():
+        assert app.costs.flush(20)
     assert app.get(format="json").get_json()["total"]["calls"] == 2
 
 

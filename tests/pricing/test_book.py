@@ -210,10 +210,15 @@ def test_a_hostile_model_has_no_price_and_does_no_harm(book: PriceBook, provider
 
 
 @pytest.mark.parametrize(
-    "mode", ["scale", "batch+flex", "residency:", "residency:EU", "x" * 100_000, "+", "batch+", 5, ["batch"]]
-)
+    "mode",
+    [
+        "scale", "batch+flex", "residency:", "residency:EU", "x" * 100_000, "+", "batch+", 5, ["batch"],
+        "+".join("abcdefghijklmnopqrstuvwxyz"), "batch+residency:eu+" * 1000, "+" * 100_000,
+    ],
+    ids=lambda mode: str(mode)[:24],
+)  # fmt: skip
 def test_a_mode_that_is_none_has_no_price(book: PriceBook, mode: Any) -> None:
-    """Never the standard rate."""
+    """Never the standard rate, and no time is spent on the orders in which its parts could be meant."""
     assert book.price("openai", "gpt-5.4", _usage(input=5), mode, NOW).status == "unpriced"
 
 

@@ -283,6 +283,11 @@ def month_end(when: date) -> str:
     return ((when.replace(day=1) + timedelta(days=31)).replace(day=1) - timedelta(days=1)).isoformat()
 
 
+def short_name(name: str) -> str:
+    """A name for the head of a narrow column: its beginning and its end, which tell models apart."""
+    return name if len(name) <= 28 else f"{name[:16]}…{name[-9:]}"
+
+
 def shell_word(text: str) -> str:
     """*text* as one word of a command line that is to be copied."""
     return shlex.quote(text)

@@ -123,9 +123,7 @@ class Overview:
     @property
     def bar_unit(self) -> str:
         """What one bar stands for: ``day``, ``week`` or ``month``."""
-        if all(row.bucket.first == row.bucket.last for row in self.days):
-            return "day"
-        return "week" if all((row.bucket.last - row.bucket.first).days < 7 for row in self.days) else "month"
+        return self.days[0].bucket.unit if self.days else "day"
 
     def spark(self, row: Row) -> str:
         """The points of a row's sparkline."""
@@ -330,7 +328,7 @@ def _column(selection: Selection, links: Links, by: Breakdown, row: DayRow) -> C
         title += "\nso far"
     span = selection.changed(range="custom", **{"from": row.bucket.first.isoformat(), "to": row.bucket.last.isoformat()})
     href = links("calls", {name: value for name, value in span.items() if name != "by"}) if row.calls else None
-    return Column(short_day(row.bucket.first), row.amounts, title, href, running)
+    return Column(row.bucket.tick(years=period.first.year != period.last.year), row.amounts, title, href, running)
 
 
 def series_of(by: Breakdown) -> tuple[Series, ...]:

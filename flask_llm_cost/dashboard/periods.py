@@ -9,6 +9,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from flask_llm_cost.dashboard.formatting import day as short_day
+from flask_llm_cost.dashboard.formatting import full_day
 from flask_llm_cost.dashboard.formatting import month as month_name
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger.local_time import start_of_day
@@ -85,8 +86,9 @@ class Period:
         if self.name in RANGES and self.name != "custom":
             return f"in {RANGES[self.name]}"
         if self.first == self.last:
-            return f"on {short_day(self.first)} {self.first.year}"
-        return f"from {short_day(self.first)} to {short_day(self.last)} {self.last.year}"
+            return f"on {full_day(self.first)}"
+        start = short_day(self.first) if self.first.year == self.last.year else full_day(self.first)
+        return f"from {start} to {full_day(self.last)}"
 
     @property
     def before_in_words(self) -> str:
@@ -153,14 +155,32 @@ def _aligned(first: date, last: date, before: date, before_last: date, now: date
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The days that one bar stands for, both ends included."""
+    """The days that one bar stands for, both ends included.
+
+    :param unit: ``day``, ``week`` or ``month``
+    """
 
     first: date
     last: date
+    unit: str = "day"
 
     @property
     def label(self) -> str:
-        return short_day(self.first) if self.first == self.last else f"{short_day(self.first)} to {short_day(self.last)}"
+        """``17 Nov``, ``12 to 18 Nov``, ``28 Dec 2025 to 3 Jan 2026``, ``November 2026``."""
+        if self.unit == "month":
+            return f"{month_name(self.first)} {self.first.year}"
+        if self.first == self.last:
+            return short_day(self.first)
+        if self.first.year != self.last.year:
+            return f"{full_day(self.first)} to {full_day(self.last)}"
+        start = str(self.first.day) if self.first.month == self.last.month else short_day(self.first)
+        return f"{start} to {short_day(self.last)}"
+
+    def tick(self, *, years: bool) -> str:
+        """Its name under a chart, with its year where that shows *years*."""
+        if self.unit == "month":
+            return f"{month_name(self.first)[:3]} {self.first.year}"
+        return full_day(self.first) if years else short_day(self.first)
 
 
 def buckets(days: Iterable[date], most: int = _MOST_BARS) -> tuple[Bucket, ...]:
@@ -172,4 +192,4 @@ def buckets(days: Iterable[date], most: int = _MOST_BARS) -> tuple[Bucket, ...]:
     groups: dict[date, list[date]] = {}
     for day in days:
         groups.setdefault(day - _DAY * day.weekday() if weekly else first_of_month(day), []).append(day)
-    return tuple(Bucket(group[0], group[-1]) for group in groups.values())
+    return tuple(Bucket(group[0], group[-1], "week" if weekly else "month") for group in groups.values())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from flask_llm_cost.dashboard import charts, formatting
 from flask_llm_cost.dashboard.forecast import forecast, odd_days
-from flask_llm_cost.dashboard.periods import buckets
+from flask_llm_cost.dashboard.periods import buckets, period
+from flask_llm_cost.records import COMPONENTS
 
 
 def test_the_forecast_is_a_range_and_needs_a_week() -> None:
@@ -99,3 +101,63 @@ def test_small_amounts_are_not_rounded_away(amount: str | None, shown: str) -> N
 def test_nearly_all_is_not_all(share: float | None, shown: str) -> None:
     """100% means all and 0% means none."""
     assert formatting.percent(share) == shown
+
+
+@pytest.mark.parametrize(
+    ("first", "days", "labels", "ticks"),
+    [
+        (date(2026, 11, 1), 3, ["1 Nov", "2 Nov"], ["1 Nov", "2 Nov"]),
+        (date(2025, 12, 22), 130, ["22 to 28 Dec", "29 Dec 2025 to 4 Jan 2026"], ["22 Dec 2025", "29 Dec 2025"]),
+        (date(2024, 6, 1), 909, ["June 2024", "July 2024"], ["Jun 2024", "Jul 2024"]),
+    ],
+)
+def test_bars_say_which_days_they_are(first: date, days: int, labels: list[str], ticks: list[str]) -> None:
+    """Days, weeks and months are named so that none can be taken for that of another year."""
+    last = first + timedelta(days=days - 1)
+    found = buckets(first + timedelta(days=n) for n in range(days))
+    assert [bucket.label for bucket in found[:2]] == labels
+    assert [bucket.tick(years=first.year != last.year) for bucket in found[:2]] == ticks
+
+
+def test_a_range_says_its_years() -> None:
+    """A range that begins in another year than it ends in says both."""
+    zone = ZoneInfo("Europe/Berlin")
+    now = datetime(2026, 11, 26, tzinfo=UTC)
+    for first, last, words in (
+        (date(2024, 6, 1), date(2026, 11, 26), "from 1 Jun 2024 to 26 Nov 2026"),
+        (date(2026, 6, 2), date(2026, 11, 26), "from 2 Jun to 26 Nov 2026"),
+        (date(2025, 6, 2), date(2025, 6, 2), "on 2 Jun 2025"),
+        (date(2025, 6, 1), date(2025, 6, 30), "in June 2025"),
+    ):
+        assert period("custom", zone, now, first, last).in_words == words
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("input", "input"),
+        ("cache_read", "input from cache"),
+        ("cache_write", "input to cache"),
+        ("cache_write_1h", "input to cache, kept 1 hour"),
+        ("cache_write_12h", "input to cache, kept 12 hours"),
+        ("cache_storage_token_hour", "cache storage token hour"),
+        ("audio_output", "audio output"),
+    ],
+)
+def test_a_bill_speaks_plainly(name: str, words: str) -> None:
+    """A line of a bill is named so that somebody who pays it knows what it is."""
+    assert formatting.component(name) == words
+
+
+def test_units_have_their_plural() -> None:
+    """Whatever is billed by the piece."""
+    assert {component.unit: formatting.units(component.unit) for component in COMPONENTS.values()}.items() >= {
+        ("token", "tokens"), ("query", "queries"), ("minute", "minutes"),
+    }  # fmt: skip
+    assert formatting.per(Decimal(1000), "query") == "1,000 queries"
+
+
+def test_a_long_name_keeps_its_ends() -> None:
+    """The head of a narrow column tells apart what differs in its end."""
+    assert formatting.short_name("text-embedding-3-small") == "text-embedding-3-small"
+    assert formatting.short_name("accounts/fireworks/models/deepseek-v3-0324") == "accounts/firewor…k-v3-0324"

@@ -130,11 +130,9 @@ def read_entry(key: str, raw: Mapping[str, Any], report: Report, *, free: Collec
     model.modes.update(base_modes)
     _units(raw, model)
     for size, (rates, modes) in sorted(sizes.items()):
-        if "input" in rates:
-            tier = {"above": size * 1000, "rates": rates, "modes": modes}
-            model.tiers.append(tier | ({"inclusive": True} if provider == "xai" else {}))
-        else:
-            report.notes.append(f"{key}: rates above {size}k without an input rate are not taken")
+        # What a size does not name has no price there: the rates below it would be wrong ones.
+        tier = {"above": size * 1000, "rates": rates, "modes": modes}
+        model.tiers.append(tier | ({"inclusive": True} if provider == "xai" else {}))
     _tiered(raw, model)
     _windows(raw, model)
     if not model.rates:

@@ -23,7 +23,7 @@ FREE: Final = ("free", "prepaid")
 
 _DAY: Final = r"(?:0[1-9]|[12]\d|3[01])"
 _MONTH: Final = r"(?:0[1-9]|1[0-2])"
-_DATE: Final = re.compile(rf"-20\d\d(?:-{_MONTH}-{_DAY}|{_MONTH}{_DAY})\Z", re.ASCII)
+DATE: Final = re.compile(rf"-20\d\d(?:-{_MONTH}-{_DAY}|{_MONTH}{_DAY})\Z", re.ASCII)
 #: ``gemini-2.5-flash-preview-05-20``, ``gemini-2.5-flash-lite-preview-09-2025``, ``gemini-live-2.5-flash-09-2025``
 _GEMINI_DATE: Final = re.compile(rf"(-preview)?((?:(?<=-preview)-{_MONTH}-{_DAY}|-{_MONTH}-20\d\d))\Z", re.ASCII)
 #: ``anthropic.claude-sonnet-4-5-20250929-v1:0``, ``amazon.nova-pro-v1:0:300k``
@@ -189,8 +189,8 @@ def _spellings(provider: str, model: str) -> Iterator[tuple[str, str]]:
 
 def _undated(provider: str, model: str) -> Iterator[str]:
     """*model* without the one date at its end."""
-    if (bare := _DATE.sub("", model)) != model:
-        if not _DATE.search(bare):
+    if (bare := DATE.sub("", model)) != model:
+        if not DATE.search(bare):
             yield bare
     elif (provider in ("gemini", "vertex", "openrouter") and "gemini" in model) and (match := _GEMINI_DATE.search(model)):
         yield model[: match.start(2)]
@@ -204,9 +204,9 @@ def _fine_tune_bases(model: str) -> Iterator[tuple[str, str]]:
     for length in range(len(parts) - 1, 1, -1):
         base = ":".join((*parts[:2], *parts[2:length]))
         yield base, "fine_tune"
-        if (undated := _DATE.sub("", parts[1])) != parts[1]:
+        if (undated := DATE.sub("", parts[1])) != parts[1]:
             yield ":".join(("ft", undated, *parts[2:length])), "fine_tune"
-    if len(parts) == 2 and (undated := _DATE.sub("", model)) != model:
+    if len(parts) == 2 and (undated := DATE.sub("", model)) != model:
         yield undated, "fine_tune"
 
 

@@ -59,6 +59,27 @@ _MAKERS: Final = {
     "perplexity": "perplexity",
     "x-ai": "xai",
 }
+#: OpenRouter's fields, in USD per token, to our components. Its other rates are a reseller's.
+_LISTED: Final = {
+    "prompt": "input",
+    "completion": "output",
+    "input_cache_read": "cache_read",
+    "input_cache_write": "cache_write",
+}
+#: Those that are not read. Anything else in an override is a condition.
+_UNREAD: Final = {
+    "audio",
+    "audio_output",
+    "image",
+    "image_output",
+    "image_token",
+    "input_audio_cache",
+    "input_cache_write_1h",
+    "internal_reasoning",
+    "request",
+    "web_search",
+}
+_MOST_TOKENS: Final = 10**12
 _DOTTED: Final = re.compile(r"(?<=\d)\.(?=\d)", re.ASCII)
 
 
@@ -158,30 +179,56 @@ def _openrouter(listed: list[Any], version: str) -> Offers:
         prices = item.get("pricing") if isinstance(item, dict) else None
         if not isinstance(model, str) or not model or not isinstance(prices, dict):
             continue
-        rates: dict[str, str] = {}
         keys = _keys_of(model)
-        for field_name, component in (
-            ("prompt", "input"),
-            ("completion", "output"),
-            ("input_cache_read", "cache_read"),
-            ("input_cache_write", "cache_write"),
-        ):
-            raw = prices.get(field_name)
-            if raw is None:
-                continue
-            try:
-                rate = rate_per_million(raw) if isinstance(raw, str | Decimal) and len(str(raw)) <= _MAX_DIGITS else None
-            except ArithmeticError:
-                rate = None
-            if rate is None:
-                rejected.update(dict.fromkeys(keys, "negative or no number"))
-                break
-            if rate:
-                rates[component] = format(rate, "f")
+        try:
+            entry = _listed_entry(model, prices)
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+            rejected.update(dict.fromkeys(keys, "negative, no number, or by a condition that cannot be read"))
         else:
-            if "input" in rates:
-                offers.update(dict.fromkeys(keys, Offer({"rates": rates})))
+            if "input" in entry["rates"]:
+                offers.update(dict.fromkeys(keys, Offer(entry)))
     return Offers("openrouter", version, offers, {key: why for key, why in rejected.items() if key not in offers})
+
+
+def _listed_entry(model: str, prices: Mapping[str, Any]) -> dict[str, Any]:
+    """One of OpenRouter's prices, with those of longer prompts: an override holds from its size on, a later one wins.
+
+    :raises ValueError: a rate or a condition that cannot be read; what ignores it would be a wrong price
+    """
+    base = _listed_rates(model, prices)
+    overrides: list[tuple[int, dict[str, str]]] = []
+    for override in prices.get("overrides") or ():
+        size = Decimal(override["min_prompt_tokens"])
+        if not 0 < size < _MOST_TOKENS or size != int(size) or set(override) - {"min_prompt_tokens", *_LISTED} - _UNREAD:
+            raise ValueError("a condition of another kind")
+        overrides.append((int(size), _listed_rates(model, override)))
+    tiers = []
+    for above in sorted({size for size, _ in overrides}):
+        rates = dict(base)
+        for size, own in overrides:
+            rates.update(own if size <= above else {})
+        tiers.append({"above": above, "inclusive": True, "rates": _known(rates)})
+    return {"rates": _known(base)} | ({"tiers": tiers} if tiers else {})
+
+
+def _listed_rates(model: str, prices: Mapping[str, Any]) -> dict[str, str]:
+    """USD per 1M of the components that are read; 0 where it is listed so."""
+    rates: dict[str, str] = {}
+    for name, component in _LISTED.items():
+        raw = prices.get(name)
+        # A write of Gemini's is storage by the hour, spread out by somebody.
+        if raw is None or (component == "cache_write" and "gemini" in model):
+            continue
+        rate = rate_per_million(raw) if isinstance(raw, str | Decimal) and len(str(raw)) <= _MAX_DIGITS else None
+        if rate is None:
+            raise ValueError("no rate")
+        rates[component] = format(rate, "f")
+    return rates
+
+
+def _known(rates: Mapping[str, str]) -> dict[str, str]:
+    """Without those of 0, which is unknown and not free."""
+    return {name: rate for name, rate in rates.items() if Decimal(rate)}
 
 
 def _keys_of(model: str) -> tuple[str, ...]:

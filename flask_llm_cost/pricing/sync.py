@@ -13,6 +13,7 @@ from flask_llm_cost.errors import LlmCostError, PriceBookError
 from flask_llm_cost.pricing.catalog import Catalog
 from flask_llm_cost.pricing.entries import ToolRate, parse_entry
 from flask_llm_cost.pricing.fetch import Download
+from flask_llm_cost.pricing.matching import DATE
 from flask_llm_cost.pricing.merging import Merged, full, merge
 from flask_llm_cost.pricing.pricefile import PriceFile
 from flask_llm_cost.pricing.rates import Place, plain
@@ -24,6 +25,9 @@ _GONE: Final = Decimal("0.10")
 _MOVED: Final = Decimal("0.50")
 _MANY: Final = 20
 _RESELLER: Final = Decimal("0.05")
+#: How far apart the audio rates of one model at two dates are no coincidence.
+_SIBLING: Final = Decimal("2.5")
+_AUDIO: Final = {"audio_input", "audio_output", "audio_cache_read"}
 
 Fetch = Callable[[Feed, str | None], Download]
 
@@ -126,7 +130,9 @@ def make_plan(
     for key in (*wanted, *unpriced):
         if key in plan.models:
             continue
-        found = next((offers for offers in (primary, secondary) if offers is not None and key in offers.models), None)
+        # OpenRouter's is the price of a reseller: what a provider itself takes is not added from there.
+        asked = (primary, secondary if key.startswith("openrouter/") else None)
+        found = next((offers for offers in asked if offers is not None and key in offers.models), None)
         if found is None:
             if key in wanted:
                 keys = [*(primary.models if primary else ()), *(secondary.models if secondary else ())]
@@ -139,7 +145,8 @@ def make_plan(
             plan.rejected[key] = str(error)
             continue
         plan.added[key] = plan.models[key] = entry
-    _judge(plan, file)
+    _judge(plan)
+    _beside_siblings(plan)
     if not accept:
         for merged in plan.refusals:
             plan.models[merged.key] = file.models[merged.key]
@@ -239,9 +246,9 @@ def _fill(plan: Plan, file: PriceFile, bundled: Catalog, offers: Offers, now: da
             theirs = parse_entry(key, offer.entry, Place("the offer")).block.rates
             same = "input" in rates and all(rates[name] == theirs.get(name) for name in ("input", "output") if name in rates)
             filled = set(here.get("_filled", ()))
-            # A write of Gemini's is storage by the hour, spread out by somebody.
-            fillable = ("cache_read",) if "gemini" in key else ("cache_read", "cache_write")
-            missing = [name for name in fillable if name in theirs and (name not in rates or name in filled)]
+            missing = [
+                name for name in ("cache_read", "cache_write") if name in theirs and (name not in rates or name in filled)
+            ]
             if not same:
                 if not key.startswith("openrouter/") and (difference := _difference(rates, theirs)):
                     plan.resellers.append(f"{key}: {difference}")
@@ -273,10 +280,24 @@ def _difference(ours: Mapping[str, Decimal], theirs: Mapping[str, Decimal]) -> s
     return ", ".join(rows)
 
 
-def _judge(plan: Plan, file: PriceFile) -> None:
+def _judge(plan: Plan) -> None:
     moved = len(plan.changed)
     if moved >= _MANY and moved > plan.compared * _MOVED:
         plan.refused.append(f"{moved} of {plan.compared} prices would change at once")
+
+
+def _beside_siblings(plan: Plan) -> None:
+    """Flag an audio rate that moves far from what the same model costs by another date: sources have shipped such slips."""
+    for merged in plan.changed:
+        moved = _AUDIO & {row.what for row in merged.rows}
+        rates = full(merged.entry)["rates"] if merged.entry is not None else {}
+        for key, raw in plan.models.items() if moved else ():
+            if key == merged.key or DATE.sub("", key) != DATE.sub("", merged.key):
+                continue
+            theirs = full(raw).get("rates", {})
+            for name in sorted(moved & rates.keys() & theirs.keys()):
+                if (other := Decimal(str(theirs[name]))) and Decimal(str(rates[name])) >= other * _SIBLING:
+                    merged.flags.append(f"{name} {rates[name]} is {_SIBLING} times that of {key}, or more")
 
 
 class _Fees:

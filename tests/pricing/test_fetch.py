@@ -188,6 +188,7 @@ def _streamed(handler: BaseHTTPRequestHandler, size: int) -> None:
 
 def test_a_body_that_is_too_large_is_not_read_to_its_end(server: PriceServer) -> None:
     """Announced or not, no more than 8 MiB."""
+    assert MAX_BYTES == 8 * 1024 * 1024
     server.answers["/prices"] = lambda handler: _streamed(handler, MAX_BYTES * 4)
     with pytest.raises(PriceSourceError, match="larger than"):
         _get(server)

@@ -42,6 +42,130 @@ def test_a_field_says_component_lifetime_size_and_mode() -> None:
     }
 
 
+#: LiteLLM's base names as pricing.md's table of its grammar has them, and what each is the rate of.
+BASES = [
+    ("input_cost_per_token", "input"),
+    ("output_cost_per_token", "output"),
+    ("cache_read_input_token_cost", "cache_read"),
+    ("cache_creation_input_token_cost", "cache_write"),
+    ("cache_creation_input_token_cost_above_1hr", "cache_write_1h"),
+    ("cache_creation_input_token_cost_above_12hr", "cache_write_12h"),
+    ("input_cost_per_audio_token", "audio_input"),
+    ("output_cost_per_audio_token", "audio_output"),
+    ("cache_read_input_audio_token_cost", "audio_cache_read"),
+    ("input_cost_per_image_token", "image_input"),
+    ("output_cost_per_image_token", "image_output"),
+    ("cache_read_input_image_token_cost", "image_cache_read"),
+    ("input_cost_per_video_token", "video_input"),
+    ("output_cost_per_reasoning_token", "reasoning"),
+    ("citation_cost_per_token", "citation"),
+]
+
+
+@pytest.mark.parametrize(("base", "component"), BASES)
+def test_every_base_is_one_component_in_every_mode_and_size(base: str, component: str) -> None:
+    """Plain, in each mode, above a size, and in each mode above it: seven numbers that are never one another."""
+    plain = {"input_cost_per_token": Decimal("9e-06"), "input_cost_per_token_above_128k_tokens": Decimal("9e-06")}
+    modes = {"_batches": "batch", "_flex": "flex", "_priority": "priority", "_ultrafast": "ultrafast"}
+    above = "_above_128k_tokens"
+    names = {base: "1", f"{base}{above}": "2"}
+    names |= {f"{base}{suffix}": f"3.{n}" for n, suffix in enumerate(modes, 1)}
+    names |= {f"{base}{above}{suffix}": f"4.{n}" for n, suffix in enumerate(modes, 1)}
+    found = _read(**plain | {name: Decimal(rate) / 1_000_000 for name, rate in names.items()})
+    assert isinstance(found, dict)
+    assert found["rates"] == {"input": "9", component: "1"}
+    assert found["modes"] == {mode: {component: f"3.{n}"} for n, mode in enumerate(modes.values(), 1)}
+    (tier,) = found["tiers"]
+    assert (tier["above"], tier["rates"]) == (128_000, {"input": "9", component: "2"})
+    assert tier["modes"] == {mode: {component: f"4.{n}"} for n, mode in enumerate(modes.values(), 1)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "input_cost_per_token_balanced",
+        "input_cost_per_token_decisions",
+        "input_cost_per_token_above_272k_tokens_decisions",
+        "input_cost_per_token_cache_hit",
+        "input_cost_per_token_above_1hr",
+        "explicit_cache_read_input_token_cost",
+        "cache_creation_input_audio_token_cost",
+        "input_dbu_cost_per_token",
+        "output_cost_per_video_token",
+        "output_cost_per_token_somehow",
+    ],
+)
+def test_a_name_that_the_grammar_does_not_know_is_no_rate(name: str) -> None:
+    """A mode that is none of ours, or a component: neither the standard rate nor another's."""
+    plain = {"input_cost_per_token": Decimal("1e-06"), "output_cost_per_token": Decimal("2e-06")}
+    assert _read(**plain, **{name: Decimal("7e-06")}) == {"rates": {"input": "1", "output": "2"}}
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "value", "rates"),
+    [
+        ("audio_transcription", "input_cost_per_second", "0.0001", {"audio_seconds": "0.0001"}),
+        ("audio_speech", "input_cost_per_character", "1.5e-05", {"characters": "0.000015"}),
+        ("image_generation", "output_cost_per_image", "0.04", {"images": "0.04"}),
+        ("image_generation", "input_cost_per_image", "0.04", {"images": "0.04"}),
+        ("image_edit", "output_cost_per_image", "0.04", {"images": "0.04"}),
+        ("video_generation", "output_cost_per_second", "0.4", {"video_seconds": "0.4"}),
+        ("video_generation", "output_cost_per_video_per_second", "0.4", {"video_seconds": "0.4"}),
+        ("ocr", "ocr_cost_per_page", "0.004", {"pages": "0.004"}),
+        ("rerank", "input_cost_per_query", "0.002", {"rerank_query": "0.002"}),
+        ("search", "input_cost_per_query", "0.005", {"requests": "0.005"}),
+    ],
+)
+def test_a_unit_is_billed_by_the_piece(mode: str, name: str, value: str, rates: dict[str, str]) -> None:
+    """Where the model's own mode says what the unit is; a rate per piece is not multiplied by a million."""
+    assert _read(mode=mode, **{name: Decimal(value)}) == {"rates": rates}
+    priced = {"input_cost_per_token": Decimal("1e-06")}
+    assert _read(mode="chat", **priced, **{name: Decimal(value)}) == {"rates": {"input": "1"}}
+
+
+def test_a_price_by_the_hour_goes_back_to_the_hour() -> None:
+    """LiteLLM divides it by 3600 and cuts it off; the unit is kept with the rate."""
+    found = _read(mode="audio_transcription", input_cost_per_second=Decimal("3.083333333333333e-05"))
+    assert found == {"rates": {"audio_seconds": "0.111"}, "per": {"audio_seconds": "3600"}}
+
+
+def test_pages_have_a_batch_price_and_pixels_and_sessions_none() -> None:
+    """A picture by its pixels is no unit of ours, and a session's fee is its provider's, whatever the model."""
+    pages = {"ocr_cost_per_page": Decimal("0.004"), "ocr_cost_per_page_batches": Decimal("0.002")}
+    assert _read(mode="ocr", **pages) == {"rates": {"pages": "0.004"}, "modes": {"batch": {"pages": "0.002"}}}
+    for mode, name in (("image_generation", "input_cost_per_pixel"), ("chat", "code_interpreter_cost_per_session")):
+        assert _read(mode=mode, **{name: Decimal("0.03")}) == "no price that we bill by"
+
+
+def test_regions_and_speed_are_factors() -> None:
+    """Of Anthropic's and OpenAI's entries by zone, of Vertex's by any place; of other hosts none."""
+    price = {"input_cost_per_token": Decimal("1e-06")}
+
+    def factors(key: str, **fields: Any) -> Any:
+        found = _read(key, **price, **fields)
+        assert isinstance(found, dict)
+        return found.get("multipliers")
+
+    special = {"us": Decimal("1.1"), "fast": Decimal("2.0")}
+    assert factors("anthropic/m", provider_specific_entry=special) == {"residency:us": "1.1", "fast": "2"}
+    assert factors("openai/m", regional_processing_uplift_multiplier_eu=Decimal("1.1")) == {"residency:eu": "1.1"}
+    assert factors("openai/m", regional_processing_uplift_multiplier_us=Decimal("1.2")) == {"residency:us": "1.2"}
+    assert factors("vertex/m", regional_endpoint_uplift_multiplier=Decimal("1.1")) == {"residency:*": "1.1"}
+    assert factors("gemini/m", regional_endpoint_uplift_multiplier=Decimal("1.1")) is None
+
+
+def test_maps_are_billed_apart() -> None:
+    """By the call in the source, by the thousand here."""
+    found = _read("gemini/m", input_cost_per_token=Decimal("1e-06"), google_maps_grounding_cost_per_query=Decimal("0.025"))
+    assert found == {"rates": {"input": "1"}, "tools": {"maps_grounding": {"rate": "25", "per": "1000"}}}
+
+
+def test_a_size_that_names_one_rate_is_a_tier_all_the_same() -> None:
+    """What it does not name has no price above it: the rates of a short call would be wrong ones."""
+    fields = {"input_cost_per_token": Decimal("1e-06"), "output_cost_per_token_above_128k_tokens": Decimal("2e-06")}
+    assert _read(**fields) == {"rates": {"input": "1"}, "tiers": [{"above": 128000, "rates": {"output": "2"}}]}
+
+
 @pytest.mark.parametrize(
     ("value", "rate"),
     [

@@ -38,7 +38,9 @@ def test_openrouter_s_list_is_read_by_its_keys_and_by_the_makers() -> None:
         "prompt": "0.000003",
         "completion": "0.000015",
         "input_cache_read": "0.0000003",
+        "audio": "0.000003",
         "image": "0.004",
+        "internal_reasoning": "0.000009",
         "web_search": "0",
     }
     offers = _read(
@@ -65,6 +67,76 @@ def test_openrouter_s_list_is_read_by_its_keys_and_by_the_makers() -> None:
     }
     assert _entry(offers, "anthropic/claude-sonnet-4-5") == {"rates": {"input": "3", "output": "15", "cache_read": "0.3"}}
     assert set(offers.rejected) >= {"openrouter/openrouter/auto", "openai/nan", "openai/long"}
+
+
+def _listed(model: str, **prices: Any) -> Offers:
+    plain = {
+        "prompt": "0.000001",
+        "completion": "0.000002",
+        "input_cache_read": "0.0000001",
+        "input_cache_write": "0.000001",
+    }
+    return _read({"data": [{"id": model, "pricing": {**plain, **prices}}]})
+
+
+def test_a_longer_prompt_costs_what_openrouter_s_overrides_say() -> None:
+    """From the size on, itself included; a later override goes before an earlier one, and what none names is as below."""
+    overrides = [
+        {"min_prompt_tokens": 200000, "prompt": "0.000003", "input_cache_read": "0.0000003"},
+        {"min_prompt_tokens": 128000, "prompt": "0.000002", "web_search": "0.01"},
+    ]
+    assert _entry(_listed("x-ai/grok-9", overrides=overrides), "xai/grok-9") == {
+        "rates": {"input": "1", "output": "2", "cache_read": "0.1", "cache_write": "1"},
+        "tiers": [
+            {
+                "above": 128000,
+                "inclusive": True,
+                "rates": {"input": "2", "output": "2", "cache_read": "0.1", "cache_write": "1"},
+            },
+            {
+                "above": 200000,
+                "inclusive": True,
+                "rates": {"input": "2", "output": "2", "cache_read": "0.3", "cache_write": "1"},
+            },
+        ],
+    }
+
+
+def test_a_zero_of_openrouter_s_is_no_rate() -> None:
+    """Neither below a size nor above it, where it does not mean the rate from below; all zero is no price."""
+    free = _listed("x/y", input_cache_read="0", overrides=[{"min_prompt_tokens": 9, "completion": "0"}])
+    assert _entry(free, "openrouter/x/y") == {
+        "rates": {"input": "1", "output": "2", "cache_write": "1"},
+        "tiers": [{"above": 9, "inclusive": True, "rates": {"input": "1", "cache_write": "1"}}],
+    }
+    assert not _listed("x/y:free", prompt="0", completion="0", input_cache_read="0", input_cache_write="0").models
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"prompt": "0.000003"},
+        {"min_prompt_tokens": 5, "utc_start": "01:00", "utc_end": "04:00", "prompt": "0.000003"},
+        {"min_prompt_tokens": 0, "prompt": "0.000003"},
+        {"min_prompt_tokens": 1.5, "prompt": "0.000003"},
+        {"min_prompt_tokens": "many", "prompt": "0.000003"},
+        {"min_prompt_tokens": [5], "prompt": "0.000003"},
+        {"min_prompt_tokens": 5, "prompt": "-1"},
+        "always",
+    ],
+)
+def test_an_override_that_cannot_be_read_leaves_no_price(override: Any) -> None:
+    """The plain price alone would be a wrong one at some hours or sizes."""
+    offers = _listed("x/y", overrides=[override])
+    assert not offers.models
+    assert "condition that cannot be read" in offers.rejected["openrouter/x/y"]
+
+
+def test_openrouter_has_no_write_rate_of_gemini_s() -> None:
+    """It is storage by the hour, spread out by somebody: neither under its own key nor under Google's."""
+    offers = _listed("google/gemini-9", overrides=[{"min_prompt_tokens": 200000, "input_cache_write": "0.000002"}])
+    for key in ("gemini/gemini-9", "openrouter/google/gemini-9"):
+        assert "cache_write" not in json.dumps(_entry(offers, key))
 
 
 def test_a_price_file_of_our_own_form_is_a_mirror_too() -> None:
@@ -146,7 +218,10 @@ def test_brackets_in_texts_are_no_depth() -> None:
     assert "openai/gpt" in _read(text.encode()).models
 
 
-def test_numbers_are_what_is_written(book: object) -> None:
-    """No float on the way: 17 digits stay 17 digits until they are rounded to ten."""
+def test_numbers_are_what_is_written() -> None:
+    """No float on the way: 17 digits stay 17 digits until they are rounded to ten, and a fee has the digits that it has."""
     text = json.dumps({"gpt": GPT}).replace("2.5e-06", "2.4999999999999998e-06")
     assert Decimal(_entry(_read(text.encode()), "openai/gpt")["rates"]["input"]) == Decimal("2.5")
+    fields = {"provider_specific_entry": {"us": 1.1}, "google_maps_grounding_cost_per_query": 0.014}
+    entry = _entry(_read({"gpt": {**GPT, **fields}}), "openai/gpt")
+    assert (entry["multipliers"]["residency:us"], entry["tools"]["maps_grounding"]["rate"]) == ("1.1", "14")

@@ -4,126 +4,45 @@ from __future__ import annotations
 
 import functools
 import json
-import tomllib
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from price_server import PriceServer
+from price_sources import NOW, Entry, Sources, entry_of, said_of, total_of, write_models
 
-from flask_llm_cost.errors import PriceBookError
 from flask_llm_cost.pricing import PriceBook, upkeep
 from flask_llm_cost.pricing.fetch import own_mirror
 from flask_llm_cost.pricing.pricefile import PriceFile
 from flask_llm_cost.pricing.sources import Feed
-from flask_llm_cost.pricing.sync import describe
-from flask_llm_cost.records import Usage
 
-NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 EXCERPT = Path(__file__).with_name("litellm_excerpt.json")
-Entry = dict[str, Any]
-
-
-class Sources:
-    """LiteLLM and OpenRouter, played on one server."""
-
-    def __init__(self, server: PriceServer) -> None:
-        self.server = server
-        self.litellm: dict[str, Entry] = {}
-        self.openrouter: dict[str, Entry] = {}
-        self.broken: set[str] = set()
-
-    def models(self, **models: Entry) -> None:
-        """Entries of provider ``acme``: rates in USD per million by LiteLLM's short names."""
-        names = {
-            "input": "input_cost_per_token",
-            "output": "output_cost_per_token",
-            "cache_read": "cache_read_input_token_cost",
-        }
-        self.litellm = {
-            f"acme/{name}": {
-                "litellm_provider": "acme",
-                "mode": "chat",
-                **{
-                    names.get(field, field): value / 1e6 if isinstance(value, float | int) else value
-                    for field, value in raw.items()
-                },
-            }
-            for name, raw in models.items()
-        }
-
-    def sync(
-        self, path: Path, now: datetime = NOW, *, save: bool = True, accept: bool = False, **options: Any
-    ) -> upkeep.Sync:
-        listed = [{"id": name, "pricing": prices} for name, prices in self.openrouter.items()]
-        for name, data in (("litellm", self.litellm), ("openrouter", {"data": listed})):
-            if name in self.broken:
-                self.server.say(f"/{name}", b"", 500)
-            else:
-                self.server.say(f"/{name}", json.dumps(data).encode(), ETag=f'"{hash(json.dumps(data))}"')
-        feeds = tuple(
-            Feed(name, self.server.url(f"/{name}"), own_mirror(self.server.url(f"/{name}")))
-            for name in ("litellm", "openrouter")
-        )
-        fetch = functools.partial(upkeep.fetch, context=self.server.context())
-        done = upkeep.synchronise(path, now, whole_book=False, feeds=feeds, fetch=fetch, accept=accept, **options)
-        if save:
-            done.save(now, accept=accept)
-        return done
-
-
-@pytest.fixture
-def sources(server: PriceServer) -> Sources:
-    return Sources(server)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "prices.json"
-
-
-def _write(path: Path, **models: Entry) -> None:
-    path.write_text(json.dumps({"models": {f"acme/{name}": raw for name, raw in models.items()}}))
-
-
-def _entry(path: Path, name: str) -> Any:
-    return PriceFile.load(path).models[f"acme/{name}"]
-
-
-def _total(path: Path, name: str, at: datetime = NOW, mode: str | None = None, **usage: int) -> Decimal | None:
-    book = PriceBook.load(file=path)
-    return book.price("acme", name, Usage(usage or {"input": 1_000_000}, source="response"), mode, at).total
-
-
-def _said(done: upkeep.Sync) -> str:
-    return "\n".join(describe(done.plan))
 
 
 def test_what_is_there_is_refreshed_and_nothing_else_comes(sources: Sources, path: Path) -> None:
     """The new rate with its provenance; a model that nobody has asked for stays out."""
-    _write(path, a={"rates": {"input": "2", "output": "8"}, "_source": "litellm"})
+    write_models(path, a={"rates": {"input": "2", "output": "8"}, "_source": "litellm"})
     sources.models(a={"input": 1.5, "output": 8}, b={"input": 1})
     done = sources.sync(path)
-    entry = _entry(path, "a")
+    entry = entry_of(path, "a")
     assert entry["rates"] == {"input": "1.5", "output": "8"}
     assert (entry["_source"], entry["_fetched_at"]) == ("litellm", "2026-11-25T12:00:00Z")
     assert entry["_source_version"].startswith("sha256:")
     assert list(PriceFile.load(path).models) == ["acme/a"]
-    assert "input" in _said(done)
-    assert "2 -> 1.5" in _said(done)
+    assert "input" in said_of(done)
+    assert "2 -> 1.5" in said_of(done)
 
 
 def test_a_maximum_of_output_is_kept_up_to_date(sources: Sources, path: Path) -> None:
     """A missing one is filled in and is no difference; a changed one is shown; neither is a price that had its time."""
     plain = {"rates": {"output": "8"}, "_source": "litellm", "_source_version": "x", "_fetched_at": "2026-01-01"}
-    _write(path, a=plain, b={**plain, "max_output": 4096}, c={**plain, "max_output": 4096})
+    write_models(path, a=plain, b={**plain, "max_output": 4096}, c={**plain, "max_output": 4096})
     sources.models(a={"output": 8, "max_output_tokens": "8192"}, b={"output": 8}, c={"output": 8})
     done = sources.sync(path)
-    assert not done.plan.drifts, _said(done)
-    assert _entry(path, "a") == {**plain, "max_output": 8192}
-    assert (_entry(path, "b")["max_output"], _entry(path, "c")["max_output"]) == (4096, 4096)
+    assert not done.plan.drifts, said_of(done)
+    assert entry_of(path, "a") == {**plain, "max_output": 8192}
+    assert (entry_of(path, "b")["max_output"], entry_of(path, "c")["max_output"]) == (4096, 4096)
 
     sources.models(
         a={"output": 8, "max_output_tokens": "16384"},
@@ -131,20 +50,20 @@ def test_a_maximum_of_output_is_kept_up_to_date(sources: Sources, path: Path) ->
         c={"output": 8, "max_output_tokens": "1"},
     )
     done = sources.sync(path)
-    assert "max_output" in _said(done)
-    assert "8192 -> 16384" in _said(done)
-    assert _entry(path, "a")["max_output"] == 16384
-    assert "history" not in _entry(path, "a")
-    assert (_entry(path, "b")["max_output"], _entry(path, "b")["rates"]) == (4096, {"output": "9"})
-    assert "REFUSED: max_output would change" in _said(done)
-    assert _entry(path, "c")["max_output"] == 4096
+    assert "max_output" in said_of(done)
+    assert "8192 -> 16384" in said_of(done)
+    assert entry_of(path, "a")["max_output"] == 16384
+    assert "history" not in entry_of(path, "a")
+    assert (entry_of(path, "b")["max_output"], entry_of(path, "b")["rates"]) == (4096, {"output": "9"})
+    assert "REFUSED: max_output would change" in said_of(done)
+    assert entry_of(path, "c")["max_output"] == 4096
     assert PriceBook.load(file=path).max_output("acme", "a", NOW) == 16384
     assert not sources.sync(path).plan.added
 
 
 def test_a_preview_writes_nothing(sources: Sources, path: Path) -> None:
     """Not a byte, whatever it shows."""
-    _write(path, a={"input": "2", "_source": "litellm"})
+    write_models(path, a={"input": "2", "_source": "litellm"})
     before = path.read_bytes()
     sources.models(a={"input": 1.5})
     done = sources.sync(path, save=False)
@@ -160,10 +79,10 @@ def test_an_earlier_price_stays_the_price_of_its_time(sources: Sources, path: Pa
         "multipliers": {"residency:eu": "1.1"},
         "_source": "litellm",
     }
-    _write(path, a=old)
+    write_models(path, a=old)
     sources.models(a={"input": 3, "input_cost_per_token_batches": 1.5, "regional_processing_uplift_multiplier_eu": "1.2"})
     sources.sync(path)
-    entry = _entry(path, "a")
+    entry = entry_of(path, "a")
     assert entry["history"] == [
         {
             "until": "2026-11-25T12:00:00Z",
@@ -174,19 +93,19 @@ def test_an_earlier_price_stays_the_price_of_its_time(sources: Sources, path: Pa
         }
     ]
     before, after = NOW - timedelta(seconds=1), NOW
-    assert [_total(path, "a", at) for at in (before, after)] == [Decimal(2), Decimal(3)]
-    assert [_total(path, "a", at, "batch") for at in (before, after)] == [Decimal(1), Decimal("1.5")]
+    assert [total_of(path, "a", at) for at in (before, after)] == [Decimal(2), Decimal(3)]
+    assert [total_of(path, "a", at, "batch") for at in (before, after)] == [Decimal(1), Decimal("1.5")]
     later = NOW + timedelta(days=30)
     sources.models(a={"input": 4, "input_cost_per_token_batches": 1.5})
     sources.sync(path, later)
     times = (before, after, later)
-    assert [_total(path, "a", at) for at in times] == [Decimal(2), Decimal(3), Decimal(4)]
-    assert [_total(path, "a", at, "batch") for at in times] == [Decimal(1), Decimal("1.5"), Decimal("1.5")]
+    assert [total_of(path, "a", at) for at in times] == [Decimal(2), Decimal(3), Decimal(4)]
+    assert [total_of(path, "a", at, "batch") for at in times] == [Decimal(1), Decimal("1.5"), Decimal("1.5")]
 
 
 def test_a_factor_and_a_fee_have_their_time_too(sources: Sources, path: Path) -> None:
     """A region's factor that changes does not rewrite what calls there have cost."""
-    _write(
+    write_models(
         path,
         a={
             "rates": {"input": "2"},
@@ -205,13 +124,13 @@ def test_a_factor_and_a_fee_have_their_time_too(sources: Sources, path: Path) ->
     }
     sources.sync(path)
     before, after = NOW - timedelta(seconds=1), NOW
-    assert [_total(path, "a", at, "residency:eu") for at in (before, after)] == [Decimal("2.2"), Decimal("2.4")]
-    assert [_total(path, "a", at, web_search=1000) for at in (before, after)] == [Decimal(10), Decimal(20)]
+    assert [total_of(path, "a", at, "residency:eu") for at in (before, after)] == [Decimal("2.2"), Decimal("2.4")]
+    assert [total_of(path, "a", at, web_search=1000) for at in (before, after)] == [Decimal(10), Decimal(20)]
 
 
 def test_a_scheduled_price_that_has_come_is_no_change(sources: Sources, path: Path) -> None:
     """A source that says what the file had foreseen agrees; one that says otherwise leaves the steps in order."""
-    _write(
+    write_models(
         path,
         a={"rates": {"input": "1"}, "scheduled": [{"from": "2026-11-01", "rates": {"input": "2"}}], "_source": "litellm"},
     )
@@ -220,41 +139,41 @@ def test_a_scheduled_price_that_has_come_is_no_change(sources: Sources, path: Pa
     sources.models(a={"input": 3})
     sources.sync(path)
     october, november = datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC)
-    assert [_total(path, "a", at) for at in (october, november, NOW)] == [Decimal(1), Decimal(2), Decimal(3)]
-    assert "scheduled" not in _entry(path, "a")
+    assert [total_of(path, "a", at) for at in (october, november, NOW)] == [Decimal(1), Decimal(2), Decimal(3)]
+    assert "scheduled" not in entry_of(path, "a")
 
 
 def test_what_is_yours_is_never_touched(sources: Sources, path: Path) -> None:
     """``manual``, and what inherits; nor are they called orphans."""
     manual = {"rates": {"input": "1"}, "_source": "manual", "_note": "contract"}
-    _write(path, a=manual, c={"rates": {"input": "1"}, "_source": "manual"})
+    write_models(path, a=manual, c={"rates": {"input": "1"}, "_source": "manual"})
     sources.models(a={"input": 9})
     done = sources.sync(path)
-    assert _entry(path, "a") == manual
+    assert entry_of(path, "a") == manual
     assert (done.plan.orphans, done.plan.kept) == ([], 2)
 
 
 def test_a_model_that_its_source_no_longer_has_is_listed_and_kept(sources: Sources, path: Path) -> None:
     """Old calls need its price."""
-    _write(path, a={"input": "1", "_source": "litellm"}, gone={"input": "2", "_source": "litellm"})
+    write_models(path, a={"input": "1", "_source": "litellm"}, gone={"input": "2", "_source": "litellm"})
     sources.models(a={"input": 1})
     done = sources.sync(path)
     assert done.plan.orphans == ["acme/gone"]
-    assert "acme/gone: its source no longer has it; kept" in _said(done)
-    assert _total(path, "gone") == Decimal(2)
-    assert "_gone_since" in _entry(path, "gone")
+    assert "acme/gone: its source no longer has it; kept" in said_of(done)
+    assert total_of(path, "gone") == Decimal(2)
+    assert "_gone_since" in entry_of(path, "gone")
 
 
 def test_models_are_added_where_a_source_has_the_very_key(sources: Sources, path: Path) -> None:
     """For calls without a price, and for who asks; what nobody has is said, with what is near."""
-    _write(path)
+    write_models(path)
     sources.models(**{"seen-1": {"input": 1}, "asked-1": {"input": 2}})
     done = sources.sync(path, unpriced=["acme/seen-1", "acme/seen"], wanted=["acme/asked-1", "acme/asked-2"])
     assert set(done.plan.added) == {"acme/seen-1", "acme/asked-1"}
     assert done.plan.unknown == {"acme/asked-2": ("acme/asked-1",)}
     assert done.bad
-    assert _total(path, "seen-1") == Decimal(1)
-    assert "near: acme/asked-1" in _said(done)
+    assert total_of(path, "seen-1") == Decimal(1)
+    assert "near: acme/asked-1" in said_of(done)
 
 
 @pytest.mark.parametrize(
@@ -277,60 +196,122 @@ def test_what_is_probably_a_mistake_is_refused(
     sources: Sources, path: Path, there: Entry, offered: Entry, reason: str
 ) -> None:
     """The entry stays as it is, the others are taken; with ``--accept`` it is taken too."""
-    _write(path, a={**there, "_source": "litellm"}, b={"input": "1", "_source": "litellm"})
-    before = _entry(path, "a")
+    write_models(path, a={**there, "_source": "litellm"}, b={"input": "1", "_source": "litellm"})
+    before = entry_of(path, "a")
     sources.models(a=offered, b={"input": 1.5})
     done = sources.sync(path)
-    assert reason in _said(done)
+    assert reason in said_of(done)
     assert done.bad
-    assert _entry(path, "a") == before
-    assert _total(path, "b") == Decimal("1.5")
+    assert entry_of(path, "a") == before
+    assert total_of(path, "b") == Decimal("1.5")
     accepted = sources.sync(path, NOW + timedelta(hours=1), accept=True)
     assert [merged.key for merged in accepted.plan.changed] == ["acme/a"]
-    assert _entry(path, "a") != before
+    assert entry_of(path, "a") != before
     assert not sources.sync(path, NOW + timedelta(hours=2)).plan.drifts
 
 
 def test_0_0_and_less_are_never_taken_not_even_when_accepted(sources: Sources, path: Path) -> None:
     """Unknown is not free, and -1 is no price."""
-    _write(path, a={"input": "1", "output": "2", "_source": "litellm"}, b={"input": "1", "_source": "litellm"})
+    write_models(path, a={"input": "1", "output": "2", "_source": "litellm"}, b={"input": "1", "_source": "litellm"})
     sources.models(a={"input": 0, "output": 0}, b={"input": -1}, c={"input": 1})
     done = sources.sync(path, accept=True)
     assert set(done.plan.rejected) == {"acme/a", "acme/b"}
     assert done.plan.strictly_bad
-    assert _total(path, "a") == Decimal(1)
+    assert total_of(path, "a") == Decimal(1)
 
 
 def test_more_than_three_times_is_shown_taken_and_can_be_silenced(sources: Sources, path: Path) -> None:
     """A real price may do so; strict does not take it."""
-    _write(
+    write_models(
         path,
         a={"input": "1", "_source": "litellm"},
         b={"rates": {"input": "1"}, "_source": "litellm", "_validator_override": ["skip_relative_change"]},
+        c={"input": "1", "_source": "litellm"},
+        d={"input": "3.1", "_source": "litellm"},
+        e={"rates": {"input": "1"}, "modes": {"flex": {"input": "0.5"}}, "_source": "litellm"},
+        f={"rates": {"input": "1"}, "tiers": [{"above": 200000, "rates": {"input": "2"}}], "_source": "litellm"},
     )
-    sources.models(a={"input": 3.1}, b={"input": 3.1})
+    sources.models(
+        a={"input": 3.1},
+        b={"input": 3.1},
+        c={"input": 3},
+        d={"input": 1},
+        e={"input": 1, "input_cost_per_token_flex": 1.6},
+        f={"input": 1, "input_cost_per_token_above_200k_tokens": 6.2},
+    )
     done = sources.sync(path)
-    assert [merged.key for merged in done.plan.flags] == ["acme/a"]
+    assert {merged.key[-1]: merged.flags for merged in done.plan.flags} == {
+        "a": ["input changes 3.1 times"],
+        "d": ["input changes to 1/3.1"],
+        "e": ["flex.input changes 3.2 times"],
+        "f": [">200000.input changes 3.1 times"],
+    }
     assert done.plan.strictly_bad
     assert not done.bad
-    assert _total(path, "a") == _total(path, "b") == Decimal("3.1")
-    assert _entry(path, "b")["_validator_override"] == ["skip_relative_change"]
+    assert total_of(path, "a") == total_of(path, "b") == Decimal("3.1")
+    assert entry_of(path, "b")["_validator_override"] == ["skip_relative_change"]
 
 
 def test_a_part_that_costs_more_than_the_whole_is_shown(sources: Sources, path: Path) -> None:
     """A cached token dearer than a plain one, a batch dearer than standard: sources have shipped such slips."""
-    _write(
+    write_models(
         path, a={"rates": {"input": "1", "cache_read": "0.5"}, "modes": {"batch": {"input": "0.5"}}, "_source": "litellm"}
     )
     sources.models(a={"input": 1, "cache_read": 1.2, "input_cost_per_token_batches": 1.1})
-    said = _said(sources.sync(path))
+    said = said_of(sources.sync(path))
     assert "cache_read 1.2 is more than input 1" in said
     assert "batch input 1.1 is more than standard 1" in said
 
 
+def test_an_hour_s_write_is_no_cheaper_than_a_short_one_s_and_sound_no_cheaper_than_text(
+    sources: Sources, path: Path
+) -> None:
+    """Each is shown by its two rates."""
+    old = {"input": "1", "cache_write": "1.25", "cache_write_1h": "2", "audio_input": "3", "audio_cache_read": "0.1"}
+    write_models(path, a={"rates": old, "_source": "litellm"})
+    hour = "cache_creation_input_token_cost_above_1hr"
+    fields = {"cache_creation_input_token_cost": 1.25, hour: 1.1, "input_cost_per_audio_token": 0.9}
+    sources.models(a={"input": 1, **fields, "cache_read_input_audio_token_cost": 0.95})
+    said = said_of(sources.sync(path))
+    for flag in (
+        "cache_write 1.25 is more than cache_write_1h 1.1",
+        "input 1 is more than audio_input 0.9",
+        "audio_cache_read 0.95 is more than audio_input 0.9",
+    ):
+        assert flag in said
+
+
+def test_an_audio_rate_far_from_its_sibling_s_is_shown(sources: Sources, path: Path) -> None:
+    """LiteLLM had one model at 100 and the same by another date at 40, which is less than three times."""
+    entry = {"rates": {"input": "2.5", "audio_input": "40"}, "_source": "litellm"}
+    names = ("talk", "talk-2024-12-17", "talk-mini", "hear", "hear-20240101")
+    write_models(path, **dict.fromkeys(names, entry))
+    audio = {name: {"input": 2.5, "input_cost_per_audio_token": 40} for name in names}
+    audio["talk"]["input_cost_per_audio_token"] = 100
+    audio["hear"]["input_cost_per_audio_token"] = 99
+    sources.models(**audio)
+    flags = {merged.key: merged.flags for merged in sources.sync(path).plan.changed}
+    assert flags == {
+        "acme/talk": ["audio_input 100 is 2.5 times that of acme/talk-2024-12-17, or more"],
+        "acme/hear": [],
+    }
+
+
+def test_a_model_may_be_dear(sources: Sources, path: Path) -> None:
+    """150 and 600 are the prices of a real one: what is there is refreshed, and what is asked for is added."""
+    write_models(path, a={"input": "150", "output": "600", "_source": "litellm"})
+    sources.models(a={"input": 160, "output": 640}, b={"input": 150, "output": 600})
+    done = sources.sync(path, wanted=["acme/b"])
+    assert not done.plan.strictly_bad
+    assert [entry_of(path, name)["rates"] for name in "ab"] == [
+        {"input": "160", "output": "640"},
+        {"input": "150", "output": "600"},
+    ]
+
+
 def test_many_models_gone_is_a_file_cut_off(sources: Sources, path: Path) -> None:
     """More than a tenth: nothing is written unless it is accepted. Those that are known to be gone do not count again."""
-    _write(path, **{f"m{n}": {"input": "1", "_source": "litellm"} for n in range(20)})
+    write_models(path, **{f"m{n}": {"input": "1", "_source": "litellm"} for n in range(20)})
     before = path.read_bytes()
     sources.models(**{f"m{n}": {"input": 1.5} for n in range(17)})
     done = sources.sync(path)
@@ -344,10 +325,10 @@ def test_many_models_gone_is_a_file_cut_off(sources: Sources, path: Path) -> Non
 
 def test_most_prices_moving_at_once_is_somebody_else_s_file(sources: Sources, path: Path) -> None:
     """More than half of many: refused until it is accepted."""
-    _write(path, **{f"m{n}": {"input": "1", "_source": "litellm"} for n in range(30)})
+    write_models(path, **{f"m{n}": {"input": "1", "_source": "litellm"} for n in range(30)})
     sources.models(**{f"m{n}": {"input": 1.2 if n < 20 else 1} for n in range(30)})
     assert sources.sync(path).plan.refused == ["20 of 30 prices would change at once"]
-    assert _total(path, "m0") == Decimal(1)
+    assert total_of(path, "m0") == Decimal(1)
 
 
 def test_a_missing_cache_rate_is_filled_in_where_the_prices_agree(sources: Sources, path: Path) -> None:
@@ -361,6 +342,7 @@ def test_a_missing_cache_rate_is_filled_in_where_the_prices_agree(sources: Sourc
                     "gemini/gemini-9": entry,
                     "openai/gpt-9": {**entry, "rates": {**entry["rates"], "cache_read": "0.4"}},
                     "mistral/mistral-9": entry,
+                    "mistral/mistral-8": entry,
                     "openrouter/x/y": entry,
                 }
             }
@@ -372,12 +354,13 @@ def test_a_missing_cache_rate_is_filled_in_where_the_prices_agree(sources: Sourc
         "input_cache_read": "0.0000003",
         "input_cache_write": "0.00000375",
     }
-    dearer = {**prices, "prompt": "0.0000033"}
+    dearer, hardly = {**prices, "prompt": "0.00000315"}, {**prices, "completion": "0.0000157"}
     sources.openrouter = {
         "anthropic/claude-9": prices,
         "google/gemini-9": prices,
         "openai/gpt-9": prices,
         "mistralai/mistral-9": dearer,
+        "mistralai/mistral-8": hardly,
         "x/y": prices,
     }
     base = {"input_cost_per_token": 3e-06, "output_cost_per_token": 1.5e-05}
@@ -386,6 +369,7 @@ def test_a_missing_cache_rate_is_filled_in_where_the_prices_agree(sources: Sourc
         "gemini/gemini-9": {"litellm_provider": "gemini", **base},
         "gpt-9": {"litellm_provider": "openai", **base, "cache_read_input_token_cost": 4e-07},
         "mistral/mistral-9": {"litellm_provider": "mistral", **base},
+        "mistral/mistral-8": {"litellm_provider": "mistral", **base},
         "openrouter/x/y": {"litellm_provider": "openrouter", **base},
     }
     done = sources.sync(path)
@@ -393,10 +377,21 @@ def test_a_missing_cache_rate_is_filled_in_where_the_prices_agree(sources: Sourc
     assert rates["anthropic/claude-9"] == {"input": "3", "cache_read": "0.3", "cache_write": "3.75", "output": "15"}
     assert rates["gemini/gemini-9"] == {"input": "3", "cache_read": "0.3", "output": "15"}
     assert rates["openai/gpt-9"] == {"input": "3", "cache_read": "0.4", "cache_write": "3.75", "output": "15"}
-    assert rates["mistral/mistral-9"] == {"input": "3", "output": "15"}
+    assert rates["mistral/mistral-9"] == rates["mistral/mistral-8"] == {"input": "3", "output": "15"}
     assert rates["openrouter/x/y"]["cache_read"] == "0.3"
-    assert "mistral/mistral-9: input 3 here, 3.3 at OpenRouter" in _said(done)
+    assert done.plan.resellers == ["mistral/mistral-9: input 3 here, 3.15 at OpenRouter"]
     assert not sources.sync(path, NOW + timedelta(hours=1)).plan.drifts
+
+
+def test_a_provider_s_own_price_is_not_added_from_a_reseller(sources: Sources, path: Path) -> None:
+    """What OpenRouter takes for a model is a price of ``openrouter/``, not of who made it."""
+    write_models(path)
+    sources.openrouter = {"anthropic/claude-9": {"prompt": "0.000003", "completion": "0.000015"}}
+    sources.models(a={"input": 1})
+    key = "anthropic/claude-9"
+    done = sources.sync(path, wanted=[key, f"openrouter/{key}"], unpriced=[key])
+    assert set(done.plan.added) == {f"openrouter/{key}"}
+    assert set(done.plan.unknown) == {key}
 
 
 def test_a_model_that_only_openrouter_has_is_kept_up_to_date_from_there(sources: Sources, path: Path) -> None:
@@ -428,14 +423,14 @@ def test_a_mirror_in_our_own_form_goes_before_the_book_s_verdicts(sources: Sourc
 
 def test_a_source_that_fails_changes_nothing_of_its_own(sources: Sources, path: Path) -> None:
     """The other one is taken; with none the prices stay, and it says so."""
-    _write(path, a={"input": "1", "_source": "litellm"})
+    write_models(path, a={"input": "1", "_source": "litellm"})
     sources.models(a={"input": 1.5})
     sources.broken = {"openrouter"}
     done = sources.sync(path)
-    assert "answered 500" in _said(done)
+    assert "answered 500" in said_of(done)
     assert not done.bad
     assert done.plan.strictly_bad
-    assert _total(path, "a") == Decimal("1.5")
+    assert total_of(path, "a") == Decimal("1.5")
     sources.broken = {"litellm", "openrouter"}
     before = path.read_bytes()
     done = sources.sync(path, save=False)
@@ -445,7 +440,7 @@ def test_a_source_that_fails_changes_nothing_of_its_own(sources: Sources, path: 
 
 def test_what_has_not_changed_is_not_compared_again(sources: Sources, path: Path, server: PriceServer) -> None:
     """The tags of the last time are sent; a file that was edited since is compared with everything."""
-    _write(path, a={"input": "1", "_source": "litellm"})
+    write_models(path, a={"input": "1", "_source": "litellm"})
     sources.models(a={"input": 1.5})
     sources.sync(path)
     sources.sync(path, NOW + timedelta(hours=1))
@@ -455,59 +450,6 @@ def test_what_has_not_changed_is_not_compared_again(sources: Sources, path: Path
     path.write_text(path.read_text().replace('"1.5"', '"1.7"'))
     assert sources.sync(path, NOW + timedelta(hours=2)).plan.drifts
     assert server.requests[-1][1].get("if-none-match") is None
-
-
-def test_the_file_is_written_whole_in_one_order(sources: Sources, path: Path) -> None:
-    """One entry a line, keys and fields sorted, rates as texts; a sync that changes nothing changes one line."""
-    _write(path, b={"input": 2.0, "_source": "litellm"}, a={"output": "8", "input": "2", "_source": "litellm"})
-    sources.models(a={"input": 2, "output": 7.5}, b={"input": 2})
-    sources.sync(path)
-    lines = path.read_text().splitlines()
-    assert [line.partition(":")[0] for line in lines if line.startswith('"acme')] == ['"acme/a"', '"acme/b"']
-    assert '"rates": {"input": "2", "output": "7.5"}' in path.read_text()
-    path.chmod(0o640)
-    sources.sync(path, NOW + timedelta(hours=1))
-    different = [line for line in path.read_text().splitlines() if line not in lines]
-    assert [line.partition(":")[0] for line in different] == ['"synced"']
-    assert path.stat().st_mode & 0o777 == 0o640
-    assert [entry.name for entry in path.parent.iterdir() if entry.suffix == ".tmp"] == []
-
-
-def test_two_at_once_do_not_undo_each_other(sources: Sources, path: Path) -> None:
-    """Whoever wrote in between is not overwritten."""
-    _write(path, a={"input": "1", "_source": "litellm"})
-    sources.models(a={"input": 1.5})
-    done = sources.sync(path, save=False)
-    _write(path, a={"input": "1", "_source": "litellm"}, b={"input": "7", "_source": "manual"})
-    with pytest.raises(PriceBookError, match="changed by somebody else"):
-        done.save(NOW, accept=False)
-    assert _total(path, "b") == Decimal(7)
-
-
-def test_toml_stays_toml(sources: Sources, tmp_path: Path) -> None:
-    """With what was written there: modes that are not offered, dates, odd names, and the comments at the top."""
-    path = tmp_path / "prices.toml"
-    path.write_text(
-        '# Prices of ours.\nversion = "one"\n[models."acme/a"]\nrates = {input = 2.0}\n_source = "litellm"\n'
-        'modes = {batch = {input = "1"}, priority = false}\nscheduled = [{from = 2027-01-01, rates = {input = "9"}}]\n'
-        '[models."acme/odd \\"name\\" é"]\nrates = {input = "3"}\n_source = "manual"\n'
-    )
-    sources.models(a={"input": 1.5})
-    sources.sync(path)
-    table = tomllib.loads(path.read_text())
-    assert path.read_text().startswith("# Prices of ours.\n")
-    assert table["models"]["acme/a"]["rates"] == {"input": "1.5"}
-    assert 'acme/odd "name" é' in table["models"]
-    assert _total(path, "a") == Decimal("1.5")
-    assert _total(path, "a", mode="priority") is None
-    assert _total(path, "a", datetime(2027, 1, 2, tzinfo=UTC)) == Decimal(9)
-    assert [_total(path, "a", NOW - timedelta(days=1), mode) for mode in (None, "batch")] == [Decimal(2), Decimal(1)]
-
-
-def test_yaml_is_refused(tmp_path: Path) -> None:
-    """JSON or TOML."""
-    with pytest.raises(PriceBookError, match="JSON or TOML"):
-        PriceFile.load(tmp_path / "prices.yaml")
 
 
 def _seeded(path: Path) -> None:
@@ -529,7 +471,7 @@ def test_the_bundled_book_does_not_drift_from_what_it_was_made_from(sources: Sou
     sources.litellm = json.loads(EXCERPT.read_text())
     done = sources.sync(path)
     assert done.plan.compared >= 20
-    assert not done.plan.drifts, _said(done)
+    assert not done.plan.drifts, said_of(done)
     assert not done.plan.rejected
 
 
@@ -562,46 +504,3 @@ def test_a_file_that_was_started_from_the_whole_book_gets_what_a_newer_one_adds(
     done = sources.sync(path, save=False)
     assert done.plan.seeded == 1
     assert "openai/gpt-4o-2024-05-13" in done.plan.models
-
-
-def test_a_price_by_hand_replaces_the_whole_entry_from_now_on(path: Path) -> None:
-    """What it does not name has no price any more; what was stays the price of its time."""
-    _write(
-        path, a={"rates": {"input": "1", "cache_read": "0.1"}, "modes": {"batch": {"input": "0.5"}}, "_source": "litellm"}
-    )
-    made = upkeep.set_price(path, PriceBook.load(file=path), "acme/a", {"input": "2"}, NOW)
-    made.file.save()
-    assert made.lines == ("1M input = $2.00",)
-    before = NOW - timedelta(seconds=1)
-    assert [_total(path, "a", at) for at in (before, NOW)] == [Decimal(1), Decimal(2)]
-    assert [_total(path, "a", at, cache_read=1_000_000) for at in (before, NOW)] == [Decimal("0.1"), None]
-    assert [_total(path, "a", at, "batch") for at in (before, NOW)] == [Decimal("0.5"), None]
-    assert _entry(path, "a")["_source"] == "manual"
-
-
-def test_a_price_per_token_is_seen_for_what_it_is(path: Path) -> None:
-    """A hundred times from what the model, or its provider's models, cost: said, and left to a person."""
-    book = PriceBook.load()
-    made = upkeep.set_price(path, book, "openai/ft:gpt-4o-mini:me", {"input": "0.0000003", "output": "1.2"}, NOW)
-    assert [outlier.partition(":")[0] for outlier in made.outliers] == ["input"]
-    assert upkeep.set_price(path, book, "openai/gpt-4o", {"input": "250"}, NOW).outliers
-    assert not upkeep.set_price(path, book, "openai/gpt-4o", {"input": "2.4", "output": "9"}, NOW).outliers
-
-
-@pytest.mark.parametrize(
-    ("key", "rates", "parts"),
-    [
-        ("gpt-4o", {"input": "1"}, ["provider/model"]),
-        ("openai/x", {"inptu": "1"}, ["inptu", "did you mean 'input'"]),
-        ("openai/x", {"input": "-1"}, ["input", "-1"]),
-        ("openai/x", {"input": "NaN"}, ["input", "NaN"]),
-        ("openai/x", {"input": "cheap"}, ["input", "cheap"]),
-        ("openai/x", {}, ["at least one rate"]),
-    ],
-)
-def test_a_slip_by_hand_is_named(path: Path, key: str, rates: dict[str, str], parts: list[str]) -> None:
-    """Key, component or rate, and what would be right; nothing is written."""
-    with pytest.raises(PriceBookError) as failure:
-        upkeep.set_price(path, PriceBook.load(), key, rates, NOW)
-    assert all(part in str(failure.value) for part in parts), failure.value
-    assert not path.exists()

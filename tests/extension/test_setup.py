@@ -180,6 +180,17 @@ def test_a_billed_amount_is_the_bill(make_app: Callable[..., Flask]) -> None:
     assert (record.cost.total, record.cost.computed) == (Decimal("0.5"), Decimal("0.0025"))
 
 
+def test_the_caller_s_amount_goes_before_the_provider_s(make_app: Callable[..., Flask]) -> None:
+    """And the provider's, in its own block, before the book's."""
+    block = {"prompt_tokens": 1000, "completion_tokens": 1, "cost": 0.25}
+    with make_app().app_context():
+        totals = [
+            track("openrouter", model="openai/gpt-4o", usage=block, billed=billed).total_cost
+            for billed in ("0.5", "0", None)
+        ]
+    assert totals == [Decimal("0.5"), 0, Decimal("0.25")]
+
+
 @pytest.mark.parametrize(
     "usage",
     [

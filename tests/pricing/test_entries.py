@@ -42,6 +42,7 @@ def test_other_names_of_the_cache_components() -> None:
     names = {"cache_write_5m": "1", "cache_read_input": "2", "cache_write_extended_input": "3", "input": "4"}
     cost = _cost(_load(names), cache_write=1, cache_read=1, cache_write_1h=1)
     assert [line.rate for line in cost.lines] == [1, 2, 3]
+    assert _cost(_load({"cache_write_input": "5"}), cache_write=1_000_000).total == 5
 
 
 def test_an_override_derives_no_cache_rate() -> None:

@@ -63,6 +63,7 @@ def test_a_model_is_found_by_the_rule_that_leads_to_it(
         ("openai", "gpt-4o\n"),
         ("openai", "gpt-4o-2024-08-06-2024-08-06"),
         ("openai", "ft:gpt-99:acme::1"),
+        ("openai", "ft:gpt-5.4:acme::1"),
         ("openai", "ft:"),
         ("openai", "openai/gpt-4o"),
         ("gemini", "gemini-3.8-flash-cyber"),
@@ -231,6 +232,14 @@ def test_a_vertex_location_costs_more_where_the_entry_says_so(book: PriceBook, m
     usage = Usage({"input": 100_000}, source="response")
     record = replace(_record("vertex", model, host), usage=usage)
     assert (book.price_record(record).total or 0) * 10 == Decimal(total)
+
+
+def test_a_bedrock_profile_s_arn_needs_the_operator_s_word(book: PriceBook) -> None:
+    """It says nothing of its model; an alias does."""
+    arn = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2"
+    assert _match(book, "bedrock", arn) is None
+    told = PriceBook.load(aliases={f"bedrock/{arn}": "bedrock/us.anthropic.claude-opus-4-8"})
+    assert _match(told, "bedrock", arn) == ("bedrock/us.anthropic.claude-opus-4-8", "alias")
 
 
 def test_an_openrouter_variant_is_a_model_of_its_own() -> None:

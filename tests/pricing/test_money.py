@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.pricing import PriceBook
@@ -25,6 +26,25 @@ KINDS = (
     ("gemini", "gemini-2.5-pro", None),
 )
 PLACE = Decimal("1e-12")
+
+
+@pytest.mark.parametrize(
+    ("amount", "stored"),
+    [
+        ("0.0000000000005", "0"),
+        ("0.0000000000015", "0.000000000002"),
+        ("0.0000000000025", "0.000000000002"),
+        ("0.00000000000250000000000000000001", "0.000000000003"),
+        ("12345678.0000000000035", "12345678.000000000004"),
+        ("0.000308333333333333", "0.000308333333"),
+    ],
+)
+@pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect(), mysql.dialect()], ids=lambda it: it.name)
+def test_an_amount_is_stored_with_twelve_places_a_half_to_even(dialect: sa.Dialect, amount: str, stored: str) -> None:
+    """Rounded before any database sees it, so that it is the same amount on all of them."""
+    bound = Money().process_bind_param(Decimal(amount), dialect)
+    # SQLite has no exact decimals: there it is a whole number of the last place.
+    assert (Decimal(bound) * PLACE if dialect.name == "sqlite" else bound) == Decimal(stored)
 
 
 @pytest.mark.slow

@@ -58,8 +58,9 @@ def genai(case: dict[str, Any], usage: dict[str, int]) -> str | None:
 
 
 def litellm(case: dict[str, Any], usage: dict[str, int]) -> str | None:
-    from litellm import cost_per_token
+    import litellm as theirs
 
+    theirs.suppress_debug_info = True  # else it prints an advertisement for each model that it does not have
     if case["provider"] not in LITELLM_NAMES or case["mode"] not in (None, "flex", "priority"):
         return None
     if datetime.fromisoformat(case["at"]).date().isoformat() != "2026-11-18":
@@ -67,7 +68,7 @@ def litellm(case: dict[str, Any], usage: dict[str, int]) -> str | None:
     if case["model"] == "deepseek-flash":
         return None  # and those by the hour of its own clock
     try:
-        parts = cost_per_token(
+        parts = theirs.cost_per_token(
             model=case["model"],
             custom_llm_provider=LITELLM_NAMES[case["provider"]],
             prompt_tokens=usage.get("input", 0) + usage.get("cache_read", 0) + usage.get("cache_write", 0),

@@ -205,8 +205,8 @@ def _listed_entry(model: str, prices: Mapping[str, Any]) -> dict[str, Any]:
     tiers = []
     for above in sorted({size for size, _ in overrides}):
         rates = dict(base)
-        for size, own in overrides:
-            rates.update(own if size <= above else {})
+        for starts, own in overrides:
+            rates.update(own if starts <= above else {})
         tiers.append({"above": above, "inclusive": True, "rates": _known(rates)})
     return {"rates": _known(base)} | ({"tiers": tiers} if tiers else {})
 

@@ -225,6 +225,19 @@ def test_overlapping_budgets_never_lock_each_other_out(make_worker: Callable[...
         assert (row.spent, row.held, row.unresolved) == (99, 0, 0)
 
 
+def test_a_refused_call_holds_nothing_anywhere(make_worker: Callable[..., Worker]) -> None:
+    """One budget of many says no: whichever were asked before it have given back what they held."""
+    worker = make_worker(BLOCK(5, name="narrow"), *(BLOCK(1000, name=f"wide{number}") for number in range(8)))
+    assert worker.patient(worker.ask(3)).error is None
+    answer = worker.patient(worker.ask(3))
+    assert answer.error is not None
+    assert answer.error.budget == "narrow"
+    assert worker.budgets.keeper.flush(30)
+    assert {row.held for row in rows(worker, BudgetPeriod)} == {3}
+    assert len(rows(worker, BudgetHold)) == 9
+    assert operating_mismatches(worker) == []
+
+
 def test_the_first_calls_of_a_new_tenant(make_worker: Callable[..., Worker]) -> None:
     """32 first calls of a tenant that nobody has seen make one row, and get what fits."""
     worker = make_worker(BLOCK(LIMIT, per="tenant_id"))

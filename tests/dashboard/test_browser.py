@@ -28,6 +28,12 @@ _OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 _RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 _OF_COLOURS = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
 _UNFOLD = "document.querySelectorAll('details').forEach(part => part.open = true)"
+_STICKING_OUT = """() => [...document.querySelectorAll('.panel')].flatMap(panel => {
+    const edge = panel.getBoundingClientRect().right + 1;
+    return [...panel.querySelectorAll('*')]
+        .filter(part => !part.parentElement.closest('.scroll, svg, .unseen') && part.getBoundingClientRect().right > edge)
+        .map(part => part.textContent.slice(0, 40));
+})"""
 _BUDGETS = [
     {"name": "everything", "limit": "500", "period": "month"},
     {"name": "per_tenant", "limit": "2", "period": "day", "per": "tenant_id", "action": "block"},
@@ -153,12 +159,13 @@ def test_the_policy_is_kept(browser: Browser, site: tuple[str, dict[str, str]], 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_scrolls_sideways(open_page: Callable[..., Page], name: str) -> None:
-    """On a phone, a tablet, and between, with every part unfolded, a page is as wide as the screen."""
+    """On a phone, a tablet and between, all unfolded, a page is as wide as the screen, and nothing leaves its panel."""
     page = open_page(name, viewport={"width": 360, "height": 740})
     page.evaluate(_UNFOLD)
     for width in (360, 600, 768):
         page.set_viewport_size({"width": width, "height": 740})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(_STICKING_OUT) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -245,6 +252,21 @@ def test_it_prints(open_page: Callable[..., Page], name: str) -> None:
     assert all(item.is_visible() for item in page.locator("h1").all())
     assert not drawn or page.locator("svg.wide").is_visible()
     assert page.pdf().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_cut_off_on_paper(open_page: Callable[..., Page], name: str) -> None:
+    """On A4 with its margins every table is there to its last column, wide ones across; the day is said."""
+    page = open_page(name, viewport={"width": 703, "height": 1000})
+    if page.locator(".pivot, .calls, .models").count():
+        page.set_viewport_size({"width": 1032, "height": 700})
+    page.emulate_media(media="print")
+    page.evaluate("document.querySelectorAll('.behind').forEach(part => part.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
+    cut = "[...document.querySelectorAll('.scroll')].filter(part => part.scrollWidth > part.clientWidth + 1).length"
+    assert page.evaluate(cut) == 0
+    frames = page.locator(".frame:has(.paper)")
+    assert all(re.search(r"as of \d+ [A-Z][a-z]{2} 20\d\d \d\d:\d\d", frame.inner_text()) for frame in frames.all())
 
 
 def test_names_break_between_their_words(open_page: Callable[..., Page]) -> None:

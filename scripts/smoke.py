@@ -20,7 +20,7 @@ with tempfile.TemporaryDirectory() as folder:
     app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{Path(folder) / 'app.db'}"
     database = SQLAlchemy(app)
     costs = LlmCostTracker(app)
-    app.register_blueprint(dashboard_blueprint(guard=None), url_prefix="/costs")
+    app.register_blueprint(dashboard_blueprint(guard=lambda view: view), url_prefix="/costs")
     with app.app_context():
         database.create_all()
         record = track("anthropic", model="claude-sonnet-4-6", usage={"input": 1_000_000, "output": 100_000})
@@ -29,9 +29,11 @@ with tempfile.TemporaryDirectory() as folder:
     page = app.test_client().get("/costs/")
     assert page.status_code == 200, page.status
     assert "4.5" in page.text
+    doctor = app.test_cli_runner().invoke(args=["llm-cost", "doctor"])
+    assert doctor.exit_code == 0, doctor.output
     answer = app.test_cli_runner().invoke(args=["llm-cost", "report"])
     assert answer.exit_code == 0, answer.output
     assert "claude-sonnet-4-6" in answer.output or "4.5" in answer.output, answer.output
 
 python = ".".join(map(str, sys.version_info[:3]))
-print(f"flask-llm-cost {flask_llm_cost.__version__} on Python {python}: imported, recorded, shown and reported")
+print(f"flask-llm-cost {flask_llm_cost.__version__} on Python {python}: imported, recorded, shown, examined and reported")

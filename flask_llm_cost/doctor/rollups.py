@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from flask_llm_cost.doctor.check import Check
 from flask_llm_cost.extension import AppState
+from flask_llm_cost.ledger.agreement import Agreement, sampled_agreement
 from flask_llm_cost.ledger.rollup_state import read_state
 from flask_llm_cost.ledger.rollups import zone_mismatch
 
@@ -16,6 +17,7 @@ def rollups(state: AppState) -> Iterator[Check]:
     wanted = state.ledger.rollups
     with state.ledger.session() as session:
         found = read_state(session.connection())
+        compared = sampled_agreement(session, found) if found is not None and found.complete else None
     if found is None:
         return  # no call has been written yet
     if found.zone != str(wanted.zone):
@@ -29,3 +31,14 @@ def rollups(state: AppState) -> Iterator[Check]:
     elif found.zone == str(wanted.zone):
         kept = ", ".join(sorted(found.kept)) or "no tag yet"
         yield Check("Ledger", "rollups", "ok", f"days of {found.zone}, by {kept}")
+    if compared is not None and compared.buckets:
+        yield _compared(compared)
+
+
+def _compared(seen: Agreement) -> Check:
+    name = "rollups against calls"
+    if not seen.wrong_buckets and not seen.wrong_days:
+        return Check("Ledger", name, "ok", f"{seen.buckets} quarters of an hour looked at say what their calls add up to")
+    where = f"{seen.wrong_buckets[0]:%Y-%m-%d %H:%M} UTC" if seen.wrong_buckets else f"{seen.wrong_days[0]}"
+    message = f"the rollups do not say what the calls add up to (for instance {where}): somebody changed one of them by hand"
+    return Check("Ledger", name, "error", f"{message}; {_REBUILD}")

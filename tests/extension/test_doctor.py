@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import wraps
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,7 @@ from flask_llm_cost import LlmCostTracker, dashboard_blueprint, track
 from flask_llm_cost.doctor import GROUPS, Check, examine
 from flask_llm_cost.doctor.tested import TESTED, untested
 from flask_llm_cost.ledger import Call
+from flask_llm_cost.ledger.models import TagRollup, UsageRollup
 
 Make = Callable[..., Flask]
 
@@ -185,6 +187,39 @@ def test_a_call_that_was_changed_by_hand(database_url: sa.URL, make_app: Make) -
     assert (check.status, check.message.split()[:3]) == ("error", ["1", "of", "4"])
     assert str(call_id) in check.message
     assert "flask llm-cost reprice" in check.message
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu"])
+def test_rollups_that_do_not_add_up(database_url: sa.URL, make_app: Make, zone: str) -> None:
+    """Sums that differ from their calls, in either rollup table, are an error; the command that it names repairs them."""
+    app = make_app(database_url, LLM_COST_TIMEZONE=zone)
+    recorded(app, "gpt-4o", "nobody-knows", tags={"feature": "chat"})
+    recorded(app, "gpt-4o-mini", occurred_at=datetime.now(UTC) - timedelta(days=40))
+    name = "rollups against calls"
+    for damage in (
+        sa.update(UsageRollup).values(cost=Decimal(9)),
+        sa.update(TagRollup).where(TagRollup.key == "").values(calls=TagRollup.calls + 1),
+        sa.delete(UsageRollup),
+        sa.delete(Call).where(Call.model == "gpt-4o-mini"),
+    ):
+        assert one(app, name).status == "ok"
+        with app.app_context(), app.extensions["sqlalchemy"].engine.begin() as connection:
+            connection.execute(damage)
+        check = one(app, name)
+        assert (check.status, check.message.endswith("run 'flask llm-cost rollups rebuild'")) == ("error", True)
+        assert app.test_cli_runner().invoke(args=["llm-cost", "rollups", "rebuild"]).exit_code == 0
+    assert one(app, name).status == "ok"
+
+
+def test_pruned_calls_are_not_missed(make_app: Make) -> None:
+    """What was pruned is in the rollups alone, and nothing is wrong with that."""
+    app = make_app()
+    recorded(app, "gpt-4o")
+    recorded(app, "gpt-4o-mini", occurred_at=datetime.now(UTC) - timedelta(days=40))
+    done = app.test_cli_runner().invoke(args=["llm-cost", "prune", "--older-than", "10", "--yes"])
+    assert "2 rows" in done.output or "1 rows" in done.output
+    check = one(app, "rollups against calls")
+    assert (check.status, check.message.split()[0]) == ("ok", "1")
 
 
 def test_a_schema_that_lags_behind(database_url: sa.URL, make_app: Make) -> None:

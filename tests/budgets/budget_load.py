@@ -94,7 +94,7 @@ class Worker:
             object.__setattr__(ask, "call_id", new_call_id())
         return answer
 
-    def settle(self, ask: Ask, cost: Decimal | int | None, **changes: Any) -> None:
+    def settle(self, ask: Ask, cost: Decimal | int | None, currency: str = "USD", **changes: Any) -> None:
         """The call is recorded, with this cost."""
         record = CallRecord(
             id=ask.call_id,
@@ -104,7 +104,7 @@ class Worker:
             model="big",
             usage=Usage() if cost is None else Usage({"output": 1}, "response"),
             tags=dict(ask.subject.tags),
-            cost=Cost(None, (), "unpriced") if cost is None else Cost(Decimal(cost), (), "priced"),
+            cost=Cost(None, (), "unpriced") if cost is None else Cost(Decimal(cost), (), "priced", currency=currency),
             **changes,
         )
         with self._writing:

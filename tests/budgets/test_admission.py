@@ -171,6 +171,16 @@ def operating_mismatches(worker: Worker) -> list[Any]:
     return worker.budgets.keeper.run(operating.mismatches)
 
 
+def test_a_bill_in_another_currency_is_no_dollars(make_worker: Callable[..., Worker]) -> None:
+    """Ten euros are not ten dollars, nor nothing: what was held stands as unresolved, for somebody to release."""
+    worker = make_worker(BLOCK(100))
+    asked = worker.ask(12)
+    assert worker.patient(asked).error is None
+    worker.settle(asked, 10, currency="EUR")
+    row = account_row(worker)
+    assert (row.spent, row.held, row.unresolved) == (0, 0, 12)
+
+
 def test_void_and_settle_at_once(make_worker: Callable[..., Worker]) -> None:
     """A hold that is given back and settled at the same moment is given back once, and what it cost counts once."""
     worker = make_worker(BLOCK(1000))
@@ -409,12 +419,14 @@ def test_repair_makes_it_add_up(make_worker: Callable[..., Worker]) -> None:
 def test_old_holds_are_forgotten(make_worker: Callable[..., Worker]) -> None:
     """Holds that are done with are deleted after a week, and what is open or unresolved never is."""
     worker = make_worker(BLOCK(100))
-    done, waiting = worker.ask(1), worker.ask(2)
-    for asked in (done, waiting):
+    done, waiting, under_way = worker.ask(1), worker.ask(2), worker.ask(3)
+    for asked in (done, waiting, under_way):
         worker.patient(asked)
     worker.settle(done, 1)
     worker.settle(waiting, None)
     with worker.engine.begin() as connection:
         connection.execute(sa.update(BudgetHold).values(expires_at=datetime.now(UTC) - timedelta(days=8)))
+    worker.budgets.keeper.run(holds.forget)
+    assert {hold.call_id for hold in rows(worker, BudgetHold)} == {waiting.call_id, under_way.call_id}
     worker.budgets.keeper.sweep()
-    assert [hold.call_id for hold in rows(worker, BudgetHold)] == [waiting.call_id]
+    assert {hold.state for hold in rows(worker, BudgetHold)} == {"unresolved"}

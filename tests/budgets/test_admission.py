@@ -327,6 +327,17 @@ def test_each_threshold_is_told_once(make_worker: Callable[..., Worker]) -> None
     assert account_row(workers[0]).spent == 120
 
 
+def test_what_is_unresolved_crosses_a_threshold_too(make_worker: Callable[..., Worker]) -> None:
+    """A call whose cost nobody knows may have cost all that was held for it: somebody is told."""
+    told: list[Crossing] = []
+    worker = make_worker(BLOCK(100, warn_at=[0.5]), crossed=told.append)
+    asked = worker.ask(60)
+    assert worker.patient(asked).error is None
+    worker.settle(asked, None)
+    assert worker.budgets.keeper.flush(10)
+    assert [(crossing.threshold, crossing.spent) for crossing in told] == [(Decimal("0.5"), 60)]
+
+
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_whatever_becomes_of_the_calls(make_worker: Callable[..., Worker], count: int) -> None:
     """Calls that end well, in an error or a timeout, cancelled, cut or not at all leave nothing held, and spent exact."""

@@ -102,6 +102,16 @@ def test_backfill_prices_what_had_no_price(shop: Shop) -> None:
     assert "0 of 0 calls changed" in shop.run("backfill").output
 
 
+def test_a_call_from_before_a_budget_moves_none_of_it(shop: Shop) -> None:
+    """A budget that began after a call never counted it, so a new price of the call is nothing that was spent of it."""
+    shop.call("a", count=2)
+    with shop.engine.begin() as connection:
+        connection.execute(sa.update(BudgetPeriod).values(created_at=datetime.now(UTC) + timedelta(hours=1)))
+    shop.book(a={"input": "2", "output": "10"})
+    assert "2 of 2 calls changed" in shop.run("backfill").output
+    assert shop.rows(BudgetPeriod.spent) == [(Decimal(0),)]
+
+
 def test_backfill_fills_a_partial_bill_and_moves_no_line_of_it(shop: Shop) -> None:
     """A line that has a price keeps it, whatever the book says now: then the call is left for a reprice."""
     shop.book(a={"input": "2"})

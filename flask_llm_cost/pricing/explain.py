@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
-from flask_llm_cost.pricing.matching import Match
+from flask_llm_cost.pricing.matching import DATE, Match
 from flask_llm_cost.pricing.rates import ONE, plain
 from flask_llm_cost.pricing.tariff import Segment, Tariff
 from flask_llm_cost.records import COMPONENTS, Cost
@@ -137,11 +138,26 @@ def _units(per: object) -> str:
     return f"{per:,f}" if per != ONE else "1"
 
 
+#: Who makes models that others serve under the same name.
+_MAKERS: Final = ("openai", "anthropic", "gemini", "mistral", "deepseek", "xai", "cohere")
+
+
+def _nearest(provider: str, name: str, keys: Sequence[str]) -> tuple[str, ...]:
+    """Keys that look alike. A provider that the book does not have, such as a gateway, serves somebody else's models."""
+    alike = difflib.get_close_matches(f"{provider}/{name}", keys, n=5, cutoff=0.7)
+    if any(key.startswith(f"{provider}/") for key in keys):
+        return tuple(alike)
+    names = (name, DATE.sub("", name))
+    theirs = [*names, *(f"{maker}/{each}" for maker in _MAKERS for each in names)]
+    known = set(keys)
+    return tuple(dict.fromkeys([*(key for key in theirs if key in known), *alike]))[:5]
+
+
 def explain_unknown(provider: str, model: str | None, keys: Iterable[str], at: datetime) -> Explanation:
     """Why there is no price, which keys look alike, and what to write."""
     provider, name = str(provider)[:64], str(model)[:128] if model else ""
     key = f"{provider}/{name}"
-    nearest = tuple(difflib.get_close_matches(key, sorted(keys), n=5, cutoff=0.7)) if name else ()
+    nearest = _nearest(provider, name, sorted(keys)) if name else ()
     lines = [f"{key}: no price"]
     if not name:
         lines.append("  why       the call names no model")
@@ -155,6 +171,7 @@ def explain_unknown(provider: str, model: str | None, keys: Iterable[str], at: d
         lines.append(f'  set it    LLM_COST_PRICE_OVERRIDES = {{{key!r}: {{"input": "0.30", "output": "1.20"}}}}')
         lines.append("            USD per 1,000,000 tokens, with your provider's rates in place of these")
         lines.append(f"  or run    flask llm-cost prices set {shlex.quote(key)} input=0.30 output=1.20")
+        lines.append("  then      flask llm-cost backfill    (calls that are in the ledger already)")
     if nearest:
         near_provider, _, near_model = nearest[0].partition("/")
         lines.append(f"  look      flask llm-cost prices explain {near_provider} {shlex.quote(near_model)}")

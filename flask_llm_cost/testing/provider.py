@@ -88,6 +88,7 @@ class PlayedProvider:
         self._truth_log = truth_log
         self._lock = threading.Lock()
         self._truth: list[Billed] = []
+        self._cleared_at = datetime.now(UTC)
         self._requests: list[Received] = []
         self._replies: list[tuple[str, Reply]] = []
         self._background: dict[str, Json] = {}
@@ -162,8 +163,9 @@ class PlayedProvider:
             return list(self._requests)
 
     def clear(self) -> None:
-        """Forget truth, requests, queued replies and cached texts."""
+        """Forget truth, requests, queued replies and cached texts, and the exchanges that are still on."""
         with self._lock:
+            self._cleared_at = datetime.now(UTC)
             for memory in (self._truth, self._requests, self._replies, self._background, self._cached):
                 memory.clear()
 
@@ -261,7 +263,8 @@ class PlayedProvider:
 
     def _bill(self, billed: Billed) -> None:
         with self._lock:
-            self._truth.append(billed)
+            if billed.time >= self._cleared_at:
+                self._truth.append(billed)
             if self._truth_log is not None:
                 with self._truth_log.open("a", encoding="utf-8") as log:
                     log.write(json.dumps(asdict(billed) | {"time": billed.time.isoformat()}) + "\n")

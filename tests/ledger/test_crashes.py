@@ -125,7 +125,7 @@ def _fork_and_record(maker: LedgerMaker, ledger_index: int, count: int) -> int:
             ledger = maker.ledgers[ledger_index]
             for record in calls(count, seed=os.getpid()):
                 ledger.append(record)
-            status = 0 if ledger.flush(30) else 2
+            status = 0 if ledger.flush(120) else 2
         finally:
             os._exit(status)
     return pid

@@ -92,3 +92,10 @@ def test_a_provider_s_own_bill_is_shown_beside_the_book_s(book: PriceBook) -> No
     text = str(book.explain("openai", "gpt-4o", at=NOW, usage=usage))
     assert "1 x 2.4 = 2.4, priced" in text
     assert "by the book              2.5 USD" in text
+
+
+def test_a_gateways_models_are_near_to_their_makers(book: PriceBook) -> None:
+    """A provider that the book does not have serves somebody's models: the maker's entry comes first of what is near."""
+    explanation = book.explain("llm.corp.example", "gpt-4o-mini-2024-07-18", at=NOW)
+    assert explanation.nearest[0].startswith("openai/gpt-4o-mini")
+    assert "'llm.corp.example/gpt-4o-mini-2024-07-18': 'openai/gpt-4o-mini" in str(explanation)

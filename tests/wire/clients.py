@@ -165,5 +165,6 @@ CLIENTS: Mapping[str, Callable[[str], Any]] = {
 def carries(client: str, shape: Shape, encoding: str | None = None) -> bool:
     """Whether a library can send this request and decode this reply: botocore speaks to Bedrock, undecoded."""
     if client == "botocore":
-        return shape.name.startswith(("bedrock_converse", "bedrock_invoke")) and encoding is None
+        ours = shape.name.startswith(("bedrock_converse", "bedrock_invoke")) and shape.known_to("botocore")
+        return ours and encoding is None
     return (client, encoding) != ("aiohttp", "zstd") or bool(getattr(aiohttp.compression_utils, "HAS_ZSTD", False))

@@ -12,6 +12,7 @@ A file has
   the connection ends early, ``failed`` where the stream says that it failed, ``done`` where ``[DONE]`` comes, ``names``
   where events have an ``event`` line
 - ``sdk``: the type of the provider's SDK that the body, or each event, is an instance of
+- ``since``: the oldest versions of libraries that are known to read it whole; with older ones they are not asked
 - ``expected``: ``null`` where the request is no call, else a list of readings, empty where the reply shows that it was none.
   Of a reading, ``components``, ``model``, ``mode``, ``source`` and ``flags`` are always given; other keys where they matter
 """
@@ -24,8 +25,11 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from packaging.version import Version
 
 DIRECTORY = Path(__file__).parent / "shapes"
 
@@ -45,6 +49,11 @@ class Shape:
     expected: list[dict[str, Any]] | None
     hosts: Mapping[str, str] = field(default_factory=dict)
     sdk: str | None = None
+    since: Mapping[str, str] = field(default_factory=dict)
+
+    def known_to(self, library: str) -> bool:
+        """Whether the installed version of *library* is not older than this shape."""
+        return library not in self.since or Version(metadata.version(library)) >= Version(self.since[library])
 
     @property
     def streamed(self) -> bool:

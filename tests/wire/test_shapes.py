@@ -17,7 +17,11 @@ from flask_llm_cost.usage import HostMap, Route, read_body, read_stream, route, 
 SHAPES = [pytest.param(shape, id=shape.name) for shape in shapes()]
 CALLS = [pytest.param(shape, id=shape.name) for shape in shapes() if shape.expected is not None]
 STREAMED = [pytest.param(shape, id=shape.name) for shape in shapes() if shape.streamed and shape.expected is not None]
-TYPED = [pytest.param(shape, id=shape.name) for shape in shapes() if shape.sdk is not None]
+TYPED = [
+    pytest.param(shape, id=shape.name)
+    for shape in shapes()
+    if shape.sdk is not None and all(map(shape.known_to, shape.since))
+]
 
 
 def routed(shape: Shape) -> Route | None:

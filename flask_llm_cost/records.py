@@ -168,7 +168,7 @@ class Reading:
     :param created_at: when the provider says that what is settled was created
     :param batch: the provider's key of the batch that this is a line of
     :param malformed: the field of the usage block that made no sense, so that nothing of it is believed
-    :param failed: whether the reply says, in place of an answer and of its usage, what went wrong
+    :param failed: whether the reply says, in place of an answer, what went wrong
     """
 
     usage: Usage = UNKNOWN_USAGE

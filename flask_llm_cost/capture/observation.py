@@ -176,8 +176,8 @@ class Observation:
     def replied(self, status: int, content_type: str, content: bytes, headers: Mapping[str, str] = _NO_HEADERS) -> None:
         """The whole reply is there, decoded: a JSON body, or a stream that the client has read to its end."""
         self._status = status
-        self._headers = headers if self._route.format.header_counts else _NO_HEADERS
-        scanner = self._scanner = wire.scanner(self._route, content_type)
+        self._headers = headers if self._route.format.reads_headers else _NO_HEADERS
+        scanner = self._scanner = wire.scanner(self._route, content_type, content)
         if scanner is not None:
             self._stream = True
             for start in range(0, len(content), _PIECE):
@@ -191,14 +191,13 @@ class Observation:
     def opened(self, status: int, content_type: str, headers: Mapping[str, str] = _NO_HEADERS) -> bool:
         """The headers of a streamed reply are there. Whether its body is to be fed in."""
         self._status = status
-        self._headers = headers if self._route.format.header_counts else _NO_HEADERS
+        self._headers = headers if self._route.format.reads_headers else _NO_HEADERS
         if status >= 400:
             self.discard()
             return False
         self._scanner = wire.scanner(self._route, content_type)
         self._stream = self._scanner is not None
         if self._scanner is None:
-            self.withheld = None
             self._body = wire.BodyCollector(self._route)
         if self._route.certain and not self._route.format.shape_only:
             self._begun = True
@@ -223,7 +222,7 @@ class Observation:
                 if self._scanner is not None:
                     self._scan(self._scanner, text)
                 elif self._body is not None:
-                    self._body.feed(text)
+                    self._collect(self._body, text)
         except Exception as error:
             self._stop_reading(error)
         withheld = self.withheld
@@ -238,12 +237,23 @@ class Observation:
         self.withheld = None
         return b"".join(withheld.pieces) + piece
 
+    def _collect(self, body: wire.BodyCollector, text: bytes) -> None:
+        if body.empty and text:
+            # Only now it shows whether it is a body: some servers do not say that they stream.
+            self._scanner = wire.scanner(self._route, "", text)
+            if self._scanner is not None:
+                self._stream, self._body = True, None
+                self._scan(self._scanner, text)
+                return
+            self.withheld = None
+        body.feed(text)
+
     def _scan(self, scanner: Scanner, text: bytes) -> None:
         scanner.feed(text)
         if self._route.format.each_event_counts and len(scanner.events) >= _MANY_LINES:
             # The lines of a batch are thousands of bills: none waits for the others.
             lines, scanner.events = scanner.events, []
-            self._keep(wire.read_stream(self._route, lines, False, self._asked), "ok")
+            self._keep(wire.read_stream(self._route, lines, False, self._asked, self._headers), "ok")
 
     def rest(self) -> bytes:
         """What the app has still to see when the body has ended."""
@@ -279,7 +289,7 @@ class Observation:
             scanner.finish()
             # An event in place of the end that says what went wrong is no end, however well it was read.
             ended = (ended or scanner.done) and not scanner.failed
-            readings = wire.read_stream(self._route, scanner.events, ended, self._asked)
+            readings = wire.read_stream(self._route, scanner.events, ended, self._asked, self._headers)
             scanner.events = []
             if ended and self._route.format.each_event_counts and self._route.subject and self._status == 200:
                 news = [BatchNews(self._route.subject)]

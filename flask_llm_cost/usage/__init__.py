@@ -239,9 +239,8 @@ _TELLING: Final[tuple[tuple[str, Format], ...]] = (
 )
 
 #: Providers whose OpenAI-shaped streams take ``stream_options.include_usage`` (from their public API references).
-_TAKES_STREAM_OPTIONS: Final = frozenset(
-    {"openai", "openrouter", "deepseek", "groq", "xai", "together", "fireworks", "cerebras"}
-)
+#: Not OpenRouter: it always sends the event with the usage, which is then the app's own.
+_TAKES_STREAM_OPTIONS: Final = frozenset({"openai", "deepseek", "groq", "xai", "together", "fireworks", "cerebras"})
 
 #: Providers whose reply says what they charged, so that their word is the bill.
 BILLED_BY_PROVIDER: Final = frozenset({"openrouter", "perplexity", "xai"})

@@ -13,7 +13,7 @@ from flask_llm_cost.records import Quantity, Reading, Usage
 from flask_llm_cost.usage.format import Format, block, count, in_stream, items, numbers_only, quantities, text
 from flask_llm_cost.usage.openai import billed
 
-_STANDARD: Final = frozenset({"standard", "default", "auto"})
+_STANDARD: Final = frozenset({"standard", "standard_only", "default", "auto"})
 _ANYWHERE: Final = frozenset({"global", "not_available"})
 
 

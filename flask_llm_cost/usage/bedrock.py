@@ -93,6 +93,8 @@ class Invoke(Format):
         "x-amzn-bedrock-cache-write-input-token-count": "cache_write",
     }
 
+    tier_header = "x-amzn-bedrock-service-tier"
+
     def fits(self, body: Mapping[str, Any]) -> bool:
         return _MESSAGES.fits(body) or _CHAT.fits(body) or _METRICS in body or bool(_own_counts(body))
 
@@ -120,9 +122,13 @@ class Invoke(Format):
         for event in reversed(events):
             if isinstance(event.get(_METRICS), Mapping):
                 return [in_stream(Reading(_metered(block(event, _METRICS)), response_id=text(event, "id")), ended=True)]
-            if self.fits(event):
+            if self.fits(event) and not _own_counts(event):
                 return [in_stream(reading, ended) for reading in self.read_all(event)]
-        return [Reading()]
+        # Only the first event of Llama and Titan counts the prompt, and the last one the answer.
+        told: dict[str, Any] = {}
+        for event in events:
+            told.update({key: value for key, value in event.items() if value is not None})
+        return [in_stream(self.read(told), ended)]
 
 
 def _metered(metrics: Mapping[str, Any]) -> Usage:

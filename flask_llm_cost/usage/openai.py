@@ -119,12 +119,13 @@ def chat_usage(usage: Mapping[str, Any], thinks_beside: bool = False) -> Usage:
     plain = prompt - cached - written - audio_input - image_input
     text_output = completion + beside - audio_output - image_output
     consistent = (
-        all(named)
+        (all(named) or total == prompt + completion)
         and plain >= 0
         and text_output >= 0
         and cached >= cached_audio + cached_image
         and (not total or total >= prompt + completion)
         and (thinks_beside or beside in (0, reasoning))
+        and reasoning <= completion + beside
         and lifetimes_fit
         and missed in (None, prompt - cached)
     )

@@ -115,7 +115,7 @@ def _usage(usage: Mapping[str, Any], body: Mapping[str, Any], paints: bool) -> U
     cache_read, (cache_write, cache_write_12h, lifetimes_fit) = count(details, "cached_tokens"), cache_writes(usage, details)
     plain = input_tokens - cache_read - cache_write - cache_write_12h
     reasoning = count(block(usage, "output_tokens_details"), "reasoning_tokens")
-    consistent = plain >= 0 and (not total or total == input_tokens + output) and lifetimes_fit
+    consistent = plain >= 0 and reasoning <= output and (not total or total == input_tokens + output) and lifetimes_fit
     return Usage(
         quantities=counted_or_zero(
             input=max(0, plain),

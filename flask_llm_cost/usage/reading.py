@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from flask_llm_cost.records import UNKNOWN_USAGE, BatchNews, Quantity, Reading, Usage
+from flask_llm_cost.records import BatchNews, Quantity, Reading, Usage
 from flask_llm_cost.usage.aws import FrameScanner
 from flask_llm_cost.usage.excerpt import Excerpt, salvaged
 from flask_llm_cost.usage.format import Format, MalformedUsageError, quantities
@@ -16,7 +16,7 @@ from flask_llm_cost.usage.json_array import ArrayScanner
 from flask_llm_cost.usage.lines import LineScanner
 from flask_llm_cost.usage.recognition import Route
 from flask_llm_cost.usage.scanner import Scanner, says_failure
-from flask_llm_cost.usage.sse import EventScanner
+from flask_llm_cost.usage.sse import EventScanner, begins_as_events
 
 #: Usage of which nothing is known, with the mark that says that a block was there and made no sense.
 MALFORMED_USAGE: Final = Usage(flags=("usage_malformed",))
@@ -40,18 +40,24 @@ _SCANNERS: Final[Mapping[str, type[Scanner]]] = {
     "aws": FrameScanner,
 }
 
+#: What a header calls the tier that has no price of its own.
+_STANDARD_TIERS: Final = frozenset({"standard", "default", "unspecified"})
+
 _LARGE: Final = 64 * 1024
 _END_READ: Final = 8 * 1024
 _MANY: Final = 1024
+_BEGINNING: Final = 16
 
 
-def scanner(found: Route, content_type: str) -> Scanner | None:
+def scanner(found: Route, content_type: str, beginning: bytes = b"") -> Scanner | None:
     """What collects the events of this reply; ``None`` where it is no stream but one body.
 
     :param content_type: the reply's header, as it came
+    :param beginning: the reply, or what is there of it: some servers send events and call them something else
     """
     kind = content_type.partition(";")[0].strip().lower()
-    framing = _SCANNERS.get(_FRAMINGS.get(kind) or found.events or "")
+    name = _FRAMINGS.get(kind) or ("sse" if begins_as_events(beginning[:_BEGINNING]) else found.events)
+    framing = _SCANNERS.get(name or "")
     wire = found.format
     return None if framing is None else framing(wire.mark, wire.last_event_counts, wire.each_event_counts, wire.also_kept)
 
@@ -72,6 +78,11 @@ class BodyCollector:
         self._text = Excerpt(found.format.mark)
         self._pieces: list[bytes] | None = []
         self._size = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing came yet."""
+        return self._pieces is not None and not self._size
 
     def feed(self, piece: bytes) -> None:
         if self._pieces is None:
@@ -100,20 +111,22 @@ def read_body(
     """Read a reply's body: one reading for each thing that is billed. Empty when this is not the reply of a call.
 
     :param asked: what the request itself says is billed, by ``Format.quantities_of_request``
-    :param headers: the reply's, by lower-case name; some of Bedrock's models count nowhere else
+    :param headers: the reply's, by lower-case name; some of Bedrock's models count nowhere else, and Gemini's tier is there
     """
     wire = found.format
     if found.events is not None and (lines := scanner(found, "")) is not None:
         lines.feed(content)
         lines.finish()
-        return read_stream(found, lines.events, not lines.failed, asked)
+        return read_stream(found, lines.events, not lines.failed, asked, headers)
     if wire.usage_comes_last and len(content) > _LARGE and (end := _end_of_body(content)) is not None:
-        return read_json(found, end, asked)
+        return read_json(found, end, asked, headers)
+    if (lines := _undeclared_lines(found, content)) is not None:
+        return read_stream(found, lines.events, not lines.failed, asked, headers)
     body = _parsed(content, wire.mark)
     if body is None:
         # A call all the same, if its host says so: one whose usage only the request may tell.
         return [_as_served(found, Reading(), asked)] if found.certain and not wire.shape_only else []
-    readings = read_json(found, body, asked)
+    readings = read_json(found, body, asked, headers)
     if wire.header_counts and len(readings) == 1 and not readings[0].usage.known and not readings[0].malformed:
         return [replace(readings[0], usage=_usage_of_headers(wire, headers))]
     return readings
@@ -128,6 +141,16 @@ def _parsed(content: bytes, mark: bytes) -> Mapping[str, Any] | None:
     return body if isinstance(body, Mapping) else None
 
 
+def _undeclared_lines(found: Route, content: bytes) -> Scanner | None:
+    """The lines of a stream that its server did not call one: what stands after the first is no JSON body."""
+    if b"}\n{" not in content:
+        return None
+    lines = fed_scanner(found.format, content)
+    lines.feed(content)
+    lines.finish()
+    return lines
+
+
 def _usage_of_headers(wire: Format, headers: Mapping[str, str]) -> Usage:
     counted = {
         component: int(headers[name])
@@ -137,19 +160,28 @@ def _usage_of_headers(wire: Format, headers: Mapping[str, str]) -> Usage:
     return Usage(quantities(**counted) or {"input": 0, "output": 0}, "response", raw=dict(counted)) if counted else Usage()
 
 
-def read_json(found: Route, body: Mapping[str, Any], asked: Mapping[str, Quantity] = _NOTHING) -> list[Reading]:
+def read_json(
+    found: Route,
+    body: Mapping[str, Any],
+    asked: Mapping[str, Quantity] = _NOTHING,
+    headers: Mapping[str, str] = _NO_HEADERS,
+) -> list[Reading]:
     """Read a reply's parsed body, as :func:`read_body` does."""
     wire = found.format
     if not _proven(found, [body]):
         return []
-    readings = _readings(found, lambda: wire.read_all(body), [body], asked)
-    if len(readings) == 1 and readings[0].usage == UNKNOWN_USAGE and says_failure(body):
+    readings = _readings(found, lambda: wire.read_all(body), [body], asked, headers)
+    if len(readings) == 1 and says_failure(body):
         return [replace(readings[0], failed=True)]
     return readings
 
 
 def read_stream(
-    found: Route, events: Sequence[Mapping[str, Any]], ended: bool, asked: Mapping[str, Quantity] = _NOTHING
+    found: Route,
+    events: Sequence[Mapping[str, Any]],
+    ended: bool,
+    asked: Mapping[str, Quantity] = _NOTHING,
+    headers: Mapping[str, str] = _NO_HEADERS,
 ) -> list[Reading]:
     """Read the events of a stream: one reading for each thing that is billed. Empty when it is not the stream of a call.
 
@@ -160,7 +192,7 @@ def read_stream(
     wire = found.format
     if not _proven(found, events):
         return []
-    return _readings(found, lambda: wire.read_stream_all(events, ended), events, asked)
+    return _readings(found, lambda: wire.read_stream_all(events, ended), events, asked, headers)
 
 
 def batch_news(found: Route, content: bytes) -> list[BatchNews]:
@@ -185,7 +217,11 @@ def _proven(found: Route, events: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _readings(
-    found: Route, read: Callable[[], list[Reading]], events: Sequence[Mapping[str, Any]], asked: Mapping[str, Quantity]
+    found: Route,
+    read: Callable[[], list[Reading]],
+    events: Sequence[Mapping[str, Any]],
+    asked: Mapping[str, Quantity],
+    headers: Mapping[str, str],
 ) -> list[Reading]:
     try:
         readings = read()
@@ -193,6 +229,9 @@ def _readings(
         # A format that an app taught may raise anything: it is a call all the same.
         field = error.field if isinstance(error, MalformedUsageError) else type(error).__name__
         readings = [replace(_names(found.format, events), usage=MALFORMED_USAGE, malformed=field)]
+    tier = found.format.tier_header and headers.get(found.format.tier_header)
+    if tier and tier.lower() not in _STANDARD_TIERS:
+        readings = [reading if reading.mode else replace(reading, mode=tier.lower()[:32]) for reading in readings]
     return [_as_served(found, reading, asked) for reading in readings]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Any, Final
 
 from flask_llm_cost.usage.scanner import DelimitedScanner
 
 _EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_LINES: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _DONE: Final = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
 
 
@@ -44,7 +46,15 @@ def parse_event(event: bytes) -> Mapping[str, Any] | None:
 
 
 def _data(event: bytes) -> bytes:
-    return b"\n".join(line[5:] for line in event.splitlines() if line.startswith(b"data:"))
+    # A stream may begin with a byte order mark, which is none of its text.
+    lines = event.removeprefix(BOM_UTF8).splitlines()
+    return b"\n".join(line[5:] for line in lines if line.startswith(b"data:"))
+
+
+def begins_as_events(beginning: bytes) -> bool:
+    """Whether a reply is a stream of events by its first bytes, few as they are: JSON begins with none of these."""
+    text = beginning.removeprefix(BOM_UTF8)
+    return bool(text) and any(text.startswith(word) or word.startswith(text) for word in _LINES)
 
 
 def last_event_end(text: bytes, floor: int = 0, ceiling: int | None = None) -> int:

@@ -109,6 +109,25 @@ def test_the_size_of_the_pieces_does_not_matter(
     assert (call.input_tokens, call.output_tokens) == (7, 5)
 
 
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda library: library.__name__)
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", ""])
+@pytest.mark.parametrize("size", [1, None])
+def test_a_stream_that_is_called_something_else(
+    app: Flask, calls: Ledger, provider: PlayedProvider, library: Any, kind: str, size: int | None
+) -> None:
+    """Events under a wrong content type are counted as events, and the one that we asked for stays away from the app."""
+    chunk = {"id": "c", "object": "chat.completion.chunk", "model": "gpt-4o", "choices": [{"index": 0, "delta": {}}]}
+    usage = {**chunk, "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}}
+    events = [f"data: {json.dumps(event)}\n\n".encode() for event in (chunk, usage)]
+    done = b"data: [DONE]\n\n"
+    provider.reply_with("chat/completions", events=[*events, done], headers={"content-type": kind}, chunk_size=size)
+    with app.app_context():
+        pieces, _ = raw_stream(library, provider, ASK)
+    assert b"".join(pieces) == events[0] + done
+    (call,) = calls()
+    assert (call.input_tokens, call.output_tokens, call.usage_source, call.stream) == (7, 5, "stream_final", True)
+
+
 @pytest.mark.parametrize("explicit", [{"include_usage": True}, {"include_usage": False}])
 def test_an_explicit_choice_of_the_app_is_respected(
     app: Flask, calls: Ledger, provider: PlayedProvider, openai_client: openai.OpenAI, explicit: Any

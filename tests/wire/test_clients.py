@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from clients import CLIENTS, CUT, Carry, carries
+from clients import CLIENTS, CUT, Carry, carries, headers_of, url_of
 from corpus import Shape, shapes
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
@@ -89,8 +90,14 @@ def _of_reading(shape: Shape, provider: str, reading: Reading) -> dict[str, Any]
         "mode": reading.mode,
         "response_id": reading.response_id,
         "settles": settled,
-        "outcome": "interrupted" if shape.failed or (shape.cut and reading.usage.source != "stream_final") else "ok",
+        "outcome": _outcome(shape, reading),
     }
+
+
+def _outcome(shape: Shape, reading: Reading) -> str:
+    if shape.failed or (shape.cut and reading.usage.source != "stream_final"):
+        return "interrupted"
+    return "error" if reading.failed else "ok"
 
 
 def _of_record(call: CallRecord, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +128,22 @@ def carry_all(name: str, app: Flask, proxy: PlayedProvider, cases: Iterator[tupl
                 compare(carried(carry, proxy, shape, encoding, size), expected(shape), case)
                 count += 1
     return count
+
+
+def test_openrouter_s_usage_is_the_app_s_own(app: Flask, proxy: PlayedProvider) -> None:
+    """OpenRouter sends its usage unasked: nothing is added to the request, and nothing taken out of what the app reads."""
+    (shape,) = (shape for shape in shapes() if shape.name == "openrouter_stream_unasked")
+    proxy.reply_with("", headers=shape.headers, events=shape.pieces())
+    with (
+        app.app_context(),
+        capture_calls() as calls,
+        httpx.Client(proxy=proxy.url, trust_env=False) as client,
+        client.stream("POST", url_of(shape), content=shape.request_content, headers=headers_of(shape)) as response,
+    ):
+        content = b"".join(response.iter_bytes())
+    assert proxy.requests[-1].body == shape.request_content
+    assert content == shape.content()
+    assert calls[0].usage.billed is not None
 
 
 @pytest.mark.parametrize("name", CLIENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
 from collections.abc import Iterator
 from decimal import Decimal
@@ -32,7 +33,7 @@ def read(shape: Shape, pieces: list[bytes]) -> list[Reading]:
     found = routed(shape)
     assert found is not None
     asked = found.format.quantities_of_request(shape.request_content) if found.format.reads_request else {}
-    collected = scanner(found, shape.content_type)
+    collected = scanner(found, shape.content_type, pieces[0])
     if collected is None:
         return read_body(found, b"".join(pieces), asked, shape.headers)
     for piece in pieces:
@@ -40,7 +41,7 @@ def read(shape: Shape, pieces: list[bytes]) -> list[Reading]:
     collected.finish()
     assert collected.failed == shape.failed
     ended = (collected.done or not shape.cut) and not collected.failed
-    return read_stream(found, collected.events, ended, asked)
+    return read_stream(found, collected.events, ended, asked, shape.headers)
 
 
 def said(reading: Reading, keys: set[str]) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def said(reading: Reading, keys: set[str]) -> dict[str, Any]:
         "settles": reading.settles,
         "created_at": reading.created_at.isoformat() if reading.created_at else None,
         "malformed": reading.malformed,
+        "failed": reading.failed,
     }
     return {key: value for key, value in values.items() if key in keys}
 
@@ -122,6 +124,15 @@ def test_line_ends_make_no_difference(shape: Shape) -> None:
     """Server-sent events may end their lines with a carriage return."""
     for newline in (b"\r\n", b"\r"):
         check(shape, read(shape, [shape.content().replace(b"\n", newline)]))
+
+
+def test_a_byte_order_mark_makes_no_difference() -> None:
+    """Server-sent events, and JSON, may begin with a byte order mark."""
+    for shape in shapes():
+        if shape.expected and shape.reply.get("framing", "json") in ("sse", "json") and "base64" not in shape.reply:
+            content = codecs.BOM_UTF8 + shape.content()
+            check(shape, read(shape, [content]))
+            check(shape, read(shape, [content[:4], content[4:]]))
 
 
 @pytest.mark.parametrize("shape", CALLS)

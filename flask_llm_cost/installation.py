@@ -70,4 +70,7 @@ def _migrate(app: Flask) -> Iterator[str]:
         return
     flask_migrate.migrate(directory=directory, message="LLM cost ledger")
     flask_migrate.upgrade(directory=directory)
-    yield "The ledger's tables are in the database, and their revision is in the migrations folder: commit it."
+    yield (
+        "The ledger's tables are in the database, and their revision is in the migrations folder. Look at it, "
+        "since it has whatever else was new in your models, and commit it."
+    )

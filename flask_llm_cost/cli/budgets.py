@@ -118,7 +118,7 @@ def lift_(name: str, scope: str, to: str, until: str | None, reason: str | None)
     try:
         limit = amount(to)
     except DeclarationError as problem:
-        raise click.BadParameter(str(problem), param_hint="--to") from None
+        raise click.BadParameter(f"{to!r} is no limit: {problem}", param_hint="--to") from None
     now = datetime.now(UTC)
     ends = account.period.ends_at if until is None else _until(until, ours.zone, now)
     current = ours.status(account).limit

@@ -106,7 +106,10 @@ def export(path: str, first: datetime | None, last: datetime | None) -> None:
     if first is not None and last is not None and last < first:
         raise click.UsageError("--to is before --from")
     flt = Filter(scope={}, since=_start(state, first), until=_start(state, last, 1), currency=None)
-    written = export_calls(state, flt, path)
+    try:
+        written = export_calls(state, flt, path)
+    except OSError as error:
+        raise click.FileError(path, hint=f"{error.strerror}; name a file in a folder that can be written") from None
     if path != "-":
         click.echo(f"{written:,} {'call' if written == 1 else 'calls'} in {path}")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.schema import CreateColumn, CreateIndex
 
 from flask_llm_cost.doctor.check import MIGRATE, Check
 from flask_llm_cost.extension import AppState
@@ -32,16 +33,41 @@ def schema(state: AppState) -> Iterator[Check]:
             drift["indexes"] += _indexes(table, inspector.get_indexes(table.name))
             drift["foreign keys"] += _foreign_keys(table, inspector.get_foreign_keys(table.name))
     for what, names in drift.items():
+        repair = _repair(state, what, names)
         if names and what == "unknown columns":
             message = f"columns that this version does not fill are NOT NULL ({', '.join(names)}), so nothing can be written"
-            yield Check("Schema", what, "error", f"{message}; {_REVISE}")
+            yield Check("Schema", what, "error", f"{message}; {repair}")
         elif names and what == "indexes":
-            message = f"indexes are missing ({', '.join(names)}), so questions take long; {_REVISE}"
+            message = f"indexes are missing ({', '.join(names)}), so questions take long; {repair}"
             yield Check("Schema", what, "warning", message)
         elif names:
-            yield Check("Schema", what, "error", f"{what} are missing ({', '.join(names)}); {_REVISE}")
+            yield Check("Schema", what, "error", f"{what} are missing ({', '.join(names)}); {repair}")
     if not any(drift.values()):
         yield Check("Schema", "tables", "ok", "all tables, columns, indexes and foreign keys are there")
+
+
+def _repair(state: AppState, what: str, names: Sequence[str]) -> str:
+    """What to do, where the app has no Flask-Migrate the statements to paste."""
+    if "migrate" in state.app.extensions:
+        return _REVISE
+    bind_key = state.config.bind_key
+    database = state.app.extensions["sqlalchemy"]
+    dialect, tables = database.engines[bind_key].dialect, database.metadatas[bind_key].tables
+    statements: list[str] = []
+    if what == "columns":
+        for name in names:
+            table, _, column = name.partition(".")
+            statements.append(
+                f"ALTER TABLE {table} ADD COLUMN {CreateColumn(tables[table].c[column]).compile(dialect=dialect)}"
+            )
+    elif what == "indexes":
+        ours = [
+            index for table in Base.metadata.sorted_tables for index in tables[table.name].indexes if index.name in names
+        ]
+        statements += [str(CreateIndex(index).compile(dialect=dialect)) for index in ours]
+    elif what == "unknown columns":
+        return "make them nullable, or give them a default"
+    return f"run in the database: {'; '.join(statements)}" if statements else "add them by hand"
 
 
 def _needed(column: Any) -> bool:

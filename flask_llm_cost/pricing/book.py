@@ -16,7 +16,7 @@ from typing import Any, Final
 from flask_llm_cost.errors import ConfigError
 from flask_llm_cost.pricing import hosts
 from flask_llm_cost.pricing.catalog import Catalog, bundled, from_file, from_overrides
-from flask_llm_cost.pricing.entries import Entry, canonical_mode
+from flask_llm_cost.pricing.entries import SERVICES, Entry, canonical_mode
 from flask_llm_cost.pricing.explain import Explanation, explain_match, explain_unknown
 from flask_llm_cost.pricing.inherit import inherited, told_of_reasoning
 from flask_llm_cost.pricing.matching import MAX_MODEL, MAX_PROVIDER, Aliases, Match, bounds, find
@@ -186,7 +186,8 @@ class PriceBook:
         tariff = route.tariff(at, _counted(quantities)) if route is not None else None
         cost = self.price(provider, model, usage, mode, at) if usage is not None else None
         segment = route.segment(at) if route is not None else None
-        problem = None if valid else f"{str(mode)[:64]!r} is no pricing mode"
+        choices = f"write {', '.join(SERVICES)} and/or residency:<zone>, joined by +"
+        problem = None if valid else f"{str(mode)[:64]!r} is no pricing mode; {choices}"
         return explain_match(provider, model, match, segment, tariff, mode, at, cost, problem)
 
     def _price(

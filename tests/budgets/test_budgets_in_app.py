@@ -552,7 +552,7 @@ def test_the_command_lifts(used: BudgetApp, provider: PlayedProvider) -> None:
         (["cap", "--to", "5"], "budget 'cap' is per tenant_id; give --scope tenant_id="),
         (["all", "--scope", "tenant_id=42", "--to", "5"], "has one limit in all; leave --scope out"),
         (["all", "--to", "5"], "the limit is $10.0000 already"),
-        (["all", "--to", "much"], "give an amount"),
+        (["all", "--to", "much"], "'much' is no limit: give an amount"),
         (["all", "--to", "50", "--until", "soon"], "'soon' is no time"),
         (["all", "--to", "50", "--until", "2020-01-01"], "is over"),
     ],

@@ -131,3 +131,11 @@ def test_days_in_the_wrong_order(run: Run, tmp_path: Path) -> None:
     """``--to`` before ``--from`` is refused, and no file is made."""
     assert run(tmp_path / "calls.csv", "--from", "2026-11-03", "--to", "2026-11-02").exit_code == 2
     assert list(tmp_path.glob("calls*")) == []
+
+
+def test_a_place_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    """A folder that is not there is said with its reason, and nothing is left behind."""
+    result = run(tmp_path / "nowhere" / "calls.csv")
+    assert result.exit_code == 1
+    assert "nowhere/calls.csv" in result.output
+    assert "No such file or directory; name a file in a folder that can be written" in result.output

@@ -19,7 +19,7 @@ from flask_llm_cost.pricing import PriceBook
 from flask_llm_cost.records import COMPONENTS, CallRecord, Price, Usage
 
 #: Operations whose reply is no text, so that no tokens of output are billed.
-_NO_OUTPUT: Final = frozenset({"embeddings", "embed_content", "embed", "rerank", "moderations", "speech", "images"})
+_NO_OUTPUT: Final = frozenset({"embeddings", "embed_content", "embed", "rerank", "ocr", "moderations", "speech", "images"})
 
 #: Where a request caps its answer: the providers' own names for it.
 _CAPS: Final = (

@@ -25,6 +25,7 @@ from flask_llm_cost.usage.cohere import Chat, Embed, Rerank
 from flask_llm_cost.usage.first_look import first_look
 from flask_llm_cost.usage.format import Format, MalformedUsageError
 from flask_llm_cost.usage.gemini import EmbedContent, GenerateContent, Predict
+from flask_llm_cost.usage.mistral import Ocr
 from flask_llm_cost.usage.ollama import Generate
 from flask_llm_cost.usage.openai import ChatCompletions, ChatThinkingBeside, Embeddings
 from flask_llm_cost.usage.openai_media import Images, Speech, TranscriptionEvents, Transcriptions
@@ -97,6 +98,7 @@ _PATHS: Final[Mapping[str, tuple[str, Format]]] = {
     "/v1/embed": ("embed", _COHERE_EMBED),
     "/v2/embed": ("embed", _COHERE_EMBED),
     "/rerank": ("rerank", _RERANK),
+    "/ocr": ("ocr", Ocr()),
     "/api/chat": ("chat", _OLLAMA),
     "/api/generate": ("generate", _OLLAMA),
     "/api/embed": ("embed", _OLLAMA),

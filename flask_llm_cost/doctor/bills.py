@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date
 from decimal import Decimal
 from itertools import groupby
 from typing import Final
+from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -22,10 +24,10 @@ def bills(state: AppState) -> Iterator[Check]:
         ids: set[object] = set()
         for order in (Call.occurred_at.desc(), Call.id.asc()):
             ids |= set(session.scalars(sa.select(Call.id).order_by(order).limit(SAMPLE)))
-        wrong = []
+        wrong: list[tuple[UUID, date]] = []
         for chunk in _chunks(sorted(ids, key=str), 250):
             query = (
-                sa.select(Call.id, Call.total_cost, Call.cost_status, LineItem.cost)
+                sa.select(Call.id, Call.total_cost, Call.cost_status, LineItem.cost, Call.occurred_at)
                 .outerjoin(LineItem, LineItem.call_id == Call.id)
                 .where(Call.id.in_(chunk))
                 .order_by(Call.id)
@@ -35,14 +37,16 @@ def bills(state: AppState) -> Iterator[Check]:
                 costs = [row[3] for row in lines if row[3] is not None]
                 summed = sum(costs, Decimal(0)) if costs else None
                 if not _agree(lines[0][1], lines[0][2], summed):
-                    wrong.append(call_id)
+                    wrong.append((call_id, lines[0][4].astimezone(state.config.timezone).date()))
     if wrong:
+        days = [day for _, day in wrong]
         yield Check(
             "Ledger",
             "calls against lines",
             "error",
-            f"{len(wrong)} of {len(ids)} calls looked at do not cost what their lines add up to (for instance {wrong[0]}): "
-            "somebody changed them by hand; run 'flask llm-cost reprice --from <day> --to <day> --dry-run'",
+            f"{len(wrong)} of {len(ids)} calls looked at do not cost what their lines add up to "
+            f"(for instance {wrong[0][0]}): somebody changed them by hand; "
+            f"run 'flask llm-cost reprice --from {min(days)} --to {max(days)}'",
         )
     elif ids:
         yield Check("Ledger", "calls against lines", "ok", f"{len(ids)} calls looked at cost what their lines add up to")

@@ -37,7 +37,10 @@ def _library(state: AppState, name: str, version: str) -> Check:
         through = sorted(library for library in {*LIBRARIES[name]} & state.libraries if _is_installed(library))
         seen = " or ".join(through) or "nothing that is watched"
         said = f"{name} {version} calls through {seen}"
-    elif name not in state.libraries or not state.config.enabled:
+    elif not state.config.enabled:
+        said = f"{name} {version} is not watched, since LLM_COST_ENABLED is off"
+        return Check("Capture", name, "ok", said)
+    elif name not in state.libraries:
         said = f"{name} {version} is not watched; take LLM_COST_INSTRUMENT away, or add {name!r} to it"
         return Check("Capture", name, "warning", said)
     elif gone := patching.undone(name):

@@ -14,11 +14,16 @@ from flask_llm_cost.ledger.faults import Fault, fault_of
 
 
 class _ReadSession(Session):
-    """Refuses to write. Whatever slips through as text is rolled back in the end."""
+    """Refuses to write, and to commit what slips through as text: it is rolled back in the end."""
 
 
 @event.listens_for(_ReadSession, "before_flush")
 def _refuse_flush(session: Session, *_: object) -> None:
+    raise LedgerError("this session only reads the ledger")
+
+
+@event.listens_for(_ReadSession, "before_commit")
+def _refuse_commit(session: Session) -> None:
     raise LedgerError("this session only reads the ledger")
 
 

@@ -104,7 +104,7 @@ def _next_month(first: date) -> date:
 
 def _filter(filters: Mapping[str, Any], zone: ZoneInfo, names: tuple[str, ...] = ()) -> Filter:
     wanted = dict(filters)
-    since, until = (_instant(wanted.pop(name, None), zone) for name in ("since", "until"))
+    since, until = (_instant(name, wanted.pop(name, None), zone) for name in ("since", "until"))
     for name in wanted:
         if name not in _FILTERS:
             raise QueryError(f"spend cannot be filtered by {name!r}", choices=("since", "until", *_FILTERS))
@@ -115,8 +115,10 @@ def _filter(filters: Mapping[str, Any], zone: ZoneInfo, names: tuple[str, ...] =
     return Filter(scope={}, since=since, until=until, **wanted)
 
 
-def _instant(value: date | datetime | None, zone: ZoneInfo) -> datetime | None:
+def _instant(name: str, value: date | datetime | None, zone: ZoneInfo) -> datetime | None:
     if value is None or isinstance(value, datetime):
         # A naive one is refused by the filter.
         return value.astimezone(UTC) if value is not None and value.utcoffset() is not None else value
+    if not isinstance(value, date):
+        raise QueryError(f"{name}={str(value)[:64]!r} is no time; give a date, or a datetime with its time zone")
     return start_of_day(value, zone)

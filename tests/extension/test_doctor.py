@@ -145,6 +145,22 @@ def test_libraries_with_their_versions(make_app: Make, monkeypatch: pytest.Monke
     assert (off.status, "LLM_COST_INSTRUMENT" in off.message) == ("warning", True)
 
 
+def test_what_is_switched_off_is_one_warning(make_app: Make) -> None:
+    """LLM_COST_ENABLED=0 is said once, with what switches it on; libraries then need no other remedy."""
+    app = make_app(LLM_COST_ENABLED=False)
+    enabled = one(app, "enabled")
+    assert (enabled.status, enabled.message.endswith("take LLM_COST_ENABLED=0 away")) == ("warning", True)
+    assert (one(app, "httpx").status, "LLM_COST_INSTRUMENT" in one(app, "httpx").message) == ("ok", False)
+
+
+def test_a_ledger_in_memory(make_app: Make) -> None:
+    """An in-memory SQLite database is a warning that says what waits for what; a file is none."""
+    (_, check) = found(make_app("sqlite://"), "database")
+    assert (check.group, check.status) == ("Ledger", "warning")
+    assert check.message.endswith("use a file or a server")
+    assert [each.group for each in found(make_app(), "database")] == ["Setup"]
+
+
 def test_versions_that_were_not_tested(make_app: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A version outside the tested range is a warning that names the range."""
     app = make_app()
@@ -186,7 +202,10 @@ def test_a_call_that_was_changed_by_hand(database_url: sa.URL, make_app: Make) -
     check = one(app, "calls against lines")
     assert (check.status, check.message.split()[:3]) == ("error", ["1", "of", "4"])
     assert str(call_id) in check.message
-    assert "flask llm-cost reprice" in check.message
+    command = check.message.partition("run 'flask ")[2].removesuffix("'")
+    assert command.startswith("llm-cost reprice --from ")
+    assert app.test_cli_runner().invoke(args=[*command.split(), "--yes"]).exit_code == 0
+    assert one(app, "calls against lines").status == "ok"
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu"])

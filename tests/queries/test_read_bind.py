@@ -63,7 +63,7 @@ def test_who_asks_reads_the_replica(app: Flask) -> None:
 
 
 def test_the_session_refuses_to_write(app: Flask) -> None:
-    """costs.session() raises for a row that is added and for an UPDATE; text that slips through is rolled back."""
+    """costs.session() raises for a row that is added and for an UPDATE; text that slips through cannot be committed."""
     costs = app.extensions["llm_cost"].tracker
     with pytest.raises(LedgerError, match="only reads"), costs.session() as session:
         session.execute(sa.update(Call).values(total_cost=0))
@@ -73,5 +73,9 @@ def test_the_session_refuses_to_write(app: Flask) -> None:
             session.flush()
     with costs.session() as session:
         session.execute(sa.text("DELETE FROM llm_cost_calls"))
+    with costs.session() as session:
+        session.execute(sa.text("DELETE FROM llm_cost_calls"))
+        with pytest.raises(LedgerError, match="only reads"):
+            session.commit()
     with costs.session() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(Call)) == 1

@@ -86,6 +86,8 @@ class TestSpend:
         assert spend.total(tags={"feature": None}, provider="anthropic").cost == 4
         with pytest.raises(QueryError, match="'modle'; known are: since"):
             spend.total(modle="x")
+        with pytest.raises(QueryError, match="since='yesterday' is no time; give a date"):
+            spend.total(since="yesterday")
         with pytest.raises(QueryError, match="time zone"):
             spend.total(since=datetime(2026, 11, 1))
         with pytest.raises(QueryError, match="before"):

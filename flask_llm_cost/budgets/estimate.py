@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from typing import Any, Final
 
 from flask_llm_cost.budgets.declaration import Allowance
@@ -232,7 +232,7 @@ def _dearest(price: Price, tokens: Tokens, request: Request) -> Decimal:
     # Sound is hardly ever sent with less than a thousand bytes a second.
     seconds = Decimal(request.text) / 1000
     total += max(each.get("audio_seconds", Decimal(0)) * seconds, each.get("audio_minutes", Decimal(0)) * seconds / 60)
-    return total.quantize(Decimal(1).scaleb(-12), ROUND_CEILING)
+    return total
 
 
 def dearest_model(book: PriceBook, provider: str, at: datetime) -> str | None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import budget_load
 import pytest
 import sqlalchemy as sa
 from budget_load import BLOCK, Worker, account_row, work_in_processes
@@ -19,6 +20,7 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.budgets import holds, operating
 from flask_llm_cost.budgets.settling import Crossing
 from flask_llm_cost.ledger.models import Alert, Base, BudgetHold, BudgetPeriod
+from flask_llm_cost.pricing import PriceBook
 
 LIMIT, HOLD = 20, 3
 ADMITTED = LIMIT // HOLD
@@ -143,6 +145,26 @@ def test_what_costs_more_than_its_hold_is_counted(make_worker: Callable[..., Wor
     answer = worker.patient(worker.ask(1))
     assert answer.error is not None
     assert (answer.error.spent, answer.error.limit) == (24, 20)
+
+
+def test_a_hold_is_never_a_hair_too_small(make_worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the last place of the column cannot say is rounded up, so that the bound stays one."""
+    book = PriceBook.load(overrides={"acme/big": {"input": "0", "output": "0.0000005"}})
+    monkeypatch.setattr(budget_load, "BOOK", book)
+    worker = make_worker(BLOCK(1))
+    assert worker.patient(worker.ask(3)).error is None
+    assert account_row(worker).held == Decimal("0.000000000002")
+
+
+def test_a_budget_that_is_spent_to_the_last_cent_is_used_up(make_worker: Callable[..., Worker]) -> None:
+    """At its limit, and not only above it; a cent before there is still room."""
+    worker = make_worker(BLOCK(10))
+    worker.settle(worker.call(), Decimal("9.99"))
+    assert worker.budgets.used_up(worker.call().subject, "check") is None
+    worker.settle(worker.call(), Decimal("0.01"))
+    error = worker.budgets.used_up(worker.call().subject, "check")
+    assert error is not None
+    assert (error.spent, error.limit) == (10, 10)
 
 
 def test_nothing_is_counted_twice(make_worker: Callable[..., Worker]) -> None:

@@ -149,7 +149,7 @@ def test_what_costs_more_than_its_hold_is_counted(make_worker: Callable[..., Wor
 
 def test_a_hold_is_never_a_hair_too_small(make_worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch) -> None:
     """What the last place of the column cannot say is rounded up, so that the bound stays one."""
-    book = PriceBook.load(overrides={"acme/big": {"input": "0", "output": "0.0000005"}})
+    book = PriceBook.load(overrides={"acme/big": {"input": "0", "output": "0.0000004"}})
     monkeypatch.setattr(budget_load, "BOOK", book)
     worker = make_worker(BLOCK(1))
     assert worker.patient(worker.ask(3)).error is None

@@ -83,6 +83,8 @@ def as_text(report: Report) -> str:
     body = [[*map(_key, (row[name] for name in report.dimensions)), *_numbers(row)] for row in report.rows]
     blank = [""] * (len(report.dimensions) - 1)
     table = text_table(heads, body, ["total", *blank, *_numbers(report.total)], keys=len(report.dimensions))
+    if not report.total.calls:
+        return f"{title}\n\nNo call in these days. What is watched, and what is not: flask llm-cost doctor"
     return "\n".join([title, "", *_leading(report), *table, *_missing(report)])
 
 

@@ -159,3 +159,13 @@ def test_one_report_at_a_time(run: Run) -> None:
     """Odd days and an invoice at once, or as CSV, are refused with a sentence."""
     assert run("--anomalies", "--invoice", "2026-10=openai:1").exit_code == 2
     assert run("--anomalies", "--format", "csv").exit_code == 2
+
+
+def test_days_without_calls_say_where_to_look(run: Run, add: Callable[..., Any]) -> None:
+    """A report of nothing is no table of zeros: it says what to ask. Programs get their empty rows."""
+    result = run()
+    assert result.exit_code == 0
+    assert result.output.rstrip().endswith("No call in these days. What is watched, and what is not: flask llm-cost doctor")
+    assert json.loads(run("--format", "json").output)["rows"] == []
+    add(0, None)
+    assert "No call" not in run().output

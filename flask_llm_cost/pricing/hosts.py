@@ -11,7 +11,9 @@ _AZURE: Final = re.compile(
     r"([a-z0-9-]{1,64})\.(?:openai\.azure\.com|cognitiveservices\.azure\.com|services\.ai\.azure\.com)(?::\d+)?", re.ASCII
 )
 _BEDROCK: Final = re.compile(
-    r"bedrock(?:-runtime|-mantle)?(?:-fips)?\.([a-z0-9-]{1,32})\.(?:amazonaws\.com|api\.aws)(?::\d+)?", re.ASCII
+    r"(?:vpce-[a-z0-9-]{1,64}\.)?bedrock(?:-runtime|-mantle)?(?:-fips)?\.([a-z0-9-]{1,32})\."
+    r"(?:(?:vpce\.)?amazonaws\.com|api\.aws)(?::\d+)?",
+    re.ASCII,
 )
 _VERTEX: Final = re.compile(
     r"(?:([a-z0-9-]{1,32})-)?aiplatform(?:\.mtls)?\.googleapis\.com(?::\d+)?|aiplatform\.([a-z0-9-]{1,32})\.rep\.googleapis\.com",

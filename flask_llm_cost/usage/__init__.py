@@ -199,7 +199,10 @@ _HOSTS: Final[Mapping[str, str]] = {
 #: Hosts with a region in their name.
 _REGIONAL: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (
-        re.compile(r"bedrock(?:-runtime|-mantle)?(?:-fips)?\.[a-z0-9-]{1,32}\.(?:amazonaws\.com(?:\.cn)?|api\.aws)"),
+        re.compile(
+            r"(?:vpce-[a-z0-9-]{1,64}\.)?bedrock(?:-runtime|-mantle)?(?:-fips)?\.[a-z0-9-]{1,32}\."
+            r"(?:(?:vpce\.)?amazonaws\.com(?:\.cn)?|api\.aws)"
+        ),
         "bedrock",
     ),
     (

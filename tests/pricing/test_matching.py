@@ -282,7 +282,10 @@ def test_the_region_in_a_host_counts(book: PriceBook) -> None:
     regional = [key for key in book.keys if key.startswith("bedrock/eu-central-1/")]
     assert regional
     name = sorted(regional)[0].removeprefix("bedrock/eu-central-1/")
-    record = _record("bedrock", name, "bedrock-runtime.eu-central-1.amazonaws.com")
-    cost = book.price_record(record)
-    assert cost.price is not None
-    assert cost.price.key == f"bedrock/eu-central-1/{name}"
+    for host in (
+        "bedrock-runtime.eu-central-1.amazonaws.com",
+        "vpce-0a1b-c2d3.bedrock-runtime.eu-central-1.vpce.amazonaws.com",
+    ):
+        cost = book.price_record(_record("bedrock", name, host))
+        assert cost.price is not None
+        assert cost.price.key == f"bedrock/eu-central-1/{name}"

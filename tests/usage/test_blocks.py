@@ -113,6 +113,8 @@ def test_pictures_asked_for(content: str, images: int) -> None:
         ("acme.openai.azure.com:443", "azure"),
         ("bedrock-runtime-fips.us-gov-west-1.amazonaws.com", "bedrock"),
         ("bedrock-runtime.us-east-1.amazonaws.com.evil.example", None),
+        ("vpce-0a1b-c2d3-us-east-1a.bedrock-runtime.us-east-1.vpce.amazonaws.com", "bedrock"),
+        ("evil.bedrock-runtime.us-east-1.vpce.amazonaws.com", None),
         ("europe-west4-aiplatform.mtls.googleapis.com", "vertex"),
         ("aiplatform.us.rep.googleapis.com", "vertex"),
         ("generativelanguage.googleapis.com", "gemini"),

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 from flask.cli import with_appcontext
 
-from flask_llm_cost.cli.group import cli
+from flask_llm_cost.cli.group import cli, format_option
 from flask_llm_cost.extension import state_of
+from flask_llm_cost.ledger.health import Health
 
 
 @cli.group(invoke_without_command=True)
+@format_option("text", "json")
 @click.pass_context
 @with_appcontext
-def spool(context: click.Context) -> None:
+def spool(context: click.Context, form: str) -> None:
     """Show what waits for the database. Exits 1 when records were set aside or files damaged."""
     if context.invoked_subcommand is not None:
         return
     health = state_of().ledger.health()
+    if form == "json":
+        shown = {
+            "folder": health.spool_dir and str(health.spool_dir),
+            "waiting": health.waiting,
+            "waiting_since": health.waiting_since and health.waiting_since.isoformat(),
+            "set_aside": health.quarantined,
+            "damaged": health.corrupt,
+            "others": health.foreign_calls,
+        }
+        click.echo(json.dumps(shown, indent=2))
+    else:
+        _show(health)
+    if health.quarantined or health.corrupt:
+        raise SystemExit(1)
+
+
+def _show(health: Health) -> None:
     since = f", the oldest since {health.waiting_since:%Y-%m-%d %H:%M} UTC" if health.waiting_since else ""
     click.echo(f"folder     {health.spool_dir or 'none: records wait in memory'}")
     click.echo(f"waiting    {health.waiting} calls{since}")
@@ -26,8 +47,6 @@ def spool(context: click.Context) -> None:
         click.echo(f"others     {health.foreign_calls} calls of other ledgers in the same folder")
     if health.quarantined:
         click.echo("When the reason is gone, 'flask llm-cost spool replay' tries what was set aside again.")
-    if health.quarantined or health.corrupt:
-        raise SystemExit(1)
 
 
 @spool.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import sqlalchemy as sa
 from desks import Desk
 
@@ -44,6 +46,8 @@ def test_one_refused_record_among_a_hundred(any_desk: Desk) -> None:
     assert any_desk.stored() == 99
     assert "set aside  1 calls" in say("spool")
     assert say("spool").startswith("1 ")
+    shown = json.loads(say("spool", "--format", "json").removeprefix("1 "))
+    assert (shown["set_aside"], shown["waiting"], shown["waiting_since"], shown["damaged"]) == (1, 0, None, 0)
     assert "'flask llm-cost spool replay'" in say("doctor")
 
     assert "1 1 calls tried again, 1 refused once more" in say("spool", "replay")

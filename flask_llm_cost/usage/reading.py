@@ -47,6 +47,7 @@ _LARGE: Final = 64 * 1024
 _END_READ: Final = 8 * 1024
 _MANY: Final = 1024
 _BEGINNING: Final = 16
+_JSON: Final = (b"", b"{", b"[")
 
 
 def scanner(found: Route, content_type: str, beginning: bytes = b"") -> Scanner | None:
@@ -56,7 +57,9 @@ def scanner(found: Route, content_type: str, beginning: bytes = b"") -> Scanner 
     :param beginning: the reply, or what is there of it: some servers send events and call them something else
     """
     kind = content_type.partition(";")[0].strip().lower()
-    name = _FRAMINGS.get(kind) or ("sse" if begins_as_events(beginning[:_BEGINNING]) else found.events)
+    name = _FRAMINGS.get(kind) or found.events
+    if kind not in _FRAMINGS and beginning[:1] not in _JSON and begins_as_events(beginning[:_BEGINNING]):
+        name = "sse"
     framing = _SCANNERS.get(name or "")
     wire = found.format
     return None if framing is None else framing(wire.mark, wire.last_event_counts, wire.each_event_counts, wire.also_kept)

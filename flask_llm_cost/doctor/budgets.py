@@ -23,8 +23,10 @@ def budgets(state: AppState) -> Iterator[Check]:
         if budget.limit is None and budget.name not in functions:
             yield Check("Budgets", budget.name, "error", "it has no limit; declare one, or register @costs.budget_limit")
         else:
-            how = "computed by the app" if budget.name in functions else f"{budget.limit} {budget.unit}"
-            yield Check("Budgets", budget.name, "ok", f"{budget.action} at {how} per {budget.period}")
+            amount = f"${budget.limit}" if budget.unit == "cost" else f"{budget.limit} {budget.unit}"
+            how = "a limit that the app computes" if budget.name in functions else amount
+            when = "in total" if budget.period == "total" else f"per {budget.period}"
+            yield Check("Budgets", budget.name, "ok", f"{budget.action} at {how} {when}")
     try:
         wrong = ours.keeper.read(mismatches)
     except WriteError as error:

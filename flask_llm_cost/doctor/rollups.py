@@ -38,7 +38,8 @@ def rollups(state: AppState) -> Iterator[Check]:
 def _compared(seen: Agreement) -> Check:
     name = "rollups against calls"
     if not seen.wrong_buckets and not seen.wrong_days:
-        return Check("Ledger", name, "ok", f"{seen.buckets} quarters of an hour looked at say what their calls add up to")
+        quarters = f"{seen.buckets} quarter{'s' if seen.buckets != 1 else ''} of an hour"
+        return Check("Ledger", name, "ok", f"looked at {quarters}: each says what its calls add up to")
     where = f"{seen.wrong_buckets[0]:%Y-%m-%d %H:%M} UTC" if seen.wrong_buckets else f"{seen.wrong_days[0]}"
     message = f"the rollups do not say what the calls add up to (for instance {where}): somebody changed one of them by hand"
     return Check("Ledger", name, "error", f"{message}; {_REBUILD}")

@@ -100,7 +100,7 @@ def test_the_limit_holds(make_worker: Callable[..., Worker], ask: Callable[..., 
 
 
 @pytest.mark.parametrize(
-    "workers", [3, pytest.param(8, marks=pytest.mark.slow), *(pytest.param(n, marks=pytest.mark.soak) for n in (32, 64))]
+    "workers", [1, 3, pytest.param(8, marks=pytest.mark.slow), *(pytest.param(n, marks=pytest.mark.soak) for n in (32, 64))]
 )
 def test_the_limit_holds_across_processes(make_worker: Callable[..., Worker], database_url: sa.URL, workers: int) -> None:
     """Processes that know nothing of each other admit together as many calls as fit."""

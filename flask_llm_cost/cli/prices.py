@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +21,7 @@ from flask_llm_cost.records import COMPONENTS, Usage
 from flask_llm_cost.usage.manual import usage_from
 
 if TYPE_CHECKING:
+    from flask_llm_cost.pricing.sync import Plan
     from flask_llm_cost.pricing.upkeep import Sync
 
 
@@ -119,12 +121,42 @@ def sync(preview: bool, strict: bool, accept: bool, wanted: tuple[str, ...], ori
 @prices.command()
 @_add
 @_from
-def check(wanted: tuple[str, ...], origin: str | None) -> None:
+@format_option("text", "json")
+def check(wanted: tuple[str, ...], origin: str | None, form: str) -> None:
     """Show where the price file differs from its sources. Exits 1 on a difference, a failure or a rejection."""
-    done = _ask(state_of(), datetime.now(UTC), wanted, origin, accept=False)
-    if done.plan.drifts or done.plan.failures or done.plan.rejected or done.plan.unknown:
+    plan = _ask(state_of(), datetime.now(UTC), wanted, origin, accept=False, shown=form == "text").plan
+    same = not (plan.drifts or plan.failures or plan.rejected or plan.unknown)
+    if form == "json":
+        click.echo(json.dumps({"same": same, **_found(plan)}, indent=2))
+    elif same:
+        click.echo("the prices are those of their sources")
+    if not same:
         raise SystemExit(1)
-    click.echo("the prices are those of their sources")
+
+
+def _rate(rate: Decimal | None) -> str | None:
+    return None if rate is None else plain(rate)
+
+
+def _found(plan: Plan) -> dict[str, Any]:
+    """What a plan says, for a program. Rates are texts, as they are in the file."""
+    return {
+        "changed": [
+            {
+                "key": merged.key,
+                "rates": [{"what": row.what, "old": _rate(row.old), "new": _rate(row.new)} for row in merged.rows],
+                "flags": merged.flags,
+                "refused": merged.refusals,
+            }
+            for merged in sorted(plan.changed, key=lambda merged: merged.key)
+        ],
+        "added": sorted(plan.added),
+        "without_a_source": sorted(plan.orphans),
+        "unknown": {key: list(near) for key, near in sorted(plan.unknown.items())},
+        "rejected": dict(sorted(plan.rejected.items())),
+        "refused": plan.refused,
+        "failures": [str(failure) for failure in plan.failures],
+    }
 
 
 @prices.command("set")
@@ -152,7 +184,9 @@ def set_rates(key: str, rates: tuple[str, ...], yes: bool) -> None:
     click.echo(f"written to {state.prices.path}; calls that have no price yet: run 'flask llm-cost backfill'")
 
 
-def _ask(state: AppState, now: datetime, wanted: tuple[str, ...], origin: str | None, *, accept: bool) -> Sync:
+def _ask(
+    state: AppState, now: datetime, wanted: tuple[str, ...], origin: str | None, *, accept: bool, shown: bool = True
+) -> Sync:
     # Only here: what talks to a network is not loaded by the app.
     from flask_llm_cost.pricing import sync as planning
     from flask_llm_cost.pricing import upkeep
@@ -166,7 +200,7 @@ def _ask(state: AppState, now: datetime, wanted: tuple[str, ...], origin: str | 
         unpriced=_unpriced(state),
         accept=accept,
     )
-    for line in planning.describe(done.plan):
+    for line in planning.describe(done.plan) if shown else ():
         click.echo(line)
     return done
 

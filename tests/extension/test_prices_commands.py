@@ -175,6 +175,20 @@ def test_what_was_asked_for_is_added_or_said(app: Flask, tmp_path: Path) -> None
     assert "write provider/model" in _run(app, "sync", "--from", mirror, "--add", "new").output
 
 
+def test_a_program_can_read_a_check(tmp_path: Path) -> None:
+    """The difference as JSON, rates as the texts that they are in the file, and the same exit code."""
+    path = _own(tmp_path, a={"rates": {"input": "1"}, "_source": "litellm"})
+    app = _app(tmp_path, LLM_COST_PRICES_FILE=path)
+    result = _run(app, "check", "--format", "json", "--from", _mirror(tmp_path, a={"input_cost_per_token": 1.5e-06}))
+    found = json.loads(result.output)
+    assert (result.exit_code, found["same"], found["failures"]) == (1, False, [])
+    assert [(row["key"], row["rates"]) for row in found["changed"]] == [
+        ("acme/a", [{"what": "input", "old": "1", "new": "1.5"}])
+    ]
+    result = _run(app, "check", "--format", "json", "--from", _mirror(tmp_path, a={"input_cost_per_token": 1e-06}))
+    assert (result.exit_code, json.loads(result.output)["same"]) == (0, True)
+
+
 def test_a_pipeline_without_the_database_can_check(tmp_path: Path) -> None:
     """The ledger is asked for models to add; without it the rest is checked all the same."""
     path = _own(tmp_path, a={"rates": {"input": "1"}, "_source": "litellm"})

@@ -374,6 +374,7 @@ def test_pools_carry_tags_for_the_apps_that_ask(
     assert [tags_of(call).get("feature") for call in ledger_of(app)] == ["first", "first", "second", None]
 
 
+@pytest.mark.slow
 def test_celery_tasks_carry_the_tags_of_the_request(
     app: Flask, calls: Ledger, ask: Callable[[], None], tmp_path: Any
 ) -> None:

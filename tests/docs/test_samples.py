@@ -171,6 +171,7 @@ def test_commands_of_the_privacy_page(names: dict[str, Any]) -> None:
     assert len(db.session.scalars(db.select(LineItem)).all()) == 2
 
 
+@pytest.mark.slow
 def test_samples_of_the_testing_page(tmp_path: Path) -> None:
     """The page's fixtures and tests, put into one file, pass against an app."""
     blocks = code_blocks(page("testing"))
@@ -186,6 +187,7 @@ def test_samples_of_the_testing_page(tmp_path: Path) -> None:
     assert "5 passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_readme_keeps_its_word(tmp_path: Path) -> None:
     """The README's app, copied as it is, and its commands, end in a report of the call that was made."""
     text = page("README.rst")
@@ -246,6 +248,7 @@ def test_the_playing_provider_starts_as_the_page_says() -> None:
     assert all(flag in shown for flag in re.findall(r"--[a-z-]+", options))
 
 
+@pytest.mark.slow
 def test_the_benchmark_starts_as_the_page_says() -> None:
     """The scripts that the page starts are there, and the options that it names are theirs."""
     text = page("benchmarks")

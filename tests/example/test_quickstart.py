@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from flask_llm_cost.testing.provider import PlayedProvider
 
 QUICKSTART = Path(__file__).parents[2] / "docs" / "quickstart.rst"
@@ -18,6 +20,7 @@ def first_app() -> str:
     return re.sub(r"^   ", "", block[1], flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_five_lines_to_a_first_number(tmp_path: Path) -> None:
     """The page's app, copied as it is, and its commands in order end in a report of the call that was made."""
     (tmp_path / "app.py").write_text(first_app())

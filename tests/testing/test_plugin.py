@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 APP = """
@@ -89,6 +91,7 @@ def run_suite(folder: Path, name: str, suite: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_fixtures_serve_a_suite(tmp_path: Path) -> None:
     """llm_provider answers the app's own clients without any setting, llm_costs has their calls, and both leave no trace."""
     (tmp_path / "shop.py").write_text(APP)

@@ -79,12 +79,12 @@ def _leads(session: Session, flt: Filter, tags: Sequence[str], zone: ZoneInfo) -
 def as_text(report: Report) -> str:
     """The report as an aligned table. What is not in the number is said below it."""
     title = f"LLM spend, {report.since} to {report.until} ({report.zone}, {report.currency})"
+    if not report.total.calls:
+        return f"{title}\n\nNo call in these days. What is watched, and what is not: flask llm-cost doctor"
     heads = [*(_head(name) for name in report.dimensions), *(head for _, head in _NUMBERS), "cost"]
     body = [[*map(_key, (row[name] for name in report.dimensions)), *_numbers(row)] for row in report.rows]
     blank = [""] * (len(report.dimensions) - 1)
     table = text_table(heads, body, ["total", *blank, *_numbers(report.total)], keys=len(report.dimensions))
-    if not report.total.calls:
-        return f"{title}\n\nNo call in these days. What is watched, and what is not: flask llm-cost doctor"
     return "\n".join([title, "", *_leading(report), *table, *_missing(report)])
 
 

@@ -202,11 +202,11 @@ def _attach(observation: Observation, response: Any, stream_class: type) -> None
 
 
 def _read(observation: Observation, response: Any, stream_class: type) -> None:
-    headers, status = response.headers, response.status_code
-    content_type, encoding = headers.get("content-type", ""), headers.get("content-encoding", "")
+    headers, status, content_type = response.headers, response.status_code, response.headers.get("content-type", "")
     if response.is_closed and status < 400:
         observation.replied(status, content_type, response.content, headers)
     elif observation.opened(status, content_type, headers) is not False:
+        encoding = headers.get("content-encoding", "")
         decoder = response._get_content_decoder() if encoding and observation.withheld is not None else None
         if decoder is None or type(decoder).__name__ == "IdentityDecoder":  # one that the library cannot decode
             decoder = None

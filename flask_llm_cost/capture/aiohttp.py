@@ -49,7 +49,7 @@ def _may_be_call(session: Any, str_or_url: Any) -> bool:
         if not isinstance(str_or_url, str):
             return first_look.find(str_or_url.raw_path) is not None or str_or_url.host in first_look.hosts
         # An address without a host is added to one that the session has.
-        return first_look.of_url(str_or_url) or (
+        return first_look.find(str_or_url) is not None or (
             bool(first_look.hosts) and "://" not in str_or_url and session._build_url(str_or_url).host in first_look.hosts
         )
     except Exception:

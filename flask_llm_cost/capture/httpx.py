@@ -39,20 +39,26 @@ def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], .
 
 
 def _watch(module: ModuleType, stream_class: type, original: Callable[..., Any]) -> Callable[..., Any]:
+    unset = module.USE_CLIENT_DEFAULT
+
+    # Options by their names: to collect them and pass them on takes longer than all the rest of a first look.
     @functools.wraps(original)
-    def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _may_be_call(request):
-            return original(self, request, *args, **kwargs)
-        found = _request(module, request, kwargs.get("stream") is True)
+    def send(
+        self: Any, request: Any, *, stream: Any = False, auth: Any = unset, follow_redirects: Any = unset, **more: Any
+    ) -> Any:
+        if not more and not _may_be_call(request):
+            return original(self, request, stream=stream, auth=auth, follow_redirects=follow_redirects)
+        options = {"stream": stream, "auth": auth, "follow_redirects": follow_redirects, **more}
+        found = _request(module, request, stream is True)
         observation = observe(found) if found else None
         if found is None or observation is None:
-            return original(self, request, *args, **kwargs)
+            return original(self, request, **options)
         admit(observation)
         with (
             under_way(found, observation, functools.partial(_may_have_been_sent_by, module, self)),
             _asking(module, request, observation),
         ):
-            response = original(self, request, *args, **kwargs)
+            response = original(self, request, **options)
         _attach(observation, response, stream_class)
         look_back(observation)
         return response
@@ -63,20 +69,25 @@ def _watch(module: ModuleType, stream_class: type, original: Callable[..., Any])
 def _watch_async(
     module: ModuleType, stream_class: type, original: Callable[..., Awaitable[Any]]
 ) -> Callable[..., Awaitable[Any]]:
+    unset = module.USE_CLIENT_DEFAULT
+
     @functools.wraps(original)
-    async def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _may_be_call(request):
-            return await original(self, request, *args, **kwargs)
-        found = _request(module, request, kwargs.get("stream") is True)
+    async def send(
+        self: Any, request: Any, *, stream: Any = False, auth: Any = unset, follow_redirects: Any = unset, **more: Any
+    ) -> Any:
+        if not more and not _may_be_call(request):
+            return await original(self, request, stream=stream, auth=auth, follow_redirects=follow_redirects)
+        options = {"stream": stream, "auth": auth, "follow_redirects": follow_redirects, **more}
+        found = _request(module, request, stream is True)
         observation = observe(found) if found else None
         if found is None or observation is None:
-            return await original(self, request, *args, **kwargs)
+            return await original(self, request, **options)
         await admit_async(observation)
         with (
             under_way(found, observation, functools.partial(_may_have_been_sent_by, module, self)),
             _asking(module, request, observation),
         ):
-            response = await original(self, request, *args, **kwargs)
+            response = await original(self, request, **options)
         _attach(observation, response, stream_class)
         await look_back_async(observation)
         return response
@@ -86,8 +97,8 @@ def _watch_async(
 
 def _may_be_call(request: Any) -> bool:
     try:
-        url, hosts = request.url, first_look.hosts
-        return first_look.find_bytes(url.raw_path) is not None or (bool(hosts) and url.host in hosts)
+        address = request.url._uri_reference  # what the URL's own properties make anew each time
+        return first_look.find(address.path) is not None or address.host in first_look.hosts
     except Exception:
         return True  # whatever it is: the closer look is guarded, and says so
 
@@ -129,8 +140,10 @@ def _form(request: Any) -> bytes | None:
 
 def _may_have_been_sent(module: ModuleType, error: Exception) -> bool:
     """Whether a request that failed with an error of *module* may have reached the provider."""
+    if isinstance(error, RuntimeError):  # a pooled connection may have reached the provider, of a loop that has ended
+        return str(error) == "Event loop is closed"
     kinds = (module.TransportError, module.DecodingError)
-    return (isinstance(error, kinds) and type(error).__name__ not in _NEVER_SENT) or _is_dead_loop(error)
+    return isinstance(error, kinds) and type(error).__name__ not in _NEVER_SENT
 
 
 def _may_have_been_sent_by(module: ModuleType, client: Any, error: Exception) -> bool:
@@ -144,11 +157,6 @@ def _may_have_been_sent_by(module: ModuleType, client: Any, error: Exception) ->
         if frame.f_code.co_name == "_send_handling_redirects" and "response" not in frame.f_locals:
             return False  # a hook of the request raised, which the same function calls
     return getattr(getattr(error, "response", None), "status_code", 0) < 400
-
-
-def _is_dead_loop(error: Exception) -> bool:
-    """Whether a pooled connection belonged to an event loop that has ended: the provider may have been reached."""
-    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
 
 @contextmanager
@@ -229,18 +237,25 @@ def _bytes_of(decoded: bytes | Iterator[bytes]) -> bytes:
     return decoded if isinstance(decoded, bytes) else b"".join(decoded)
 
 
+class _Observed:
+    """A reply's body, the library's own, which answers for all that is not its iteration and its end."""
+
+    def __init__(self, stream: Any, observation: Observation, decoder: Any) -> None:
+        self._stream = stream
+        self._observation = observation
+        self._decoder = decoder
+        self._ended = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_stream"], name)
+
+
 @functools.lru_cache(maxsize=4)
 def _stream_classes(module: ModuleType) -> tuple[type, type]:
     """The libraries check the type of a stream, so each needs classes of its own."""
 
-    class ObservedStream(module.SyncByteStream):  # type: ignore[name-defined, misc]  # one of two modules
+    class ObservedStream(_Observed, module.SyncByteStream):  # type: ignore[name-defined, misc]  # one of two modules
         """A reply's body on its way to the app. May be iterated more than once; :meth:`close` ends it."""
-
-        def __init__(self, stream: Any, observation: Observation, decoder: Any) -> None:
-            self._stream = stream
-            self._observation = observation
-            self._decoder = decoder
-            self._ended = False
 
         def __iter__(self) -> Iterator[bytes]:
             feed, withholds, decoder = self._observation.feed, self._observation.withheld is not None, self._decoder
@@ -266,17 +281,8 @@ def _stream_classes(module: ModuleType) -> tuple[type, type]:
             finally:
                 self._observation.closed(self._ended)
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.__dict__["_stream"], name)
-
-    class ObservedAsyncStream(module.AsyncByteStream):  # type: ignore[name-defined, misc]  # one of two modules
+    class ObservedAsyncStream(_Observed, module.AsyncByteStream):  # type: ignore[name-defined, misc]  # one of two modules
         """The same for an async client; :meth:`aclose` ends it."""
-
-        def __init__(self, stream: Any, observation: Observation, decoder: Any) -> None:
-            self._stream = stream
-            self._observation = observation
-            self._decoder = decoder
-            self._ended = False
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             feed, withholds, decoder = self._observation.feed, self._observation.withheld is not None, self._decoder
@@ -306,14 +312,11 @@ def _stream_classes(module: ModuleType) -> tuple[type, type]:
             finally:
                 self._observation.closed(self._ended)
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.__dict__["_stream"], name)
-
     return ObservedStream, ObservedAsyncStream
 
 
 class _Explicit:
-    """What the two explicit transports share."""
+    """What both explicit transports share."""
 
     def __init__(self, transport: Any = None, *, tags: Tags | None = None) -> None:
         self._transport = transport

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import aiohttp
 import httpx
+import httpx2
 import pytest
 
 from flask_llm_cost.capture import aiohttp as aiohttp_capture
@@ -30,7 +31,7 @@ def test_every_known_call_passes(shape: Shape) -> None:
     for path in (shape.path, quote(shape.path), quote(shape.path).replace("%3A", "%3a"), shape.path.rstrip("/") + "/"):
         for query in ("", "?api-version=1&url=http%3A%2F%2Fx"):
             url = f"https://{shape.host}{path}{query}"
-            assert first_look.of_url(url)
+            assert first_look.find(url)
             assert httpx_capture._may_be_call(httpx.Request(shape.method, url))
 
 
@@ -41,9 +42,11 @@ def test_other_traffic_does_not(path: str) -> None:
     """What no format and no app claims passes with one look."""
     look = FirstLook()
     look.teach(ends=first_look._ends, hosts=["gateway.example:8443", "[::1]:8001"])
-    assert not look.of_url(f"https://shop.example{path}")
-    assert look.of_url(f"https://user:word@gateway.example:99{path or '/'}")
-    assert look.of_url(f"http://[::1]:8001{path or '/'}")
+    assert not look.find(f"https://shop.example{path}")
+    assert look.find(f"https://user:word@gateway.example:99{path or '/'}")
+    assert look.find(f"http://[::1]:8001{path or '/'}")
+    for module in (httpx, httpx2):
+        assert not httpx_capture._may_be_call(module.Request("POST", f"https://shop.example{path}"))
 
 
 class Taught(Format):
@@ -53,10 +56,10 @@ class Taught(Format):
 
 def test_what_an_app_teaches_passes_too() -> None:
     """A path that an app registered is let through from then on, by whole segments or by the end of one."""
-    assert not first_look.of_url("https://anywhere.example/v1/first-look?x=1")
+    assert not first_look.find("https://anywhere.example/v1/first-look?x=1")
     HostMap({}, True, [Taught()])
     for path in ("/v1/first-look", "/a/v1/first-look/?x=1", "/m/x:first_look_verb", "/m/x%3Afirst_look_verb"):
-        assert first_look.of_url(f"https://anywhere.example{path}")
+        assert first_look.find(f"https://anywhere.example{path}")
 
 
 def test_a_relative_address_of_aiohttp_is_on_its_sessions_host() -> None:

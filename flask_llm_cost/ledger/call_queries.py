@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import QueryError
-from flask_llm_cost.ledger.call_days import with_calls
 from flask_llm_cost.ledger.columns import Money
+from flask_llm_cost.ledger.endings import with_calls
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
 

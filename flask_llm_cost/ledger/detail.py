@@ -108,7 +108,11 @@ def expression_of(query: sa.Select[Any], name: str, flt: Filter, zone: ZoneInfo)
         assert flt.until is not None
         return time_text(Call.occurred_at, name, zone, flt.since, flt.until), query
     tag = aliased(CallTag)
-    return tag.value, query.outerjoin(tag, sa.and_(tag.call_id == Call.id, tag.key == name[4:]))
+    # Its own copy of the time besides: where all calls of a range are read, all tags of other ranges would be as well.
+    joined = [tag.call_id == Call.id, tag.key == name[4:]]
+    joined += [tag.occurred_at >= flt.since] if flt.since is not None else []
+    joined += [tag.occurred_at < flt.until] if flt.until is not None else []
+    return tag.value, query.outerjoin(tag, sa.and_(*joined))
 
 
 def time_text(column: Any, name: str, zone: ZoneInfo, since: datetime, until: datetime) -> Any:

@@ -131,3 +131,10 @@ class Filter:
         found = [CallTag.key == key, CallTag.value == value]
         found += [CallTag.occurred_at >= self.since] if self.since is not None else []
         return found + ([CallTag.occurred_at < self.until] if self.until is not None else [])
+
+
+def newest(query: Any, flt: Filter) -> Any:
+    """The same select, of a filter's calls, the newest first: in the order of a tag where it asks for one."""
+    tag = flt.a_tag
+    at = Call.occurred_at if tag is None else CallTag.occurred_at
+    return query.where(*flt.conditions(joined=tag)).order_by(at.desc())

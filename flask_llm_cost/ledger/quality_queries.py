@@ -12,11 +12,14 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_llm_cost.ledger import rollup_answers
 from flask_llm_cost.ledger.answers import Amounts, Keys, Sums, add, some
+from flask_llm_cost.ledger.endings import fits
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Adjustment, Call, Counter, TagRollup
+from flask_llm_cost.ledger.pieces import days_of, plain, split_days
 from flask_llm_cost.ledger.queries import ESTIMATED_SOURCES, FAILED_OUTCOMES, UNCOUNTED_SOURCES
+from flask_llm_cost.ledger.rollup_answers import check_detail
+from flask_llm_cost.ledger.rollup_state import state_of
 from flask_llm_cost.ledger.rollup_sums import ENDING, ENDING_COLUMNS, ending
 
 _MOST: Final = 500
@@ -64,18 +67,18 @@ def soundness(session: Session, flt: Filter) -> list[Soundness]:
 
     :raises DetailPrunedError: only calls could answer, and some of them were pruned
     """
-    state = rollup_answers.state_of(session)
+    state = state_of(session)
     found: Sums = {}
-    if state is None or not state.complete or flt.scope or flt.tags or not rollup_answers.knows(flt):
-        rollup_answers.check_detail(flt, state)
+    if state is None or not state.complete or flt.scope or flt.tags or flt.operation is not None:
+        check_detail(flt, state)
         add(found, _endings_of_calls(session, flt))
     else:
         zone = ZoneInfo(state.zone)
-        days, edges = rollup_answers.split_days(flt, zone)
+        days, edges = split_days(flt, zone)
         if days is not None:
             add(found, _endings_of_days(session, days, zone))
         for edge in edges:
-            rollup_answers.check_detail(edge, state)
+            check_detail(edge, state)
             add(found, _endings_of_calls(session, edge))
     rows = [_soundness(keys, amounts) for keys, amounts in some(found).items()]
     return sorted(rows, key=lambda row: (-row.calls, row.provider, row.outcome, row.usage_source))[:_MOST]
@@ -85,9 +88,10 @@ def _endings_of_days(session: Session, flt: Filter, zone: ZoneInfo) -> Sums:
     keys = (TagRollup.provider, TagRollup.value)
     sums = (TagRollup.calls, TagRollup.latency_calls, TagRollup.priced_calls, TagRollup.cost)
     query = sa.select(*keys, *map(sa.func.sum, sums)).where(
-        TagRollup.key == ENDING, *rollup_answers.days_of(flt, zone), *rollup_answers.plain(flt, TagRollup)
+        TagRollup.key == ENDING, *days_of(flt, zone), *plain(flt, TagRollup)
     )
-    return {(provider, value): amounts for provider, value, *amounts in session.execute(query.group_by(*keys))}
+    found = session.execute(query.group_by(*keys))
+    return {(provider, value): amounts for provider, value, *amounts in found if fits(value, flt)}
 
 
 def _endings_of_calls(session: Session, flt: Filter) -> Sums:

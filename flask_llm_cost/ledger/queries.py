@@ -25,7 +25,8 @@ from flask_llm_cost.ledger.detail import expression_of
 from flask_llm_cost.ledger.filter import TIMES, Filter, check_dimension
 from flask_llm_cost.ledger.local_time import days_between
 from flask_llm_cost.ledger.models import Call
-from flask_llm_cost.ledger.rollup_answers import bounded, extent, state_of, sums
+from flask_llm_cost.ledger.rollup_answers import bounded, extent, sums
+from flask_llm_cost.ledger.rollup_state import state_of
 from flask_llm_cost.ledger.rollup_sums import ESTIMATED_SOURCES, FAILED_OUTCOMES, UNCOUNTED_SOURCES
 
 __all__ = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -17,24 +17,12 @@ from flask_llm_cost.ledger.answers import Grouping, Key, Sums, add, key_of, some
 from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.detail import amounts_of, from_calls, time_text
 from flask_llm_cost.ledger.detail import extent as detail_extent
+from flask_llm_cost.ledger.endings import ENDINGS, asks, sums_of_days, with_calls
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import TagRollup, UsageRollup
-from flask_llm_cost.ledger.rollup_state import MOST_KEYS, RollupState, pair_of, read_state
-
-#: Filters that no rollup knows of.
-_DETAIL: Final = ("operation", "outcome", "cost_status", "usage_source", "stream")
-PLAIN: Final = ("provider", "model", "currency")
-_QUARTER: Final = timedelta(minutes=15)
-_ASKED: Final = "llm_cost_rollups"
-
-
-def state_of(session: Session) -> RollupState | None:
-    """What the rollups hold, asked once a session."""
-    if _ASKED not in session.info:
-        session.info[_ASKED] = read_state(session.connection())
-    found: RollupState | None = session.info[_ASKED]
-    return found
+from flask_llm_cost.ledger.pieces import PLAIN, day_key, days_of, plain, quarters, split_days
+from flask_llm_cost.ledger.rollup_state import MOST_KEYS, RollupState, pair_of, state_of
 
 
 def sums(session: Session, flt: Filter, by: Grouping) -> Sums:
@@ -55,6 +43,8 @@ def sums(session: Session, flt: Filter, by: Grouping) -> Sums:
     for source, part in pieces:
         if source == "calls":
             add(found, _from_calls(session, part, replace(by, top=None), state))
+        elif question.of_endings:
+            add(found, sums_of_days(session, part, by, question.days))
         else:
             most = by.top if len(pieces) == 1 else None
             add(found, _Rollups(session, replace(question, flt=part), source, most).sums())
@@ -98,7 +88,10 @@ def extent(session: Session, flt: Filter) -> tuple[datetime | None, datetime | N
 
     Of pruned calls the day is known, and not which filters they would have passed: its start is the first.
     """
-    first, last = detail_extent(session, flt)
+    within = with_calls(session, flt)
+    if within is None:
+        return None, None
+    first, last = detail_extent(session, within)
     state = state_of(session)
     if state is not None and state.pruned is not None and (flt.since is None or flt.since < state.pruned):
         day = session.scalar(sa.select(sa.func.min(TagRollup.day)).where(TagRollup.key == "", TagRollup.calls > 0))
@@ -153,12 +146,17 @@ class _Question:
         grouped = [name[4:] for name in self.by.dimensions if name.startswith("tag:")]
         return tuple(dict.fromkeys((*self.wanted, *self.unwanted, *grouped, *self.by.tagged)))
 
+    @property
+    def of_endings(self) -> bool:
+        """Whether it is about how calls ended."""
+        return asks(self.flt) or bool({*self.by.dimensions} & {*ENDINGS})
+
 
 def _question(flt: Filter, by: Grouping, state: RollupState | None) -> _Question | None:
     """The question, if the rollups know all that it is about."""
-    if state is None or not state.complete or not knows(flt):
+    if state is None or not state.complete or flt.operation is not None:
         return None
-    if any(name not in (*PLAIN, *TIMES) and not name.startswith("tag:") for name in by.dimensions):
+    if any(name not in (*PLAIN, *ENDINGS, *TIMES) and not name.startswith("tag:") for name in by.dimensions):
         return None
     if any(name in TIMES for name in by.only) or len({*by.dimensions} & {*TIMES}) > 1:
         return None
@@ -173,7 +171,7 @@ def _question(flt: Filter, by: Grouping, state: RollupState | None) -> _Question
         return None
     question = _Question(flt, by, ZoneInfo(state.zone), wanted, frozenset(unwanted))
     tags = question.tags
-    if len(tags) > 2 or not all(key in state.kept for key in tags):
+    if len(tags) > 2 or (tags and question.of_endings) or not all(key in state.kept for key in tags):
         return None
     return question if len(tags) < 2 or pair_of(*tags) in state.kept else None
 
@@ -181,71 +179,15 @@ def _question(flt: Filter, by: Grouping, state: RollupState | None) -> _Question
 def _pieces(flt: Filter, question: _Question, state: RollupState) -> Iterator[tuple[str, Filter]]:
     """The range in pieces, each with what answers for it: ``days``, ``quarters`` or ``calls``."""
     by_time = {*question.by.dimensions} & {*TIMES}
-    zone = question.days
+    zone, only_days = question.days, bool(question.tags) or question.of_endings
     if "hour" in by_time or (by_time and question.by.zone.key != state.zone):
-        yield from [("calls", flt)] if question.tags else _quarters(flt)
+        yield from [("calls", flt)] if only_days else quarters(flt)
         return
     days, edges = split_days(flt, zone)
     if days is not None:
         yield "days", days
     for edge in edges:
-        yield from [("calls", edge)] if question.tags else _quarters(edge)
-
-
-def split_days(flt: Filter, zone: ZoneInfo) -> tuple[Filter | None, list[Filter]]:
-    """The range of a filter as whole days of *zone*, if there are some, and what is left at its ends."""
-    first = None if flt.since is None else _day_from(flt.since, zone)
-    last = None if flt.until is None else flt.until.astimezone(zone).date()
-    if first is not None and last is not None and first >= last:
-        return None, [flt]
-    edges = []
-    if first is not None and flt.since is not None and flt.since < (start := start_of_day(first, zone)):
-        edges.append(replace(flt, until=start))
-    if last is not None and flt.until is not None and (end := start_of_day(last, zone)) < flt.until:
-        edges.append(replace(flt, since=end))
-    since = None if first is None else start_of_day(first, zone)
-    return replace(flt, since=since, until=None if last is None else start_of_day(last, zone)), edges
-
-
-def _quarters(flt: Filter) -> Iterator[tuple[str, Filter]]:
-    since, until = flt.since, flt.until
-    first = None if since is None else since + (-_into_quarter(since) % _QUARTER)
-    last = None if until is None else until - _into_quarter(until)
-    if first is not None and last is not None and first >= last:
-        if since != until:
-            yield "calls", flt
-        return
-    yield "quarters", replace(flt, since=first, until=last)
-    if since != first:
-        yield "calls", replace(flt, until=first)
-    if until != last:
-        yield "calls", replace(flt, since=last)
-
-
-def _into_quarter(instant: datetime) -> timedelta:
-    return timedelta(minutes=instant.minute % 15, seconds=instant.second, microseconds=instant.microsecond)
-
-
-def _day_from(instant: datetime, zone: ZoneInfo) -> date:
-    """The first day of *zone* that begins at *instant* or later."""
-    day = instant.astimezone(zone).date()
-    return day if start_of_day(day, zone) >= instant else day + timedelta(days=1)
-
-
-def days_of(flt: Filter, zone: ZoneInfo) -> list[sa.ColumnElement[bool]]:
-    """The days of rollups that a filter of whole days is about."""
-    found = [TagRollup.day >= flt.since.astimezone(zone).date()] if flt.since is not None else []
-    return found + ([TagRollup.day < flt.until.astimezone(zone).date()] if flt.until is not None else [])
-
-
-def plain(flt: Filter, table: Any) -> list[sa.ColumnElement[bool]]:
-    """What a filter says of the columns that both rollups have."""
-    return [getattr(table, name) == value for name in PLAIN if (value := getattr(flt, name)) is not None]
-
-
-def knows(flt: Filter) -> bool:
-    """Whether a filter is about nothing that rollups do not know of, tags aside."""
-    return all(getattr(flt, name) is None for name in _DETAIL)
+        yield from [("calls", edge)] if only_days else quarters(edge)
 
 
 class _Rollups:
@@ -360,9 +302,4 @@ class _Rollups:
         return time_text(UsageRollup.bucket, name, self._question.by.zone, flt.since, flt.until)
 
     def _key(self, name: str, value: Any) -> Key:
-        if name in TIMES:
-            if isinstance(value, str):
-                return key_of(name, value)
-            day: date = value
-            return day.replace(day=1) if name == "month" else day
-        return None if name == "model" and value == "" else key_of(name, value)
+        return key_of(name, value) if name in TIMES and isinstance(value, str) else day_key(name, value)

@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from flask_llm_cost.ledger.bulk import CALLS
 from flask_llm_cost.ledger.models import Counter
@@ -25,6 +26,7 @@ _TAG: Final = "rollups.tag:"
 _PRUNED: Final = "pruned"
 _KEPT: Final = "kept"
 _LEFT_OUT: Final = "left out"
+_ASKED: Final = "llm_cost_rollups"
 
 #: Tag keys that are decided upon. More are no tags but data, and never kept.
 MOST_KEYS: Final = 100
@@ -87,6 +89,14 @@ def pairs_of(keys: Collection[str]) -> list[str]:
 def read_state(connection: sa.Connection) -> RollupState | None:
     """What the rollups hold; ``None`` where nobody has written any yet."""
     return _read(connection, sa.select(COUNTERS.c.name, COUNTERS.c.text).where(_ours()))
+
+
+def state_of(session: Session) -> RollupState | None:
+    """:func:`read_state`, asked once a session."""
+    if _ASKED not in session.info:
+        session.info[_ASKED] = read_state(session.connection())
+    found: RollupState | None = session.info[_ASKED]
+    return found
 
 
 def hold_state(connection: sa.Connection, *, alone: bool = False) -> RollupState | None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.filter import Filter, newest
 from flask_llm_cost.ledger.models import Adjustment, Call
 
 N = TypeVar("N", int, Decimal)
@@ -32,8 +32,8 @@ class Sample:
 
 def latest(session: Session, flt: Filter, size: int = SAMPLE) -> Sample:
     """At most *size* calls, the latest."""
-    query = sa.select(Call.total_cost, Call.latency_ms, Call.first_token_ms).where(*flt.conditions())
-    rows = session.execute(query.order_by(Call.occurred_at.desc()).limit(size)).all()
+    columns = (Call.total_cost, Call.latency_ms, Call.first_token_ms)
+    rows = session.execute(newest(sa.select(*columns), flt).limit(size)).all()
     return Sample(
         len(rows),
         tuple(sorted(row[0] for row in rows if row[0] is not None)),

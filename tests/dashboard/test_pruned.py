@@ -111,7 +111,7 @@ def test_what_it_is_compared_with_is_unknown(make: Make) -> None:
     """Where only the compared range was pruned, the page stands, and nothing is called new or compared with zero."""
     app, _ = pruned(make)
     today = datetime.now(UTC).date()
-    filtered = {"from": f"{today - timedelta(days=13)}", "to": f"{today}", "outcome": "ok"}
+    filtered = {"from": f"{today - timedelta(days=13)}", "to": f"{today}", "operation": "manual"}
     page = app.get(**filtered)
     assert page.status_code == 200
     text = page.get_data(as_text=True)

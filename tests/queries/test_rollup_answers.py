@@ -19,9 +19,9 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.answers import SPEND, Grouping, Sums
-from flask_llm_cost.ledger.call_days import with_calls
 from flask_llm_cost.ledger.call_queries import all_calls, calls_page
 from flask_llm_cost.ledger.detail import MEASURES, from_calls
+from flask_llm_cost.ledger.endings import with_calls
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.local_time import start_of_day
@@ -30,6 +30,7 @@ from flask_llm_cost.ledger.quality_queries import soundness
 from flask_llm_cost.ledger.rollup_answers import sums
 from flask_llm_cost.ledger.rollup_state import set_pruned
 from flask_llm_cost.ledger.rollups import Rollups
+from flask_llm_cost.ledger.sample_queries import latest
 from flask_llm_cost.ledger.writer import Writer
 from flask_llm_cost.records import UNPRICED, CallRecord, Usage, new_call_id
 
@@ -134,12 +135,32 @@ def filters(draw: st.DrawFn) -> Filter:
         provider=draw(st.sampled_from([None, None, "openai"])),
         model=draw(st.sampled_from([None, None, "gpt-4o"])),
         tags={key: draw(st.sampled_from(VALUES[key])) for key in keys[1 if scoped else 0 :]},
-        outcome=draw(st.sampled_from([None, None, None, "ok"])),
+        operation=draw(st.sampled_from([*[None] * 7, "chat.completions"])),
+        outcome=draw(st.sampled_from([None, None, None, "ok", "error"])),
+        usage_source=draw(st.sampled_from([*[None] * 5, "response"])),
+        cost_status=draw(st.sampled_from([*[None] * 5, "priced", "unpriced"])),
+        stream=draw(st.sampled_from([*[None] * 5, False])),
     )
 
 
 DIMENSIONS = st.lists(
-    st.sampled_from(["provider", "model", "day", "month", "hour", "tag:feature", "tag:tenant_id", "tag:user_id", "tag:job"]),
+    st.sampled_from(
+        [
+            "provider",
+            "model",
+            "day",
+            "month",
+            "hour",
+            "tag:feature",
+            "tag:tenant_id",
+            "tag:user_id",
+            "tag:job",
+            "outcome",
+            "usage_source",
+            "cost_status",
+            "stream",
+        ]
+    ),
     max_size=3,
     unique=True,
 ).filter(lambda names: len({*names} & {"day", "month", "hour"}) < 2)
@@ -222,8 +243,12 @@ def test_a_list_of_how_calls_ended_misses_none(
     """Looking only at days that have such calls finds all that the filter lets through, in every range, scope and zone."""
     asked = replace(flt, **ending)
     with Session(ledgers_of_zones[zone].engine) as session:
-        wanted = set(session.scalars(sa.select(Call.id).where(*asked.conditions())))
-        assert {row.id for row in all_calls(session, asked, batch=60)} == wanted
+        wanted = {
+            at: call_id for call_id, at in session.execute(sa.select(Call.id, Call.occurred_at).where(*asked.conditions()))
+        }
+        assert {row.id for row in all_calls(session, asked, batch=60)} == set(wanted.values())
+        assert queries.extent(session, asked) == (min(wanted, default=None), max(wanted, default=None))
+        assert latest(session, asked).size == len(wanted)
 
 
 def test_nothing_is_looked_for_on_days_without_it(kept: Kept) -> None:
@@ -252,6 +277,9 @@ def test_the_dearest_of_a_tag_and_those_without(kept: Kept) -> None:
             whole = queries.pivot(session, flt, (name,))
             assert queries.pivot(session, flt, (name,), top=3) == whole[:3]
             wanted = {name: [whole[0].key, None]}
+            failed = replace(flt, outcome="error")
+            picked = [row for row in queries.pivot(session, failed, (name, "stream")) if row.key == whole[0].key]
+            assert queries.pivot(session, failed, (name, "stream"), only={name: [whole[0].key]}) == picked
             assert {row.key for row in queries.pivot(session, flt, (name,), only=wanted)} <= {whole[0].key, None}
             assert queries.count_values(session, flt, name) == len([row for row in whole if row.key is not None])
 
@@ -276,6 +304,11 @@ def test_sums_of_whole_days_do_not_read_calls(kept: Kept) -> None:
             assert all_of_it.calls
             assert not queries.totals(session, asked.narrowed(tags={"nobody": "x"})).calls
         soundness(session, flt)
+        soundness(session, replace(flt, outcome="error"))
+        for ending in ({"outcome": "error"}, {"cost_status": "unpriced", "stream": False}, {"usage_source": "response"}):
+            queries.totals(session, replace(flt, **ending))
+            queries.over(session, replace(flt, **ending), "day", BERLIN)
+            queries.pivot(session, replace(flt, **ending), ("model", "outcome"), only={"outcome": ["error"]})
         queries.over(session, flt, "hour", BERLIN)
         queries.over(session, flt, "day", ZoneInfo("Asia/Kathmandu"))
     tables = (Call.__tablename__, CallTag.__tablename__, LineItem.__tablename__)

@@ -34,6 +34,7 @@ _CAPS: Final = (
     ("max_gen_len",),
     ("max_tokens_to_sample",),
     ("options", "num_predict"),
+    ("completion_args", "max_tokens"),
 )
 _COUNTS: Final = (("n",), ("best_of",), ("generationConfig", "candidateCount"), ("num_generations",), ("num_images",))
 
@@ -189,7 +190,8 @@ def tokens_of(request: Request, operation: str, allowance: Allowance, most: int,
     if expected:
         text, output = -(-text // 4), -(-output // 4)
     added = allowance.template + (allowance.tools if request.tools else 0)
-    added += allowance.media * request.media + allowance.context * request.context
+    context = request.context or operation == "conversations"  # which the provider keeps, with an agent's instructions
+    added += allowance.media * request.media + allowance.context * context
     if operation == "images":
         output = allowance.media * request.answers
     return Tokens(text + added, output)

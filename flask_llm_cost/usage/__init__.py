@@ -25,7 +25,7 @@ from flask_llm_cost.usage.cohere import Chat, Embed, Rerank
 from flask_llm_cost.usage.first_look import first_look
 from flask_llm_cost.usage.format import Format, MalformedUsageError
 from flask_llm_cost.usage.gemini import EmbedContent, GenerateContent, Predict
-from flask_llm_cost.usage.mistral import Ocr
+from flask_llm_cost.usage.mistral import Conversations, Ocr
 from flask_llm_cost.usage.ollama import Generate
 from flask_llm_cost.usage.openai import ChatCompletions, ChatThinkingBeside, Embeddings
 from flask_llm_cost.usage.openai_media import Images, Speech, TranscriptionEvents, Transcriptions
@@ -69,11 +69,12 @@ _CHAT, _RESPONSES, _SETTLED, _EMBEDDINGS = ChatCompletions(), Responses(), Settl
 _CHAT_THINKING_BESIDE = ChatThinkingBeside()
 _IMAGES, _TRANSCRIPTIONS, _SPEECH, _MESSAGES = Images(), Transcriptions(), Speech(), Messages()
 _CONTENT, _EMBED_CONTENT, _CONVERSE, _INVOKE = GenerateContent(), EmbedContent(), Converse(), Invoke()
-_COHERE, _COHERE_EMBED, _RERANK, _OLLAMA = Chat(), Embed(), Rerank(), Generate()
+_COHERE, _COHERE_EMBED, _RERANK, _OLLAMA, _CONVERSATIONS = Chat(), Embed(), Rerank(), Generate(), Conversations()
 
 #: Those that can be told by their shape, those first that say most about themselves.
 _BY_SHAPE: Final[tuple[Format, ...]] = (
-    _IMAGES, _SPEECH, TranscriptionEvents(), _RESPONSES, _MESSAGES, _CONTENT, _CONVERSE, _COHERE, _OLLAMA, _CHAT,
+    _IMAGES, _SPEECH, TranscriptionEvents(), _RESPONSES, _CONVERSATIONS, _MESSAGES, _CONTENT, _CONVERSE, _COHERE, _OLLAMA,
+    _CHAT,
 )  # fmt: skip
 _ANY: Final = AnyShape(_BY_SHAPE)
 
@@ -99,6 +100,7 @@ _PATHS: Final[Mapping[str, tuple[str, Format]]] = {
     "/v2/embed": ("embed", _COHERE_EMBED),
     "/rerank": ("rerank", _RERANK),
     "/ocr": ("ocr", Ocr()),
+    "/conversations": ("conversations", _CONVERSATIONS),
     "/api/chat": ("chat", _OLLAMA),
     "/api/generate": ("generate", _OLLAMA),
     "/api/embed": ("embed", _OLLAMA),
@@ -109,6 +111,7 @@ _PATHS: Final[Mapping[str, tuple[str, Format]]] = {
 _PATTERNS: Final[tuple[tuple[str, str, str, Format, str | None], ...]] = (
     ("GET", r"/responses/(?P<subject>[^/]+)", "responses", _SETTLED, None),
     ("POST", r"/responses/(?P<subject>[^/]+)/cancel", "responses", _SETTLED, None),
+    ("POST", r"/conversations/[^/]+(?:/restart)?", "conversations", _CONVERSATIONS, None),
     ("GET", r"/files/(?P<subject>[^/]+)/content", "batch", OpenAIBatch(), "ndjson"),
     ("GET", r"/messages/batches/(?P<subject>[^/]+)/results", "batch", AnthropicBatch(), "ndjson"),
     ("GET", r"/messages/batches(?:/[^/]+)?", "batch", AnthropicBatchState(), None),
@@ -147,7 +150,7 @@ _ENDS: Final = (
     *(re.escape(path[1:]) for path in _PATHS),
     r"responses/[^/]+(?:/cancel)?|files/[^/]+(?:/content|(?::|%3[Aa])download)|messages/batches/[^/]+(?:/results)?",
     r"batches/[^/]+(?:/cancel)?|(?:models|tunedModels|endpoints)/[^/:]+(?::|%3[Aa])\w+",
-    r"model/.{1,1024}/(?:invoke|converse)(?:-[a-z-]+)?",
+    r"model/.{1,1024}/(?:invoke|converse)(?:-[a-z-]+)?|conversations/[^/]+(?:/restart)?",
 )
 _PATH: Final = re.compile("/(?:" + "|".join(_ENDS) + r")/?\Z")
 first_look.teach(ends=_ENDS)
@@ -232,6 +235,7 @@ _THINK_BESIDE: Final = frozenset({"gemini", "vertex", "xai"})
 
 #: Names in a usage block that only one format has.
 _TELLING: Final[tuple[tuple[str, Format], ...]] = (
+    ("connector_tokens", _CONVERSATIONS),
     ("prompt_tokens", _CHAT),
     ("promptTokenCount", _CONTENT),
     ("totalTokenCount", _CONTENT),
@@ -279,6 +283,8 @@ def route(hosts: HostMap, method: str, host: str, path: str, headers: Mapping[st
     provider = hosts.configured(host, path) or known_provider(host)
     name = provider or host
     certain = marked or provider is not None or _introduced(headers)
+    if wire is _CONVERSATIONS:
+        certain = provider == "mistral"  # OpenAI keeps conversations at the same address: to make one costs nothing
     if operation == "batch" and not certain:
         return None  # ordinary words, and files: on a host that nobody knows they are somebody else's
     return Route(

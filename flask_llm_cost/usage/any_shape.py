@@ -26,6 +26,7 @@ class AnyShape(Format):
         marks = (wire.mark for wire in formats if not wire.mark.startswith(self.mark) and not wire.also_kept)
         also = (key for wire in formats for key in wire.also_kept)
         self.also_kept = tuple(dict.fromkeys((*marks, *also)))
+        self.each_kept = next((wire.each_kept for wire in formats if wire.each_kept), b"")
 
     def fits(self, body: Mapping[str, Any]) -> bool:
         return any(wire.fits(body) for wire in self._formats)

@@ -31,8 +31,10 @@ class FrameScanner(Scanner):
 
     __slots__ = ("_broken", "_skipped")
 
-    def __init__(self, mark: bytes, last_only: bool = False, every: bool = False, also: Sequence[bytes] = ()) -> None:
-        super().__init__(mark, last_only, every, also)
+    def __init__(
+        self, mark: bytes, last_only: bool = False, every: bool = False, also: Sequence[bytes] = (), each: bytes = b""
+    ) -> None:
+        super().__init__(mark, last_only, every, also, each)
         self._skipped = 0
         self._broken = False
 

@@ -59,6 +59,9 @@ class Format:
     #: Further keys, with their quotes, whose events are kept as well.
     also_kept: Sequence[bytes] = ()
 
+    #: One more key, with its quotes: an event is kept for each text that stands there, such as each model at work.
+    each_kept: bytes = b""
+
     #: Whether each marked event, or line, is a bill of its own, as in the results of a batch.
     each_event_counts: bool = False
 

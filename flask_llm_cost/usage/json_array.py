@@ -18,8 +18,10 @@ class ArrayScanner(Scanner):
 
     __slots__ = ("_begun", "_depth", "_strings")
 
-    def __init__(self, mark: bytes, last_only: bool = False, every: bool = False, also: Sequence[bytes] = ()) -> None:
-        super().__init__(mark, last_only, every, also)
+    def __init__(
+        self, mark: bytes, last_only: bool = False, every: bool = False, also: Sequence[bytes] = (), each: bytes = b""
+    ) -> None:
+        super().__init__(mark, last_only, every, also, each)
         self._strings = StringEraser()
         self._depth = 0
         self._begun: Excerpt | None = None
@@ -66,7 +68,7 @@ class ArrayScanner(Scanner):
         while ended and not self._first_seen:
             self._keep(ended.pop(0))
         matching = [element for element in ended if self._matches(element)]
-        if self._last_only and matching and not self._also:
+        if self._last_only and matching and not (self._also or self._each):
             matching = matching[-1:]
         for element in matching:
             self._keep(element)

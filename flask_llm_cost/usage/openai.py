@@ -56,7 +56,7 @@ class ChatCompletions(Format):
             usage=chat_usage(usage, self.thinks_beside) if usage else Usage(),
             model=text(body, "model"),
             response_id=text(body, "id"),
-            mode=mode(body),
+            mode=mode(body) or mode(usage),  # Mistral names the tier beside its counts
         )
 
     def read_stream(self, events: Sequence[Mapping[str, Any]], ended: bool) -> Reading:

@@ -62,14 +62,18 @@ def scanner(found: Route, content_type: str, beginning: bytes = b"") -> Scanner 
         name = "sse"
     framing = _SCANNERS.get(name or "")
     wire = found.format
-    return None if framing is None else framing(wire.mark, wire.last_event_counts, wire.each_event_counts, wire.also_kept)
+    return None if framing is None else _made(framing, wire)
 
 
 def fed_scanner(wire: Format, beginning: bytes) -> Scanner:
     """What collects the events of a stream of which only the first bytes say how it is framed."""
     first = beginning.lstrip()[:1]
     framing = {b"{": "ndjson", b"[": "json-array", b"\0": "aws"}.get(first, "sse")
-    return _SCANNERS[framing](wire.mark, wire.last_event_counts, wire.each_event_counts, wire.also_kept)
+    return _made(_SCANNERS[framing], wire)
+
+
+def _made(framing: type[Scanner], wire: Format) -> Scanner:
+    return framing(wire.mark, wire.last_event_counts, wire.each_event_counts, wire.also_kept, wire.each_kept)
 
 
 class BodyCollector:

@@ -6,6 +6,7 @@ those that match the format's marks are parsed. What an event too long to keep c
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from abc import ABC, abstractmethod
@@ -19,13 +20,20 @@ _SHORT: Final = 2 * 1024
 _MAX_EVENTS: Final = 256
 
 #: How a provider may say, inside a stream, that it failed. Whether it speaks of the stream itself, the parsed event tells.
-_FAILING: Final = (b'"error"', b'"response.failed"')
-_FAILURE: Final = re.compile(rb'"error"\s{0,64}:\s{0,64}[{"]|"type"\s{0,64}:\s{0,64}"(?:error|response\.failed)"')
+_FAILURES: Final = frozenset({"error", "response.failed", "conversation.response.error"})
+_FAILING: Final = (b'"error"', b'"response.failed"', b'"conversation.response.error"')
+_FAILURE: Final = re.compile(
+    rb'"error"\s{0,64}:\s{0,64}[{"]|"type"\s{0,64}:\s{0,64}"(?:error|response\.failed|conversation\.response\.error)"'
+)
+
+#: How many texts at one key an event is kept for.
+_MAX_TEXTS: Final = 64
 
 
 def says_failure(body: Mapping[str, Any]) -> bool:
     """Whether a reply, or an event of one, says what went wrong."""
-    return body.get("type") in ("error", "response.failed") or bool(body.get("error"))
+    kind = body.get("type")
+    return (isinstance(kind, str) and kind in _FAILURES) or bool(body.get("error"))
 
 
 class Scanner(ABC):
@@ -35,15 +43,22 @@ class Scanner(ABC):
     :param last_only: whether the last marked event says it all
     :param every: whether each marked event is a bill of its own, so that all are kept, however many there are
     :param also: further keys whose events are kept
+    :param each: a key of which an event is kept for each text that stands there
     """
 
-    __slots__ = ("_also", "_buffer", "_every", "_first_seen", "_last_only", "_mark", "done", "events", "failed")
+    __slots__ = (
+        "_also", "_buffer", "_each", "_every", "_first_seen", "_last_only", "_mark", "_texts", "done", "events", "failed",
+    )  # fmt: skip
 
-    def __init__(self, mark: bytes, last_only: bool = False, every: bool = False, also: Sequence[bytes] = ()) -> None:
+    def __init__(
+        self, mark: bytes, last_only: bool = False, every: bool = False, also: Sequence[bytes] = (), each: bytes = b""
+    ) -> None:
         self._mark = mark
         self._last_only = last_only and not every
         self._every = every
         self._also = tuple(also)
+        self._each = _text_at(each) if each else None
+        self._texts: set[bytes] = set()
         self._buffer = bytearray()
         self._first_seen = False
         #: The first event, and later ones that matched.
@@ -72,7 +87,18 @@ class Scanner(ABC):
         """Take the events out of the buffer that have ended, or all that is left."""
 
     def _matches(self, event: bytes | bytearray) -> bool:
-        return bool(all_marks(event, self._mark)) or any(key in event for key in self._also)
+        return (
+            bool(all_marks(event, self._mark)) or any(key in event for key in self._also) or bool(self._new_texts(event, 0))
+        )
+
+    def _new_texts(self, text: bytes | bytearray, floor: int) -> list[int]:
+        """Where texts stand at the key of which each counts that did not stand there before."""
+        places = []
+        for found in self._each.finditer(text, floor) if self._each is not None else ():
+            if found.group(1) not in self._texts and len(self._texts) < _MAX_TEXTS:
+                self._texts.add(found.group(1))
+                places.append(found.start())
+        return places
 
     def _note_failure(self, event: bytes) -> None:
         """Take note of an event that says that the stream failed. The lines of a batch fail each for itself."""
@@ -98,7 +124,7 @@ class Scanner(ABC):
         if not isinstance(body, Mapping):
             return False
         events = self.events
-        if self._every or len(events) < (2 if self._last_only and not self._also else _MAX_EVENTS):
+        if self._every or len(events) < (2 if self._last_only and not (self._also or self._each) else _MAX_EVENTS):
             events.append(body)
         else:
             events[-1] = body
@@ -111,8 +137,10 @@ class DelimitedScanner(Scanner):
 
     __slots__ = ("_long",)
 
-    def __init__(self, mark: bytes, last_only: bool = False, every: bool = False, also: Sequence[bytes] = ()) -> None:
-        super().__init__(mark, last_only, every, also)
+    def __init__(
+        self, mark: bytes, last_only: bool = False, every: bool = False, also: Sequence[bytes] = (), each: bytes = b""
+    ) -> None:
+        super().__init__(mark, last_only, every, also, each)
         self._long: Excerpt | None = None
 
     @abstractmethod
@@ -190,4 +218,10 @@ class DelimitedScanner(Scanner):
             while place >= 0:
                 marks.append(place)
                 place = text.find(key, self._end(text, place))
-        return sorted(marks) if self._also else marks
+        marks += self._new_texts(text, floor)
+        return sorted(marks) if self._also or self._each else marks
+
+
+@functools.lru_cache(maxsize=16)
+def _text_at(key: bytes) -> re.Pattern[bytes]:
+    return re.compile(re.escape(key) + rb'\s{0,64}:\s{0,64}"([^"\\]{1,256})"')

@@ -73,6 +73,12 @@ def test_what_the_provider_adds_has_an_allowance(more: dict[str, Any], added: in
     assert counted(sent(body)).input == len(json.dumps(body)) + 7 + added
 
 
+def test_a_conversation_reads_what_the_provider_keeps() -> None:
+    """Its path alone says that there is more to read: what was said before, an agent's instructions."""
+    body = {"inputs": "hello"}
+    assert counted(sent(body), operation="conversations").input == len(json.dumps(body)) + 7 + 32_000
+
+
 @pytest.mark.parametrize(
     ("more", "output"),
     [
@@ -88,6 +94,7 @@ def test_what_the_provider_adds_has_an_allowance(more: dict[str, Any], added: in
         ({"max_gen_len": 50}, 50),
         ({"max_tokens_to_sample": 50}, 50),
         ({"options": {"num_predict": 50}}, 50),
+        ({"completion_args": {"max_tokens": 50}}, 50),
         ({"max_tokens": 50, "max_completion_tokens": 70}, 70),
         ({"max_tokens": 50, "n": 3}, 150),
         ({"max_tokens": 50, "best_of": 4, "n": 2}, 200),

@@ -17,6 +17,11 @@ CHAT: Any = {"model": "mistral-small-latest", "messages": [{"role": "user", "con
 HEAD: Any = {"id": "cmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "mistral-small-latest"}
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 
+#: Of a conversation: what the app's own connector brought was read as well.
+TALK = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 33, "connector_tokens": 20, "connectors": {"own": 1}}
+TALK_BILLED = {"prompt_tokens": 29, "completion_tokens": 4}
+SAID: Any = {"model": "mistral-small-latest", "role": "assistant", "content": "3", "id": "conv_1"}
+
 
 def stream(provider: Provider) -> None:
     """Mistral's usage comes with the last choice, asked for or not."""
@@ -62,3 +67,72 @@ def embeddings(provider: Provider) -> None:
     provider.reply_with("embeddings", body=body)
     with Mistral(api_key="test", server_url=provider.at("mistral")) as made:
         made.embeddings.create(model="mistral-embed", inputs=["one", "two"])
+
+
+def talk(provider: Provider, path: str, streamed: bool) -> None:
+    """A conversation's reply. Only its parts name the model, and have the conversation's id here, for the truth to find."""
+    done = {"conversation_id": "conv_1", "usage": TALK}
+    if not streamed:
+        body = {
+            "object": "conversation.response",
+            **done,
+            "outputs": [{"object": "entry", "type": "message.output", **SAID}],
+        }
+        provider.reply_with(path, body=body, usage=TALK_BILLED)
+        return
+    events = [
+        {"type": "conversation.response.started", "conversation_id": "conv_1"},
+        {"type": "message.output.delta", "output_index": 0, "content_index": 0, **SAID},
+        {"type": "conversation.response.done", "usage": TALK},
+    ]
+    provider.reply_with(path, events=events, usage=TALK_BILLED)
+
+
+@ROUTES
+def conversation(provider: Provider) -> None:
+    talk(provider, "conversations", streamed=False)
+    with Mistral(api_key="test", server_url=provider.at("mistral")) as made:
+        answer = made.beta.conversations.start(model="mistral-small-latest", inputs="what does it cost?")
+        assert answer.usage.connector_tokens == 20
+
+
+@ROUTES
+def conversation_stream(provider: Provider) -> None:
+    talk(provider, "conversations", streamed=True)
+    with Mistral(api_key="test", server_url=provider.at("mistral")) as made:
+        events = list(made.beta.conversations.start_stream(model="mistral-small-latest", inputs="what does it cost?"))
+        assert len(events) == 3
+
+
+@ROUTES
+async def async_conversation_append(provider: Provider) -> None:
+    talk(provider, "conversations/conv_1", streamed=True)
+    async with Mistral(api_key="test", server_url=provider.at("mistral")) as made:
+        events = await made.beta.conversations.append_stream_async(conversation_id="conv_1", inputs="and now?")
+        assert len([event async for event in events]) == 3
+
+
+@ROUTES
+def conversation_restart(provider: Provider) -> None:
+    talk(provider, "conversations/conv_1/restart", streamed=True)
+    with Mistral(api_key="test", server_url=provider.at("mistral")) as made:
+        asked: Any = {"conversation_id": "conv_1", "from_entry_id": "msg_1", "inputs": "and now?"}
+        assert len(list(made.beta.conversations.restart_stream(**asked))) == 3
+
+
+@ROUTES
+def agent(provider: Provider) -> None:
+    """Its request names an agent, and no model."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "3"}, "finish_reason": "stop"}
+    body = {**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE}
+    provider.reply_with("agents/completions", body=body)
+    with Mistral(api_key="test", server_url=provider.at("mistral")) as made:
+        made.agents.complete(agent_id="ag_1", messages=CHAT["messages"])
+
+
+@ROUTES
+def fim_stream(provider: Provider) -> None:
+    events = [{**HEAD, "choices": [{"index": 0, "delta": {"content": "3"}, "finish_reason": "stop"}], "usage": USAGE}]
+    provider.reply_with("fim/completions", events=[*events, "[DONE]"])
+    with Mistral(api_key="test", server_url=provider.at("mistral")) as made:
+        assert list(made.fim.stream(model="mistral-small-latest", prompt="def f():"))

@@ -50,6 +50,17 @@ BLOCKS: list[tuple[str, Any, dict[str, int]]] = [
     ("bedrock", {"inputTokens": 10, "outputTokens": 4, "totalTokens": 14}, {"input": 10, "output": 4}),
     ("cohere", {"billed_units": {"input_tokens": 10, "output_tokens": 4}}, {"input": 10, "output": 4}),
     ("ollama", {"model": "m", "prompt_eval_count": 10, "eval_count": 4}, {"input": 10, "output": 4}),
+    (
+        "mistral",
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 4,
+            "total_tokens": 20,
+            "connector_tokens": 6,
+            "connectors": {"web_search": 1},
+        },
+        {"input": 16, "output": 4, "web_search": 1},
+    ),
     ("groq", {"prompt_tokens": 10, "completion_tokens": 4, "queue_time": 0.1}, {"input": 10, "output": 4}),
 ]
 
@@ -143,6 +154,29 @@ def test_the_provider_behind_a_host(host: str, provider: str | None) -> None:
 def test_other_requests_to_a_provider_are_no_calls(method: str, path: str) -> None:
     """Lists, uploads and other methods cost nothing."""
     assert route(HostMap({}, True), method, "api.openai.com", path, {}, marked=True) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "called"),
+    [
+        ("POST", "/v1/conversations", True),
+        ("POST", "/v1/conversations/conv_1", True),
+        ("POST", "/v1/conversations/conv_1/restart", True),
+        ("GET", "/v1/conversations", False),
+        ("GET", "/v1/conversations/conv_1", False),
+        ("GET", "/v1/conversations/conv_1/history", False),
+        ("GET", "/v1/conversations/conv_1/messages", False),
+        ("DELETE", "/v1/conversations/conv_1", False),
+        ("POST", "/v1/conversations/conv_1/share", False),
+        ("POST", "/v1/agents", False),
+    ],
+)
+def test_conversations(method: str, path: str, called: bool) -> None:
+    """What makes a model answer is a call of Mistral's, what lists or deletes is none; elsewhere the reply decides."""
+    found = route(HostMap({}, True), method, "api.mistral.ai", path, {}, marked=False)
+    assert (found is not None and found.certain) == called
+    elsewhere = route(HostMap({}, True), method, "api.openai.com", path, {}, marked=True)
+    assert elsewhere is None or (called and not elsewhere.certain)
 
 
 def test_a_format_by_provider() -> None:

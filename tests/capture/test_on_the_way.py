@@ -1,0 +1,197 @@
+"""Between the app and the first bytes of a reply: redirects, cancelled waits, bodies that must not change, held events."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import aiohttp
+import httpx
+import httpx2
+import pytest
+import requests
+from flask import Flask
+
+from flask_llm_cost.ledger import Call
+from flask_llm_cost.testing.provider import PlayedProvider
+
+Ledger = Callable[[], list[Call]]
+Content = bytes
+Headers = Mapping[str, str]
+
+JSON = {"content-type": "application/json"}
+ASK = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hello there"}]}).encode()
+STREAM = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hello there"}], "stream": True}).encode()
+
+
+def by_httpx(url: str, content: Content, headers: Headers) -> bytes:
+    with (
+        httpx.Client(follow_redirects=True) as client,
+        client.stream("POST", url, content=content, headers=dict(headers)) as reply,
+    ):
+        return reply.read()
+
+
+def by_httpx2(url: str, content: Content, headers: Headers) -> bytes:
+    with (
+        httpx2.Client(follow_redirects=True) as client,
+        client.stream("POST", url, content=content, headers=dict(headers)) as reply,
+    ):
+        return reply.read()
+
+
+def by_requests(url: str, content: Content, headers: Headers) -> bytes:
+    with requests.post(url, data=content, headers=dict(headers), stream=True, timeout=20) as reply:
+        return reply.content
+
+
+async def send_by_httpx(url: str, content: Content, headers: Headers) -> bytes:
+    async with (
+        httpx.AsyncClient(follow_redirects=True) as client,
+        client.stream("POST", url, content=content, headers=dict(headers)) as reply,
+    ):
+        return await reply.aread()
+
+
+async def send_by_httpx2(url: str, content: Content, headers: Headers) -> bytes:
+    async with (
+        httpx2.AsyncClient(follow_redirects=True) as client,
+        client.stream("POST", url, content=content, headers=dict(headers)) as reply,
+    ):
+        return await reply.aread()
+
+
+async def send_by_aiohttp(url: str, content: Content, headers: Headers) -> bytes:
+    async with aiohttp.ClientSession() as session, session.post(url, data=content, headers=dict(headers)) as reply:
+        return await reply.read()
+
+
+def waited(send: Callable[[str, Content, Headers], Awaitable[bytes]]) -> Callable[[str, Content, Headers], bytes]:
+    def run(url: str, content: Content, headers: Headers) -> bytes:
+        async def wait() -> bytes:
+            return await send(url, content, headers)
+
+        return asyncio.run(wait())
+
+    return run
+
+
+ASYNC: Any = [
+    pytest.param(send_by_httpx, id="httpx async"),
+    pytest.param(send_by_httpx2, id="httpx2 async"),
+    pytest.param(send_by_aiohttp, id="aiohttp"),
+]
+EVERY: Any = [
+    pytest.param(by_httpx, id="httpx"),
+    pytest.param(by_httpx2, id="httpx2"),
+    pytest.param(by_requests, id="requests"),
+    *(pytest.param(waited(param.values[0]), id=param.id) for param in ASYNC),
+]
+
+
+@pytest.mark.parametrize("send", EVERY)
+def test_a_redirected_call_is_one_row(app: Flask, calls: Ledger, provider: PlayedProvider, send: Any) -> None:
+    """However many places it is sent on to, a call is the one row that was billed."""
+    url = f"{provider.openai_url}/chat/completions"
+    for place, target in (("one", f"{provider.openai_url}/two/chat/completions"), ("two", url)):
+        provider.reply_with(f"{place}/chat/completions", status=307, headers={"Location": target}, body={"moved": True})
+    with app.app_context():
+        reply = json.loads(send(f"{provider.openai_url}/one/chat/completions", ASK, JSON))
+    assert reply["choices"]
+    assert len(provider.requests) == 3
+    (call,) = calls()
+    assert (call.outcome, call.input_tokens) == ("ok", reply["usage"]["prompt_tokens"])
+
+
+@pytest.mark.parametrize("send", ASYNC)
+def test_a_wait_that_is_cancelled_may_have_been_billed(
+    app: Flask, calls: Ledger, provider: PlayedProvider, send: Any
+) -> None:
+    """Cancelled before the reply has begun: the cancellation goes on, and one row says that nobody knows what it cost."""
+    provider.reply_with("chat/completions", delay=5.0)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(send(f"{provider.openai_url}/chat/completions", ASK, JSON))
+        while not provider.requests:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with app.app_context():
+        asyncio.run(cancel())
+    (call,) = calls()
+    assert (call.outcome, call.error_class, call.usage_source) == ("interrupted", "CancelledError", "unknown")
+    assert (call.requested_model, call.total_cost) == ("gpt-4o", None)
+
+
+FIXED: Any = [
+    pytest.param({"content-encoding": "gzip"}, id="packed"),
+    pytest.param({"content-encoding": "identity"}, id="encoded"),
+    pytest.param({"authorization": "AWS4-HMAC-SHA256 Credential=x"}, id="signed for AWS"),
+    pytest.param({"content-digest": "sha-256=:x:"}, id="with a digest"),
+    pytest.param({"signature": "sig=:x:"}, id="signed"),
+]
+
+
+@pytest.mark.parametrize("fixed", FIXED)
+@pytest.mark.parametrize("send", EVERY)
+def test_a_body_that_something_vouches_for_is_not_touched(
+    app: Flask, provider: PlayedProvider, send: Any, fixed: Headers
+) -> None:
+    """A signed or an encoded body is sent byte for byte, by each client; without the header it is asked for its usage."""
+    content = gzip.compress(STREAM) if fixed.get("content-encoding") == "gzip" else STREAM
+    provider.reply_with("chat/completions", events=["[DONE]"], times=2)
+    with app.app_context():
+        send(f"{provider.openai_url}/chat/completions", content, {**JSON, **fixed})
+        send(f"{provider.openai_url}/chat/completions", STREAM, JSON)
+    untouched, asked = provider.requests
+    assert untouched.body == content
+    assert asked.json()["stream_options"] == {"include_usage": True}
+
+
+CHUNK: Any = {"id": "c", "object": "chat.completion.chunk", "model": "gpt-4o", "choices": [{"index": 0, "delta": {}}]}
+
+
+def first_by_httpx(url: str) -> bytes:
+    with httpx.Client() as client, client.stream("POST", url, content=STREAM, headers=JSON) as reply:
+        return next(reply.iter_bytes())
+
+
+def first_by_httpx2(url: str) -> bytes:
+    with httpx2.Client() as client, client.stream("POST", url, content=STREAM, headers=JSON) as reply:
+        return next(reply.iter_bytes())
+
+
+def first_by_requests(url: str) -> bytes:
+    with requests.post(url, data=STREAM, headers=JSON, stream=True, timeout=20) as reply:
+        first: bytes = next(reply.iter_content(None))
+        return first
+
+
+def first_by_aiohttp(url: str) -> bytes:
+    async def read() -> bytes:
+        async with aiohttp.ClientSession() as session, session.post(url, data=STREAM, headers=JSON) as reply:
+            return await reply.content.readany()
+
+    return asyncio.run(read())
+
+
+@pytest.mark.parametrize("first", [first_by_httpx, first_by_httpx2, first_by_requests, first_by_aiohttp])
+def test_no_event_is_held_back(app: Flask, provider: PlayedProvider, first: Callable[[str], bytes]) -> None:
+    """Each event of a stream that was asked for its usage is with the app when it comes, not when the next one does."""
+    provider.pace = 1.5  # before each event: the second is there after three seconds
+    provider.reply_with("chat/completions", events=[CHUNK, CHUNK, "[DONE]"])
+    try:
+        with app.app_context():
+            start = time.monotonic()
+            got = first(f"{provider.openai_url}/chat/completions")
+    finally:
+        provider.pace = 0.0
+    assert time.monotonic() - start < 2.5
+    assert json.loads(got.removeprefix(b"data: ")) == CHUNK
+    assert provider.requests[0].json()["stream_options"] == {"include_usage": True}

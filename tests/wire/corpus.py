@@ -143,7 +143,11 @@ def aws_frame(kind: str, payload: bytes, message_type: str = "event") -> bytes:
     """One frame of ``application/vnd.amazon.eventstream``, checksums included."""
     headers = b"".join(
         bytes([len(name)]) + name.encode() + b"\x07" + len(value).to_bytes(2, "big") + value.encode()
-        for name, value in ((":event-type", kind), (":content-type", "application/json"), (":message-type", message_type))
+        for name, value in (
+            (f":{message_type}-type", kind),
+            (":content-type", "application/json"),
+            (":message-type", message_type),
+        )
     )
     prelude = (12 + len(headers) + len(payload) + 4).to_bytes(4, "big") + len(headers).to_bytes(4, "big")
     frame = prelude + zlib.crc32(prelude).to_bytes(4, "big") + headers + payload

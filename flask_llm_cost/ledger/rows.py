@@ -150,7 +150,7 @@ def call_rows(record: CallRecord, recorded_at: datetime) -> CallRows:
     }
     items = tuple(_item_row(record.id, position, line) for position, line in enumerate(_lines(record, cost)))
     tags = {_word(key, _TAG["key"]): clean_text(value, _TAG["value"]) for key, value in record.tags.items()}
-    return CallRows(call, items, tuple(_tag_row(call, key, value) for key, value in sorted(tags.items())), record.hold_id)
+    return CallRows(call, items, tag_rows(call, tags), record.hold_id)
 
 
 def repriced_rows(stored: CallRows, cost: Cost) -> CallRows:
@@ -169,7 +169,7 @@ def repriced_rows(stored: CallRows, cost: Cost) -> CallRows:
     else:
         unpriced = {"rate": None, "rate_per": None, "cost": None, "cost_status": "unpriced"}
         items = tuple({**item, **unpriced} for item in stored.items)
-    return CallRows(call, items, tuple(_tag_row(call, tag["key"], tag["value"]) for tag in stored.tags))
+    return CallRows(call, items, tag_rows(call, {tag["key"]: tag["value"] for tag in stored.tags}))
 
 
 def counted_quantities(stored: CallRows) -> dict[str, Quantity]:
@@ -219,6 +219,11 @@ def _item_row(call_id: UUID, position: int, line: Line) -> Row:
         "cost": line.cost,
         "cost_status": _word(line.status, _ITEM["cost_status"]),
     }
+
+
+def tag_rows(call: Row, tags: Mapping[str, str]) -> tuple[Row, ...]:
+    """The rows of a call's tags, by key."""
+    return tuple(_tag_row(call, key, value) for key, value in sorted(tags.items()))
 
 
 def _tag_row(call: Row, key: str, value: str) -> Row:

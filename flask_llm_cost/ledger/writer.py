@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_llm_cost.ledger import batches
+from flask_llm_cost.ledger import batches, makers
 from flask_llm_cost.ledger.bulk import CALLS, ITEMS, PRICES, TAGS, Inserts
 from flask_llm_cost.ledger.change import After, Change, Within
 from flask_llm_cost.ledger.engine import OwnEngine
@@ -67,8 +67,7 @@ class Writer:
         :param patience: seconds after which somebody else's lock is no longer waited for
         :raises WriteError: the database is away or has no tables; what was written before stays written
         """
-        unique = {record.id: record for record in records}
-        ordered = sorted(unique.values(), key=batches.in_order)
+        ordered = sorted(makers.united(records), key=batches.in_order)
         written = Written()
         for start in range(0, len(ordered), BATCH):
             self._write_batch(ordered[start : start + BATCH], written, patience)
@@ -155,21 +154,25 @@ class Writer:
         for rows in followed.gone:
             _delete(connection, rows.id)
         changed.update(followed.changed)
-        removed = (*removed, *followed.gone)
+        others, claimed = makers.claimed(connection, ((entry.record, entry.rows) for entry in entries), held)
+        for rows in others:
+            _delete(connection, rows.id)
+        removed = (*removed, *followed.gone, *others)
         fresh: list[_Entry] = []
         for entry in entries:
             if entry.record.id not in held and entry.record.id not in followed.skipped:
                 record = changed.get(entry.record.id)
                 fresh.append(entry if record is None else _changed(record, now, inserts))
-        if fresh:
+        if fresh or claimed:
             self.insert_prices(connection, (entry.record.cost.price for entry in fresh if entry.record.cost), now)
             bound = [entry.bound for entry in fresh if entry.bound is not None]
-            if inserts.calls(connection, [rows.call for rows in bound]) < len(fresh) and _skips(connection):
+            bound += [_bind(rows, inserts) for rows in claimed]
+            if inserts.calls(connection, [rows.call for rows in bound]) < len(bound) and _skips(connection):
                 raise ConflictError
             inserts.items(connection, [item for rows in bound for item in rows.items])
             inserts.tags(connection, [tag for rows in bound for tag in rows.tags])
-        moved = fresh or removed
-        after = self.move(connection, Change(tuple(entry.rows for entry in fresh), removed)) if moved else []
+        added = (*(entry.rows for entry in fresh), *claimed)
+        after = self.move(connection, Change(added, removed)) if added or removed else []
         duplicates = sum(1 for entry in entries if entry.record.id in held and entry.record.is_call)
         return [entry.record for entry in fresh], duplicates, after
 
@@ -217,10 +220,7 @@ class Writer:
             _delete(connection, rows.id)
             del held[rows.id]
             if rows.call["usage_source"] == "pending":
-                kept = ("occurred_at", "operation", "requested_model", "host", "stream", "attempt")
-                words = {name: rows.call[name] for name in kept}
-                tags = {tag["key"]: tag["value"] for tag in rows.tags}
-                settled[rows.id] = replace(final[rows.id], tags=tags, **words)
+                settled[rows.id] = makers.settled(rows, final[rows.id])
         return removed, settled
 
     def insert_prices(self, connection: sa.Connection, applied: Iterable[Price | None], now: datetime) -> None:

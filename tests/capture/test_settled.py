@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sqlite3
+import subprocess
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -144,3 +148,66 @@ def test_a_large_batch_takes_no_more_memory(make_app: Callable[..., Flask], capl
     assert next(logged) >= 3_800
     assert max(peaks) < 4_000_000
     assert peaks[2] < 2 * peaks[1]
+
+
+STEP = """
+import os
+import sys
+import time
+import openai
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from flask_llm_cost import LlmCostTracker, tags
+
+folder, url, host, step = sys.argv[1:]
+app = Flask("worker", instance_path=folder)
+app.config.update(SQLALCHEMY_DATABASE_URI=url, LLM_COST_HOSTS={host: "openai"})
+db = SQLAlchemy(app)
+costs = LlmCostTracker(app)
+client = openai.OpenAI(base_url=f"http://{host}/v1", api_key="test")
+with app.app_context(), tags(feature=step):
+    if step.startswith("creator"):
+        client.responses.create(model="gpt-4o", input="x", background=True)
+    else:
+        client.responses.retrieve("resp_1")
+    if step == "creator that is killed":
+        os.kill(os.getpid(), 9)
+    assert costs.flush(20)
+    while step == "heir" and sum(name.endswith(".spool") for _, _, names in os.walk(folder) for name in names) > 1:
+        time.sleep(0.05)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [False, True], ids=["the creator lives", "the creator is killed"])
+def test_a_background_response_in_processes(
+    make_app: Callable[..., Flask], provider: PlayedProvider, tmp_path: Path, dies: bool
+) -> None:
+    """Made in one process, asked for in four others, two of them at once: one row of the creator's, its cost once. So it is
+    where the creator was killed with its spool unwritten, and another process takes that over when all is read.
+    """
+    app = make_app()
+    url = str(app.config["SQLALCHEMY_DATABASE_URI"])
+    provider.reply_with("/responses", body=RESPONSE)
+    provider.reply_with("/responses/resp_1", body=RESPONSE)
+    provider.reply_with("/responses/resp_1", body={**RESPONSE, "status": "completed", "usage": USAGE}, times=3)
+
+    def start(step: str, folder: str) -> subprocess.Popen[bytes]:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return subprocess.Popen([sys.executable, "-c", STEP, str(tmp_path / folder), url, provider.host, step])
+
+    creator = "creator that is killed" if dies else "creator"
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as lock:
+        if dies:
+            lock.execute("BEGIN IMMEDIATE")  # so that the creator cannot write
+        assert start(creator, "desk").wait(60) == (-9 if dies else 0)
+    lock.close()
+    assert start("early reader", "reader").wait(60) == 0
+    assert [process.wait(60) for process in (start("one", "one"), start("two", "two"))] == [0, 0]
+    (call,) = ledger_of(app)
+    assert (call.usage_source, {tag.value for tag in call.tags} == {creator}) == ("response", not dies)
+    assert start("heir", "desk").wait(60) == 0
+    (call,) = ledger_of(app)
+    assert (call.usage_source, call.total_cost, call.requested_model) == ("response", RESPONDED, "gpt-4o")
+    assert {tag.key: tag.value for tag in call.tags} == {"feature": creator}
+    assert spent(app) == RESPONDED

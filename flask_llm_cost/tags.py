@@ -173,7 +173,7 @@ class TagRules:
     """
 
     def __init__(self, secret_names: Iterable[str]) -> None:
-        self._secret_names = frozenset(secret_names)
+        self._secret_names = frozenset(map(_bare_name, secret_names))
         self._warned: set[str] = set()
         self.dropped = 0
 
@@ -187,7 +187,7 @@ class TagRules:
                 self._drop(key, "a key is a letter, then up to 63 of a-z, 0-9, '_', '.', '-'")
             elif len(cleaned) == MAX_TAGS:
                 self._drop(key, f"a call has at most {MAX_TAGS} tags")
-            elif key in self._secret_names:
+            elif _bare_name(key) in self._secret_names:
                 cleaned[key] = REDACTED
             else:
                 try:
@@ -208,17 +208,23 @@ class TagRules:
         if isinstance(value, Mapping | list | tuple):
             if not value:
                 return ""
-            shown = self._without_secrets(value)
-            text = json.dumps(shown, sort_keys=True, default=str, ensure_ascii=False, separators=(",", ":"))
-            return text.replace("\\u0000", "")
+            try:
+                shown = self._plain(value)
+            except _SecretInsideError:
+                return REDACTED
+            return json.dumps(shown, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return str(value)
 
-    def _without_secrets(self, value: Any) -> Any:
+    def _plain(self, value: Any) -> Any:
+        """What JSON can say of a value: with keys that are text, repaired, and nothing under the names of secrets."""
         if isinstance(value, Mapping):
+            named = ((_inner_text(_key_text(key)), inner) for key, inner in value.items())
             return {
-                key: REDACTED if key in self._secret_names else self._without_secrets(inner) for key, inner in value.items()
+                name: REDACTED if _bare_name(name) in self._secret_names else self._plain(inner) for name, inner in named
             }
-        return [self._without_secrets(inner) for inner in value] if isinstance(value, list | tuple) else value
+        if isinstance(value, list | tuple):
+            return [self._plain(inner) for inner in value]
+        return value if value is None or isinstance(value, bool | int | float) else _inner_text(value)
 
     def _drop(self, key: object, reason: str) -> None:
         self.dropped += 1
@@ -229,16 +235,47 @@ class TagRules:
             log.warning("tag %s dropped: %s", shown, reason)
 
 
+class _SecretInsideError(ValueError):
+    """A mapping or a list with a secret in it."""
+
+
+def _bare_name(name: str) -> str:
+    """A name as it is compared: ``API-Key``, ``api_key`` and ``apikey`` are one."""
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _key_text(key: Any) -> Any:
+    return json.dumps(key) if key is None or isinstance(key, bool) else key
+
+
+def _inner_text(value: Any) -> str:
+    """A text inside a mapping or a list.
+
+    :raises _SecretInsideError: it is a secret, which JSON would write so that it no longer looks like one
+    """
+    text = _repaired(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+    if ("\\" in text or '"' in text or not text.isprintable()) and _is_secret(text[:_SEARCHED]):
+        raise _SecretInsideError
+    return text
+
+
 @lru_cache(maxsize=4096)
 def _clean_text(text: str) -> str:
     # Repair first: a secret with a NUL inside has no such shape, and would be whole again once the NUL is gone.
+    text = _repaired(text)
+    # Redact before the cut to size: half a secret is still a secret, and no longer looks like one.
+    return REDACTED if _is_secret(text) else text.strip()[:MAX_VALUE].strip()
+
+
+def _repaired(text: str) -> str:
+    """A text that every database takes."""
     if not text.isascii():
         text = text.encode("utf-8", "replace").decode("utf-8")
-    text = text.replace("\0", "")
-    # Redact before the cut to size: half a secret is still a secret, and no longer looks like one.
-    if _SECRET.search(text) or any(_check_digit_is_right(card.group()) for card in _CARD.finditer(text)):
-        return REDACTED
-    return text.strip()[:MAX_VALUE].strip()
+    return text.replace("\0", "")
+
+
+def _is_secret(text: str) -> bool:
+    return bool(_SECRET.search(text)) or any(_check_digit_is_right(card.group()) for card in _CARD.finditer(text))
 
 
 def _check_digit_is_right(card: str) -> bool:

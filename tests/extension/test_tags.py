@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from flask_llm_cost.config import SECRET_NAMES
 from flask_llm_cost.tags import REDACTED, TagRules, current_tags, tags
 
 
@@ -176,6 +177,15 @@ def test_what_no_database_takes_is_repaired(rules: TagRules) -> None:
     assert len(rules.clean({f"k{number}": number for number in range(40)})) == 32
 
 
+def test_mappings_of_any_kind_are_sorted_json(rules: TagRules) -> None:
+    """Keys of several kinds are text and in order, what is inside is repaired as it is outside, a text stays that text."""
+    kinds = {2: "a", "1": b"caf\xc3\xa9 \xff", b"k": "x\0y", None: "\ud800", ("t", 1): {"z": 1, "b": {3}}, True: 1.5}
+    (text,) = rules.clean({"kinds": kinds}).values()
+    assert text == ('{"(\'t\', 1)":{"b":"{3}","z":1},"1":"café \ufffd","2":"a","k":"xy","null":"?","true":1.5}')
+    assert rules.clean({"text": {"path": "C:\\u0000\\n"}}) == {"text": r'{"path":"C:\\u0000\\n"}'}
+    assert rules.dropped == 0
+
+
 def test_a_bad_tag_is_dropped_and_said_once(rules: TagRules, caplog: pytest.LogCaptureFixture) -> None:
     """A bad key or an unprintable value is dropped, counted and warned about once, without its value; never raised."""
     caplog.set_level(logging.WARNING)
@@ -243,7 +253,9 @@ SECRETS = [
 def test_secrets_are_redacted_by_their_shape(rules: TagRules, secret: str) -> None:
     """What looks like a key, a token or a card is not kept, wherever in the value it stands, also with a NUL inside."""
     assert rules.clean({"note": secret}) == {"note": REDACTED}
-    assert rules.clean({"nested": {"deep": secret}}) == {"nested": REDACTED}
+    for inside in (secret, f"see\n{secret}", f'\t"{secret}"'):
+        assert rules.clean({"nested": {"deep": inside}}) == {"nested": REDACTED}
+        assert rules.clean({"listed": [1, (inside,)]}) == {"listed": REDACTED}
 
 
 @pytest.mark.parametrize(
@@ -272,6 +284,10 @@ def test_secret_names_keep_no_value(rules: TagRules) -> None:
     assert rules.clean({"form": {"user": "ada", "extra": [{"password": "hunter2"}]}}) == {
         "form": '{"extra":[{"password":"[redacted]"}],"user":"ada"}'
     }
+    usual = TagRules(SECRET_NAMES)
+    for name in ("Password", "API-Key", "api_key", "Set-Cookie", "set_cookie", b"token"):
+        (text,) = usual.clean({"headers": {name: "hunter2"}}).values()
+        assert "hunter2" not in text, name
 
 
 def test_no_value_makes_the_search_slow(rules: TagRules) -> None:

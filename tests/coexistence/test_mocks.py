@@ -17,6 +17,7 @@ import vcr
 from flask import Flask
 
 from flask_llm_cost.capture import patching
+from flask_llm_cost.ledger import Call
 from flask_llm_cost.testing.provider import PlayedProvider
 
 MakeApp = Callable[[], Flask]
@@ -55,8 +56,65 @@ def by_httpx() -> None:
     asyncio.run(twin())
 
 
+def after(app: Flask, provider: PlayedProvider) -> int:
+    """How many more rows there are after one call by each client that goes to a server again."""
+    url = f"{provider.openai_url}/chat/completions"
+    ledger = app.extensions["llm_cost"].ledger
+    counted = []
+    for make in (lambda: None, lambda: ask(url)):
+        with app.app_context():
+            make()
+        assert ledger.flush(20)
+        with ledger.session() as session:
+            counted.append(session.query(Call).count())
+    return counted[1] - counted[0]
+
+
+def ask(url: str) -> None:
+    async def twin() -> None:
+        async with httpx.AsyncClient() as client:
+            assert (await client.post(url, json=CHAT)).json()["choices"]
+
+    with httpx.Client() as client:
+        assert client.post(url, json=CHAT).json()["choices"]
+    asyncio.run(twin())
+    assert requests.post(url, json=CHAT, timeout=20).json()["choices"]
+
+
+@pytest.mark.parametrize("library", ["respx", "responses", "vcr"])
+def test_what_plays_is_played_without_us(
+    make_app: MakeApp, tokens: Tokens, provider: PlayedProvider, tmp_path: Path, library: str
+) -> None:
+    """Taken back while a mock plays, our patches leave it playing and record nothing; put on again they record each once."""
+    app = make_app()
+
+    def play() -> None:
+        with app.app_context(), respx.mock() if library == "respx" else responses.RequestsMock() as played:
+            if library == "respx":
+                played.post(URL).mock(return_value=httpx.Response(200, json=REPLY))
+            else:
+                played.post(URL, json=REPLY)
+            for switch in (patching.uninstall, lambda: patching.install("auto")):
+                switch()
+                with httpx.Client() as client:
+                    got = client.post(URL, json=CHAT) if library == "respx" else requests.post(URL, json=CHAT, timeout=20)
+                assert got.json() == REPLY
+
+    def record() -> None:
+        url = f"{provider.openai_url}/chat/completions"
+        for switch in (patching.uninstall, lambda: patching.install("auto")):
+            with app.app_context(), vcr.use_cassette(str(tmp_path / "calls.yaml")):
+                switch()
+                assert requests.post(url, json=CHAT, timeout=20).json()["choices"]
+        assert len(provider.requests) == 1
+
+    record() if library == "vcr" else play()
+    assert len(tokens(app)) == 1
+    assert after(app, provider) == 3
+
+
 @FIRST
-def test_respx(make_app: MakeApp, tokens: Tokens, first: str) -> None:
+def test_respx(make_app: MakeApp, tokens: Tokens, provider: PlayedProvider, first: str) -> None:
     """What respx answers is recorded once, respx counts its requests, and nothing of it stays when it ends."""
     app = make_app() if first == "ours" else None
     with respx.mock(base_url="https://api.openai.com") as played:
@@ -69,10 +127,11 @@ def test_respx(make_app: MakeApp, tokens: Tokens, first: str) -> None:
         with app.app_context(), httpx.Client() as client, client.stream("POST", URL, json=ASKED) as reply:
             assert b"".join(reply.iter_bytes()) == STREAM
     assert tokens(app) == [(3, 2)] * 3
+    assert after(app, provider) == 3
 
 
 @FIRST
-def test_responses(make_app: MakeApp, tokens: Tokens, first: str) -> None:
+def test_responses(make_app: MakeApp, tokens: Tokens, provider: PlayedProvider, first: str) -> None:
     """What responses answers for requests is recorded once, whole and streamed, and it still checks its calls."""
     app = make_app() if first == "ours" else None
     with responses.RequestsMock() as played:
@@ -85,6 +144,7 @@ def test_responses(make_app: MakeApp, tokens: Tokens, first: str) -> None:
                 assert b"".join(reply.iter_content(7)) == STREAM
         played.assert_call_count(URL, 2)
     assert tokens(app) == [(3, 2)] * 2
+    assert after(app, provider) == 3
 
 
 @FIRST
@@ -105,6 +165,7 @@ def test_vcr(make_app: MakeApp, tokens: Tokens, provider: PlayedProvider, tmp_pa
     assert len(provider.truth) == 2
     usage = [(entry.usage["prompt_tokens"], entry.usage["completion_tokens"]) for entry in provider.truth]
     assert tokens(app) == usage * 2
+    assert after(app, provider) == 3
 
 
 def test_our_patches_are_taken_back(make_app: MakeApp) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import select
 
-from flask_llm_cost import ConfigError, LlmCostTracker, SetupError, UsageError, track, track_stream
+from flask_llm_cost import ConfigError, LlmCostTracker, SetupError, UnknownPriceError, UsageError, track, track_stream
 from flask_llm_cost.ledger import Call, spend
 from flask_llm_cost.signals import call_recorded, unknown_price
 from flask_llm_cost.testing import capture_calls
@@ -248,6 +249,23 @@ def test_the_apps_exception_wins_in_a_tracked_stream(make_app: Callable[..., Fla
             raise LookupError
         assert stream.call is not None
         assert (stream.call.outcome, stream.call.error_class) == ("interrupted", "LookupError")
+
+
+@pytest.mark.parametrize("error", [LookupError, GeneratorExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_the_apps_exception_wins_over_one_of_ours(make_app: Callable[..., Flask], error: type[BaseException]) -> None:
+    """Where recording the call would raise as well, the block raises what the app raised; else it raises ours. Each once."""
+    app = make_app(LLM_COST_UNKNOWN_PRICE="raise")
+    with app.app_context():
+        stream = track_stream("openai", model="inhouse-7b")
+        stream.set_usage(input=5)
+        with pytest.raises(error), stream:
+            raise error
+        with pytest.raises(UnknownPriceError), track_stream("openai", model="inhouse-7b") as stream:
+            stream.set_usage(input=5)
+        stream.__exit__(None, None, None)
+        assert app.extensions["llm_cost"].tracker.flush()
+        total = spend.total()
+        assert (total.calls, total.unpriced_calls) == (2, 2)
 
 
 def test_a_quote_stores_nothing(make_app: Callable[..., Flask]) -> None:

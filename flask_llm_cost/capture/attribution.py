@@ -260,19 +260,35 @@ def owner(*, warn: bool = True) -> AppState | None:
         return _state(current_app._get_current_object())  # type: ignore[attr-defined]  # a proxy
     if (request := request_here.get()) is not None and (app := request.app) is not None:
         return _state(app)
-    live = [state for state in map(_state, _apps) if state is not None]
+    live = _live()
     if len(live) == 1:
         return live[0]
     if _stand_ins:
         return _state(_stand_ins[-1])
     if live and warn:
-        _warn_once(
-            "owner",
-            "an LLM call outside any app context passed unrecorded: %d apps use flask-llm-cost here; "
-            "wrap the call in 'with app.app_context():'",
-            len(live),
-        )
+        warn_of_unowned()
     return None
+
+
+def claimants() -> list[AppState]:
+    """The apps any of which may own a call made here, where nobody can say which; none where that is known."""
+    nobody_knows = not has_app_context() and request_here.get() is None and not _stand_ins
+    live = _live() if nobody_knows else []
+    return live if len(live) > 1 else []
+
+
+def warn_of_unowned() -> None:
+    """Say, once, that a call passed unrecorded because it may be any app's."""
+    _warn_once(
+        "owner",
+        "an LLM call outside any app context passed unrecorded: %d apps use flask-llm-cost here; "
+        "wrap the call in 'with app.app_context():'",
+        len(_live()),
+    )
+
+
+def _live() -> list[AppState]:
+    return [state for state in map(_state, _apps) if state is not None]
 
 
 def _state(app: Flask) -> AppState | None:

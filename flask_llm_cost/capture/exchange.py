@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from flask_llm_cost import usage as wire
-from flask_llm_cost.capture.attribution import owner
+from flask_llm_cost.capture.attribution import claimants, owner, warn_of_unowned
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.observation import Observation
 from flask_llm_cost.capture.sdk import current_marker
@@ -76,10 +76,12 @@ def observe(request: Request, carried: Mapping[str, Any] | None = None, *, expli
         if carried and outer.observation is not None:
             outer.observation.carry(carried)
         return None
-    state = owner()
-    if state is None or not (explicit or request.library in state.libraries):
+    state, marker = owner(warn=False), current_marker()
+    if state is None:
+        _pass_unowned(request, explicit)
         return None
-    marker = current_marker()
+    if not (explicit or request.library in state.libraries):
+        return None
     route = wire.route(state.hosts, request.method, request.host, request.path, request.headers, marker is not None)
     if route is None:
         return None
@@ -95,6 +97,17 @@ def observe(request: Request, carried: Mapping[str, Any] | None = None, *, expli
         request.method == "POST",  # what is asked for with GET has been paid for elsewhere
         request.form,
     )
+
+
+def _pass_unowned(request: Request, explicit: bool) -> None:
+    """Count a call of which nobody can say whose it is, at every app that would have taken it for a call of its own."""
+    for state in claimants():
+        if explicit or request.library in state.libraries:
+            marked = current_marker() is not None
+            route = wire.route(state.hosts, request.method, request.host, request.path, request.headers, marked)
+            if route is not None and route.certain and not route.format.shape_only:
+                state.ledger.note_unattributed()
+                warn_of_unowned()
 
 
 def _is_part_of(request: Request, outer: Request, explicit: bool) -> bool:

@@ -71,6 +71,11 @@ def ledger(state: AppState) -> Iterator[Check]:
 _COUNTED: Final[dict[str, tuple[Status, str]]] = {
     "lost": ("error", "calls were lost"),
     "quarantined": ("warning", "calls were refused by the database and set aside"),
+    "unattributed": (
+        "warning",
+        "calls outside any app context passed unrecorded, since several apps were there; wrap them in "
+        "'with app.app_context():'",
+    ),
     "redacted": ("warning", "tags looked like secrets and were not kept"),
     "spooled": ("warning", "inline writes had to wait in the spool"),
     "busy": (

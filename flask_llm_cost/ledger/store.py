@@ -348,6 +348,10 @@ class Ledger:
         with reading((self._read_engine if replica else self._engine).get(), longest=longest) as session:
             yield session
 
+    def note_unattributed(self) -> None:
+        """A call passed unrecorded that may have been this app's: it goes into the counters with the next write."""
+        self._tally.unattributed += 1
+
     def counters(self) -> dict[str, tuple[int, datetime]]:
         """What all processes have counted, and when last: :data:`~flask_llm_cost.ledger.tally.COUNTERS`, ``heartbeat``.
 

@@ -12,7 +12,7 @@ from flask_llm_cost.log import log as log
 from flask_llm_cost.records import REDACTED, UNPRICED, CallRecord
 
 #: What is added up in the database for all processes, by the names in :class:`Tally`.
-COUNTERS: Final = ("duplicates", "quarantined", "lost", "spooled", "busy", "redacted")
+COUNTERS: Final = ("duplicates", "quarantined", "lost", "spooled", "busy", "redacted", "unattributed")
 
 
 @dataclasses.dataclass(slots=True)
@@ -29,6 +29,8 @@ class Tally:
     spooled: int = 0
     #: Batches that had to wait because somebody else held the database.
     busy: int = 0
+    #: Calls outside any app context, of which nobody could say which app's they were.
+    unattributed: int = 0
     #: Tags that looked like secrets.
     redacted: int = 0
     #: Tag keys with many values, in the order in which they were found to have them.

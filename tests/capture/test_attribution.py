@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import click
+import httpx
 import openai
 import pytest
 from celery import Celery
@@ -35,6 +36,7 @@ from werkzeug.test import create_environ
 
 from flask_llm_cost import LlmCostTracker, carry_tags, current_tags, tags, track
 from flask_llm_cost.capture import attribution
+from flask_llm_cost.doctor import examine
 from flask_llm_cost.ledger import Call
 from flask_llm_cost.testing.provider import PlayedProvider
 
@@ -332,6 +334,31 @@ def test_outside_any_context_the_only_app_owns_the_call(
     assert caplog.text.count("passed unrecorded") == 1
 
 
+@pytest.mark.usefixtures("alone")
+def test_what_passes_unrecorded_is_counted(
+    make_app: Callable[..., Flask], ask: Callable[[], None], provider: PlayedProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A call that may be any of two apps' is counted at both, and doctor says so; of what is no call nothing is said."""
+    apps = make_app(), make_app()
+    with httpx.Client() as client:
+        client.get(f"{provider.openai_url}/models")
+        provider.reply_with("/inbox/messages", body={"messages": []})
+        client.post(f"{provider.url.replace('127.0.0.1', 'localhost')}/inbox/messages", json={"text": "hello"})
+    assert "passed unrecorded" not in caplog.text
+    ask()
+    ask()
+    for app in apps:
+        with app.app_context():
+            ask()
+        assert len(ledger_of(app)) == 1
+        assert app.extensions["llm_cost"].ledger.counters()["unattributed"][0] == 2
+        with app.app_context():
+            told = [check for check in examine(app.extensions["llm_cost"]) if check.name == "unattributed so far"]
+        assert [(check.status, check.message.startswith("2 calls outside any app context")) for check in told] == [
+            ("warning", True)
+        ]
+
+
 def test_apps_are_held_weakly(tmp_path: Any) -> None:
     """A hundred apps of a test suite cost no thread, no file and no memory once they are gone."""
     gc.collect()
@@ -404,6 +431,46 @@ def test_celery_tasks_carry_the_tags_of_the_request(
     (call,) = calls()
     expected = {"endpoint": "enqueue", "tenant_id": "7", "feature": "summary", "job": "desk.summarize"}
     assert tags_of(call) == expected
+    assert current_tags() == {}
+
+
+@pytest.mark.slow
+def test_a_celery_task_leaves_nothing_to_the_next(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
+    """In one worker each task has the tags of who enqueued it, a request, a task or nobody, also after one raised."""
+    celery = Celery("desk", broker="memory://", backend="cache+memory://")
+    tracker_of(app).init_celery(celery)
+
+    @celery.task(name="desk.ask")
+    def one() -> None:
+        with app.app_context():
+            ask()
+
+    @celery.task(name="desk.raise")
+    def raising() -> None:
+        one.run()
+        with app.app_context(), tags(step="inside"):
+            one.delay().forget()
+        raise LookupError
+
+    with start_worker(celery, perform_ping_check=False, loglevel="CRITICAL"):
+        with app.app_context(), tags(feature="summary", password="hunter2"):
+            raising.delay().forget()
+        for number in range(2):
+            with app.app_context():
+                (one if number else raising).delay().forget()
+        for _ in range(200):
+            if len(calls()) == 5:
+                break
+            time.sleep(0.05)
+    feature = {"feature": "summary", "password": "[redacted]"}
+    wanted: list[dict[str, str]] = [
+        {**feature, "job": "desk.raise"},
+        {**feature, "step": "inside", "job": "desk.ask"},
+        {"job": "desk.raise"},
+        {"step": "inside", "job": "desk.ask"},
+        {"job": "desk.ask"},
+    ]
+    assert sorted(map(sorted, map(dict.items, map(tags_of, calls())))) == sorted(sorted(one.items()) for one in wanted)
     assert current_tags() == {}
 
 

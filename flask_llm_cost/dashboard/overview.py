@@ -24,13 +24,12 @@ from flask_llm_cost.dashboard.formatting import UNTAGGED, long_day, money, plura
 from flask_llm_cost.dashboard.formatting import day as short_day
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.movers import Mover, driver, leader, movers
-from flask_llm_cost.dashboard.periods import Bucket, Period, buckets
+from flask_llm_cost.dashboard.periods import Bucket, buckets
 from flask_llm_cost.dashboard.sums import cache_share, per_call
 from flask_llm_cost.dashboard.timeline import Timeline, timeline
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
-from flask_llm_cost.ledger.call_queries import CallRow, calls_page
-from flask_llm_cost.ledger.local_time import start_of_day
+from flask_llm_cost.ledger.call_queries import CallRow, dearest_of_latest
 from flask_llm_cost.ledger.queries import Completeness, Spend, UnpricedModel
 from flask_llm_cost.ledger.sample_queries import Moved, latest, moved_since, quantile
 from flask_llm_cost.ledger.tag_queries import MANY_CALLS, too_many_to_add_up
@@ -88,7 +87,7 @@ class Overview:
     """Everything on the page.
 
     :param apart: report tags that have a page of their own only, since adding them up takes reading every call
-    :param dearest_since: from which day on the dearest calls are told, where there are too many to look at all
+    :param dearest_of: of how many of the latest calls the dearest are told, where there are too many to look at all
     """
 
     total: Spend
@@ -114,7 +113,7 @@ class Overview:
     movers: tuple[Mover, ...]
     apart: tuple[str, ...]
     dearest: tuple[CallRow, ...]
-    dearest_since: date | None
+    dearest_of: int | None
     facts: Facts
     odd: str | None
     pruned: date | None
@@ -196,9 +195,7 @@ def build(
     keys = [key for key in report_tags if key not in selection.base.scope]
     apart = tuple(key for key in keys if f"tag:{key}" != selection.by and too_many_to_add_up(session, key, total.calls))
     dimensions = [f"tag:{key}" for key in keys if key not in apart] + ["model"]
-    since = _few_calls_since(time, period)
-    around = flt if since is None else flt.narrowed(since=start_of_day(since, period.zone))
-    dearest = calls_page(session, around, order="dearest", limit=_MOST_DEAREST).rows
+    dearest = dearest_of_latest(session, flt, latest=MANY_CALLS, limit=_MOST_DEAREST)
     also: dict[str, list[str]] = {}
     for key, value in (pair for call in dearest for pair in call.tags.items() if pair[0] in report_tags):
         also.setdefault(key, []).append(value)
@@ -240,23 +237,12 @@ def build(
         movers=movers([found[name] for name in telling], selection.filter.currency or "USD") if before.calls else (),
         apart=apart,
         dearest=dearest,
-        dearest_since=since,
+        dearest_of=MANY_CALLS if total.calls > MANY_CALLS else None,
         facts=_facts(session, selection, total),
         odd=odd,
         pruned=time.pruned,
         past=tuple(day for day in period.days if day <= period.today),
     )
-
-
-def _few_calls_since(time: Timeline, period: Period) -> date | None:
-    """The day from which on the calls are few enough to look at each; ``None`` where all of the range are."""
-    calls, first = 0, period.today
-    for day in sorted((day for day in time.daily if period.first <= day <= period.last), reverse=True):
-        calls += time.daily[day].calls
-        if calls > MANY_CALLS:
-            return min(first, period.last)
-        first = day
-    return None
 
 
 def _draw(

@@ -75,7 +75,7 @@ def overview(selection: Selection, page: Overview) -> dict[str, Any]:
         "changed": [asdict(mover) for mover in page.movers],
         "moved_since_booked": plainly(page.moved),
         "not_broken_down_by": page.apart,
-        "dearest_calls_since": page.dearest_since,
+        "dearest_calls_of_latest": page.dearest_of,
         "dearest_calls": [_call(call) for call in page.dearest],
         "facts": asdict(page.facts),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
@@ -133,11 +134,11 @@ def add(sums: Sums, more: Sums, sign: int = 1) -> Sums:
     """Add *more* to *sums* in place, or take it off with a *sign* of -1."""
     for keys, amounts in more.items():
         found = sums.get(keys)
-        if found is None:
-            sums[keys] = [sign * amount for amount in amounts]
+        if found is not None:
+            put = operator.add if sign == 1 else operator.sub
+            found[:] = map(put, found, amounts)
         else:
-            for position, amount in enumerate(amounts):
-                found[position] += sign * amount
+            sums[keys] = amounts.copy() if sign == 1 else [-amount for amount in amounts]
     return sums
 
 

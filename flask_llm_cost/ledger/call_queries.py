@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.endings import with_calls
-from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.filter import Filter, newest
 from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
 
 #: What a list of calls can be sorted by, and whether downwards. What is not known comes last in ``dearest`` and ``slowest``.
@@ -122,6 +122,17 @@ def calls_page(
     beyond_end = more if not backwards else True
     beyond_start = start is not None and (not backwards or more)
     return CallPage(rows, rows[-1].id if beyond_end else None, rows[0].id if beyond_start else None)
+
+
+def dearest_of_latest(session: Session, flt: Filter, *, latest: int, limit: int) -> tuple[CallRow, ...]:
+    """The dearest of the *latest* calls: there is no index of costs, and this takes no longer where there are more calls."""
+    if (within := with_calls(session, flt)) is None:
+        return ()
+    cost, _ = ORDERS["dearest"]
+    some = newest(sa.select(Call.id, cost.label("cost")), within).limit(latest).subquery()
+    first = sa.select(some.c.id).order_by(some.c.cost.desc(), some.c.id.desc()).limit(limit).subquery()
+    query = sa.select(*_COLUMNS).join(first, first.c.id == Call.id).order_by(cost.desc(), Call.id.desc())
+    return _with_tags(session, session.execute(query).all())
 
 
 def _place(session: Session, flt: Filter, expression: Any, start: UUID) -> sa.ColumnElement[Any]:

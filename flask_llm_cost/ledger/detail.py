@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -19,6 +20,7 @@ from flask_llm_cost.ledger.local_time import local_text, offset_text
 from flask_llm_cost.ledger.models import Call, CallTag
 from flask_llm_cost.ledger.rollup_sums import ESTIMATED_SOURCES, FAILED_OUTCOMES, UNCOUNTED_SOURCES
 
+_NOTHING: Final = Decimal(0)
 _TEXT_LENGTH: Final = {"hour": 13, "day": 10, "month": 7}
 
 
@@ -84,12 +86,18 @@ def from_calls(session: Session, flt: Filter, by: Grouping) -> Sums:
     return sums
 
 
-def amounts_of(measures: Sequence[str], values: Sequence[Any]) -> list[Any]:
+def amounts_of(measures: tuple[str, ...], values: Sequence[Any]) -> list[Any]:
     """Amounts without nulls: what is unknown is known by the count of what is."""
     return [
-        (value if value is not None else Decimal(0)) if name.endswith("cost") else int(value or 0)
-        for name, value in zip(measures, values, strict=True)
+        int(value or 0) if whole else _NOTHING if value is None else value
+        for whole, value in zip(_whole(measures), values, strict=True)
     ]
+
+
+@functools.cache
+def _whole(measures: tuple[str, ...]) -> tuple[bool, ...]:
+    """Which of the measures are whole numbers, which PostgreSQL adds up to decimals; the others are money."""
+    return tuple(not name.endswith("cost") for name in measures)
 
 
 def extent(session: Session, flt: Filter) -> tuple[datetime | None, datetime | None]:

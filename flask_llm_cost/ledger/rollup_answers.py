@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -255,8 +256,12 @@ class _Rollups:
             labels.append(sa.text(label))
             if name in question.by.only and (only := question.by.only[name]):
                 query = query.where(expression.in_(["" if value is None else value for value in only]))
-        sums = [sa.func.sum(getattr(table, name)) for name in question.by.measures]
-        query = query.add_columns(*sums).select_from(table).where(*self._conditions(pair, columns)).group_by(*labels)
+        query = (
+            query.add_columns(*_measured(table, question.by.measures))
+            .select_from(table)
+            .where(*self._conditions(pair, columns))
+            .group_by(*labels)
+        )
         # All of them, also where only the dearest are wanted: whether anybody is missing shows in the count.
         query = query.add_columns(sa.func.sum(sa.func.sum(table.calls)).over())
         if top is not None:
@@ -303,3 +308,9 @@ class _Rollups:
 
     def _key(self, name: str, value: Any) -> Key:
         return key_of(name, value) if name in TIMES and isinstance(value, str) else day_key(name, value)
+
+
+@functools.cache
+def _measured(table: Any, measures: tuple[str, ...]) -> tuple[sa.ColumnElement[Any], ...]:
+    """Made once: there are a dozen in each of a page's dozens of questions."""
+    return tuple(sa.func.sum(getattr(table, name)) for name in measures)

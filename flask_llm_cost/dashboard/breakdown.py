@@ -181,10 +181,8 @@ def _both(
 def _top(session: Session, flt: Filter, dimension: str, total: Spend) -> dict[object, Spend]:
     if not dimension.startswith("tag:"):
         return {row.key: row for row in queries.pivot(session, flt, (dimension,), top=MOST_VALUES + 1)}
-    keys = (dimension[4:],)
-    found = queries.pivot(session, flt, (dimension,), tagged=keys, top=MOST_VALUES + 1)
-    tagged = found if len(found) <= MOST_VALUES else queries.pivot(session, flt, (), tagged=keys)
-    bare = without(total, tagged)
+    found, tagged = queries.ranking(session, flt, dimension[4:], MOST_VALUES + 1)
+    bare = without(total, [tagged])
     return {row.key: row for row in [*found, *([replace(bare, keys={dimension: None})] if bare.calls > 0 else [])]}
 
 

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import QueryError
-from flask_llm_cost.ledger.answers import NOTHING, SPEND, Grouping, Key, Spend, dearest, spend
+from flask_llm_cost.ledger.answers import NOTHING, SPEND, Grouping, Key, Spend, Sums, add, dearest, spend
 from flask_llm_cost.ledger.detail import expression_of
 from flask_llm_cost.ledger.filter import TIMES, Filter, check_dimension
 from flask_llm_cost.ledger.local_time import days_between
@@ -32,7 +32,7 @@ from flask_llm_cost.ledger.rollup_sums import ESTIMATED_SOURCES, FAILED_OUTCOMES
 __all__ = [
     "ESTIMATED_SOURCES", "FAILED_OUTCOMES", "NOTHING", "UNCOUNTED_SOURCES", "Completeness", "Key", "Spend", "UnpricedModel",
     "any_calls", "completeness", "count_known", "count_values", "extent", "over", "percentile", "pivot", "pruned_before",
-    "totals", "unpriced_models",
+    "ranking", "totals", "unpriced_models",
 ]  # fmt: skip
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -66,10 +66,7 @@ def pivot(
     :param top: only so many rows, the dearest
     :raises QueryError: for an unknown dimension, or for several currencies in one row
     """
-    for name in dimensions:
-        check_dimension(name)
-    if flt.currency is None and "currency" not in dimensions:
-        raise QueryError("amounts in different currencies do not add up: filter by currency, or group by it")
+    _check(flt, dimensions)
     by = Grouping(dimensions=tuple(dimensions), measures=SPEND, zone=zone or _UTC, only=only, tagged=tagged, top=top)
     found = sums(session, flt, by)
     rows = [spend(dict(zip(dimensions, keys, strict=True)), amounts) for keys, amounts in found.items()]
@@ -79,6 +76,30 @@ def pivot(
     if dimensions[0] in TIMES:
         return sorted(rows, key=lambda row: (row.key, *dearest(row)))
     return rows
+
+
+def ranking(session: Session, flt: Filter, key: str, top: int) -> tuple[list[Spend], Spend]:
+    """The dearest values of a tag, and what all its values come to together, those that are not told included.
+
+    :raises QueryError: for what is no key of a tag, or for several currencies in one row
+    """
+    _check(flt, (f"tag:{key}",))
+    by = Grouping(dimensions=(f"tag:{key}",), measures=SPEND, tagged=(key,), top=top)
+    found = sums(session, flt, by)
+    rows = [spend({by.dimensions[0]: value}, amounts) for (value,), amounts in found.items()]
+    if len(rows) == top:  # perhaps there are more: only so many were asked for
+        return sorted(rows, key=dearest), (pivot(session, flt, (), tagged=(key,)) or [NOTHING])[0]
+    whole: Sums = {}
+    for amounts in found.values():
+        add(whole, {(): amounts})
+    return sorted(rows, key=dearest)[:top], spend({}, whole[()]) if whole else NOTHING
+
+
+def _check(flt: Filter, dimensions: Sequence[str]) -> None:
+    for name in dimensions:
+        check_dimension(name)
+    if flt.currency is None and "currency" not in dimensions:
+        raise QueryError("amounts in different currencies do not add up: filter by currency, or group by it")
 
 
 def over(session: Session, flt: Filter, unit: str, zone: ZoneInfo) -> dict[Key, Spend]:

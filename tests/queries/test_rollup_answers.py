@@ -348,3 +348,17 @@ def test_what_needs_pruned_calls_says_so(kept: Kept) -> None:
         first, _ = queries.extent(session, Filter(scope={}))
         assert first is not None
         assert first < start_of_day(day, BERLIN)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(ZONES), filters(), st.sampled_from(sorted(VALUES)), st.integers(1, 12))
+def test_a_ranking_knows_what_all_of_it_comes_to(
+    ledgers_of_zones: dict[str, Kept], zone: str, flt: Filter, key: str, top: int
+) -> None:
+    """Beside the dearest values of a tag stands the sum of all, told or not, in every range, scope and zone."""
+    with Session(ledgers_of_zones[zone].engine) as session:
+        rows, whole = queries.ranking(session, flt, key, top)
+        everyone = queries.pivot(session, flt, (f"tag:{key}",), tagged=(key,))
+        assert rows == everyone[:top]
+        assert [whole] == (queries.pivot(session, flt, (), tagged=(key,)) or [queries.NOTHING])
+        assert whole.calls == sum(row.calls for row in everyone)

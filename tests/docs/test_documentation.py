@@ -14,7 +14,7 @@ from pages import DOCS, ROOT, code_blocks, entries, page, pages, sections
 import flask_llm_cost
 from flask_llm_cost import dashboard_blueprint, ledger, signals, testing
 from flask_llm_cost.cli import cli
-from flask_llm_cost.config import PREFIX, Config
+from flask_llm_cost.config import LIBRARIES, PREFIX, Config
 from flask_llm_cost.doctor import GROUPS
 from flask_llm_cost.ledger import spend
 from flask_llm_cost.ledger.models import Base
@@ -189,6 +189,15 @@ def test_every_known_host_and_path_is_on_the_formats_page() -> None:
     assert [host for host in named if host not in text] == []
     assert [provider for provider in _HOSTS.values() if f"``{provider}``" not in text] == []
     assert [path for path, (operation, _) in _PATHS.items() if f"``{path}``" not in text or operation not in text] == []
+
+
+def test_everything_that_can_be_watched_is_on_the_page() -> None:
+    """Each name that LLM_COST_INSTRUMENT takes is where it is described: beside its default, and beside what it means."""
+    (meaning,) = (body for heading, body in sections(page("capture")) if heading == "Choose what is watched")
+    entry = re.search(r"\.\. confval:: LLM_COST_INSTRUMENT\n((?:   .*\n|\n)+)", page("configuration"))
+    assert entry is not None
+    for text in (meaning, entry[1]):
+        assert {name for name in LIBRARIES if f"``{name}``" not in text} == set()
 
 
 def test_internal_links_lead_somewhere() -> None:

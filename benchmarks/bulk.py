@@ -219,7 +219,17 @@ def _statements(*, server: bool) -> Iterator[str]:
         INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
         SELECT {random_id}, day, '~', '0|ok|response|' || status || '||0', '', provider, model, 'USD', {sums}
         FROM staged GROUP BY day, status, provider, model ORDER BY day"""
-    marks = {"rollups": "UTC", "rollups.filled_to": "", "rollups.tag:user_id": "left out"}
+    for key, _ in keys:
+        yield f"""
+            INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
+            SELECT {random_id}, day, '{key}?', '', '', provider, model, 'USD', {sums}
+            FROM staged GROUP BY day, provider, model ORDER BY day"""
+    marks = {
+        "rollups": "UTC",
+        "rollups.presence": "1970-01-01T00:00:00+00:00",
+        "rollups.filled_to": "",
+        "rollups.tag:user_id": "left out",
+    }
     kept = ("feature", "tenant_id", "feature,tenant_id")
     left_out = ("feature,user_id", "tenant_id,user_id")
     marks |= {f"rollups.tag:{key}": "kept" for key in kept} | {f"rollups.tag:{key}": "left out" for key in left_out}

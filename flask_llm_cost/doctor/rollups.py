@@ -28,6 +28,9 @@ def rollups(state: AppState) -> Iterator[Check]:
     elif missing := wanted.named - found.kept:
         message = f"LLM_COST_ROLLUP_TAGS names {', '.join(sorted(missing))}, of which there are no rollups yet; {_REBUILD}"
         yield Check("Ledger", "rollups", "warning", message)
+    elif found.presence is None:
+        message = f"it is not kept which calls have a tag, so pages about those without one are slow; {_REBUILD}"
+        yield Check("Ledger", "rollups", "warning", message)
     elif found.zone == str(wanted.zone):
         kept = ", ".join(sorted(found.kept)) or "no tag yet"
         yield Check("Ledger", "rollups", "ok", f"days of {found.zone}, by {kept}")

@@ -68,6 +68,8 @@ def _begin(connection: sa.Connection, rollups: Rollups) -> int:
         keys = {*known, *pairs_of(known & rollups.report)}
         rollup_state.decide(connection, {key for key in keys if rollups.wants(key)}, kept=True)
         rollup_state.decide(connection, {key for key in keys | state.kept if not rollups.wants(key)}, kept=False)
+        if state.presence is None:
+            rollup_state.set_presence(connection, state.pruned or NOTHING_FILLED)
         rollup_state.set_zone(connection, zone)
         rollup_state.set_filled_to(connection, state.pruned or NOTHING_FILLED)
         rollup_state.set_clearing(connection, clearing=True)

@@ -1,6 +1,7 @@
 """What the rollups hold, as the ledger itself says it: one answer for every process, whatever its configuration.
 
-Kept in ``llm_cost_counters``: the reporting zone, how far a rebuild has come, and each tag key that was decided upon.
+Kept in ``llm_cost_counters``: the reporting zone, how far a rebuild has come, each tag key that was decided upon,
+and since when it is kept who has a tag.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ COUNTERS: Final = cast(sa.Table, Counter.__table__)
 _ZONE: Final = "rollups"
 _FILLED_TO: Final = "rollups.filled_to"
 _CLEARING: Final = "rollups.clearing"
+_PRESENCE: Final = "rollups.presence"
 _TAG: Final = "rollups.tag:"
 _PRUNED: Final = "pruned"
 _KEPT: Final = "kept"
@@ -46,6 +48,8 @@ class RollupState:
     :param clearing: whether a rebuild still takes away what there was
     :param kept: tag keys, and pairs of keys joined by a comma, that have rollups
     :param left_out: keys and pairs that have none, because they are nearly unique or not wanted
+    :param presence: since when it is kept which calls have a tag, whatever its value, of keys that are left out too;
+        ``None`` where a rebuild has not made that yet
     :param pruned: calls before it may be gone, and are in the rollups all the same
     :param pruned_day: the first day that has all its calls, in the zone of that time
     """
@@ -55,6 +59,7 @@ class RollupState:
     clearing: bool
     kept: frozenset[str]
     left_out: frozenset[str]
+    presence: datetime | None
     pruned: datetime | None
     pruned_day: date | None
 
@@ -74,6 +79,10 @@ class RollupState:
     def knows(self, key: str) -> bool:
         """Whether it is decided if a key is kept."""
         return key in self.kept or key in self.left_out
+
+    def counts(self, key: str, since: datetime | None) -> bool:
+        """Whether it is kept which calls from *since* on have a tag; from the first one on where it is ``None``."""
+        return self.presence is not None and self.knows(key) and self.presence <= (since or NOTHING_FILLED)
 
 
 def pair_of(first: str, second: str) -> str:
@@ -131,6 +140,7 @@ def _read(connection: sa.Connection, query: sa.Select[Any]) -> RollupState | Non
         clearing=bool(found.get(_CLEARING)),
         kept=frozenset(key for key, text in tags.items() if text == _KEPT),
         left_out=frozenset(key for key, text in tags.items() if text != _KEPT),
+        presence=_instant(found.get(_PRESENCE)),
         pruned=_instant(pruned),
         pruned_day=date.fromisoformat(pruned_day) if pruned_day else None,
     )
@@ -146,6 +156,7 @@ def begin(connection: sa.Connection, zone: str) -> None:
         any_call = connection.scalar(sa.select(sa.literal(1)).select_from(CALLS).limit(1))
         set_zone(connection, zone)
         set_filled_to(connection, NOTHING_FILLED if any_call else None)
+        set_presence(connection, NOTHING_FILLED)
 
 
 def set_zone(connection: sa.Connection, zone: str) -> None:
@@ -156,6 +167,11 @@ def set_zone(connection: sa.Connection, zone: str) -> None:
 def set_filled_to(connection: sa.Connection, instant: datetime | None) -> None:
     """Say how far the rollups are filled; ``None`` is all the way."""
     _put(connection, _FILLED_TO, "" if instant is None else instant.isoformat())
+
+
+def set_presence(connection: sa.Connection, since: datetime) -> None:
+    """Say since when it is kept which calls have a tag."""
+    _put(connection, _PRESENCE, since.isoformat())
 
 
 def set_clearing(connection: sa.Connection, *, clearing: bool) -> None:

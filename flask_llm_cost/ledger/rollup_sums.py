@@ -28,6 +28,8 @@ MEASURES: Final = (
     "wasted_priced_calls", "wasted_cost", "latency_ms", "latency_calls", "quantity",
 )  # fmt: skip
 USAGE_KEYS: Final = ("bucket", "provider", "model", "component", "currency")
+#: What ends the key under which calls that have a tag are kept, whatever its value. No tag's key can end so.
+PRESENT: Final = "?"
 #: How calls ended and were counted, kept as if that were a tag. No tag's key can be this.
 ENDING: Final = "~"
 #: The columns of a call that make the value of it, besides whether it was both billed by the provider and computed here.
@@ -45,11 +47,13 @@ class Sums:
 
     :param zone: whose days the tag rollups are of
     :param kept: tag keys and pairs that have rollups
+    :param left_out: tag keys of which it is kept only which calls have them, and not the values
     """
 
-    def __init__(self, zone: ZoneInfo, kept: Collection[str]) -> None:
+    def __init__(self, zone: ZoneInfo, kept: Collection[str], left_out: Collection[str]) -> None:
         self._zone = zone
         self._kept = kept
+        self._left_out = left_out
         self._pairs = {tuple(key.split(",")): key for key in kept if "," in key}
         self.usage: dict[tuple[datetime, str, str, str, str], _Amounts] = {}
         self.tags: dict[tuple[date, str, str, str, str, str, str], _Amounts] = {}
@@ -68,6 +72,8 @@ class Sums:
         _put(self.tags, (day, "", "", "", provider, model, currency), measured)
         _put(self.tags, (day, ENDING, _ending(call), "", provider, model, currency), measured)
         tags = {tag["key"]: tag["value"] for tag in rows.tags if tag["key"] in self._kept}
+        for key in (*tags, *(tag["key"] for tag in rows.tags if tag["key"] in self._left_out)):
+            _put(self.tags, (day, f"{key}{PRESENT}", "", "", provider, model, currency), measured)
         for key, value in tags.items():
             _put(self.tags, (day, key, value, "", provider, model, currency), measured)
             _put(self.tags, (day, f"{key}*", value, "", "", "", currency), measured)

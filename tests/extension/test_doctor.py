@@ -28,7 +28,7 @@ from flask_llm_cost import LlmCostTracker, dashboard_blueprint, track
 from flask_llm_cost.doctor import GROUPS, Check, examine
 from flask_llm_cost.doctor.tested import TESTED, untested
 from flask_llm_cost.ledger import Call
-from flask_llm_cost.ledger.models import TagRollup, UsageRollup
+from flask_llm_cost.ledger.models import Counter, TagRollup, UsageRollup
 
 Make = Callable[..., Flask]
 
@@ -228,6 +228,19 @@ def test_rollups_that_do_not_add_up(database_url: sa.URL, make_app: Make, zone: 
         assert (check.status, check.message.endswith("run 'flask llm-cost rollups rebuild'")) == ("error", True)
         assert app.test_cli_runner().invoke(args=["llm-cost", "rollups", "rebuild"]).exit_code == 0
     assert one(app, name).status == "ok"
+
+
+def test_who_has_a_tag_is_made_by_a_rebuild(make_app: Make) -> None:
+    """A ledger that does not keep who has a tag is a warning, and the command that it names repairs it."""
+    app = make_app()
+    recorded(app, "gpt-4o", tags={"feature": "chat"})
+    assert one(app, "rollups").status == "ok"
+    with app.app_context(), app.extensions["sqlalchemy"].engine.begin() as connection:
+        connection.execute(sa.delete(Counter).where(Counter.name == "rollups.presence"))
+    check = one(app, "rollups")
+    assert (check.status, check.message.endswith("run 'flask llm-cost rollups rebuild'")) == ("warning", True)
+    assert app.test_cli_runner().invoke(args=["llm-cost", "rollups", "rebuild"]).exit_code == 0
+    assert one(app, "rollups").status == "ok"
 
 
 def test_pruned_calls_are_not_missed(make_app: Make) -> None:

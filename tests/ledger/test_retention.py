@@ -13,7 +13,17 @@ from ledger_calls import NOON, LedgerMaker, a_call, calls, price
 from test_rollups import Kept
 
 from flask_llm_cost.errors import LedgerError
-from flask_llm_cost.ledger.models import Adjustment, Base, BudgetHold, BudgetPeriod, Call, CallTag, LineItem, TagRollup
+from flask_llm_cost.ledger.models import (
+    Adjustment,
+    Base,
+    BudgetHold,
+    BudgetPeriod,
+    Call,
+    CallTag,
+    Counter,
+    LineItem,
+    TagRollup,
+)
 from flask_llm_cost.ledger.retention import ERASED, Cutoff, calls_tagged, forget, old, prune
 from flask_llm_cost.ledger.rollup_state import read_state
 from flask_llm_cost.ledger.writer import Writer
@@ -107,6 +117,30 @@ def test_a_rebuild_keeps_the_sums_of_what_was_pruned(kept: Kept) -> None:
     sums = kept.found()
     kept.rebuild()
     assert kept.found() == sums
+
+
+def test_who_has_a_tag_is_not_made_up_for_what_was_pruned(kept: Kept) -> None:
+    """On a ledger that did not keep who has a tag, a rebuild makes it of the calls that are there, and says since when."""
+    kept.write([price(record) for record in calls(200)])
+    with kept.engine.begin() as connection:
+        connection.execute(sa.delete(TagRollup).where(TagRollup.key.endswith("?")))
+        connection.execute(sa.delete(Counter).where(Counter.name == "rollups.presence"))
+        state = read_state(connection)
+    assert state is not None
+    assert not state.counts("user_id", NOON)
+    cutoff = Cutoff.of(DAY, kept.rollups.zone)
+    for _ in prune(kept.writer.transactions, kept.rollups, cutoff):
+        pass
+    kept.rebuild()
+    with kept.engine.connect() as connection:
+        state = read_state(connection)
+        has = sa.select(sa.func.sum(TagRollup.calls)).where(TagRollup.key == "user_id?")
+        assert connection.scalar(has) == count(kept, Call)
+    assert state is not None
+    assert state.counts("user_id", cutoff.instant)
+    assert not state.counts("user_id", cutoff.instant - timedelta(days=1))
+    assert not state.counts("user_id", None)
+    assert not state.counts("nobody", cutoff.instant)
 
 
 def test_nothing_is_pruned_that_no_rollup_holds(kept: Kept) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -21,6 +22,7 @@ from flask_llm_cost.ledger.models import Call, CallTag, LineItem, TagRollup, Usa
 from flask_llm_cost.ledger.models import Counter as Mark
 from flask_llm_cost.ledger.rebuild import rebuild
 from flask_llm_cost.ledger.repricing import Repricing, reprice
+from flask_llm_cost.ledger.retention import forget
 from flask_llm_cost.ledger.rollup_state import hold_state, read_state
 from flask_llm_cost.ledger.rollup_sums import MEASURES, TAG_KEYS, USAGE_KEYS, Sums
 from flask_llm_cost.ledger.rollups import Rollups
@@ -63,7 +65,7 @@ class Kept:
         with self.engine.connect() as connection:
             state = read_state(connection)
             assert state is not None
-            sums = Sums(self.rollups.zone, state.kept)
+            sums = Sums(self.rollups.zone, state.kept, state.left_out)
             for rows in stored_calls(connection, list(connection.scalars(sa.select(Call.id)))):
                 sums.add(1, rows)
         usage = [dict(zip(("id", *USAGE_KEYS, *MEASURES), row, strict=True)) for row in sums.usage_rows()]
@@ -98,7 +100,7 @@ def kept_sqlite(sqlite_ledger: LedgerMaker) -> Iterator[Kept]:
 
 
 def test_rollups_move_with_the_calls(kept: Kept) -> None:
-    """One call is counted per bucket, per component, per day, per tag and per pair of report tags; delivered twice, once."""
+    """One call is counted per bucket, component, day, tag, pair of report tags, and who has a tag; delivered twice, once."""
     record = price(a_call(occurred_at=datetime(2026, 10, 15, 12, 29, tzinfo=UTC)))
     for _ in range(2):
         kept.write([record])
@@ -114,6 +116,8 @@ def test_rollups_move_with_the_calls(kept: Kept) -> None:
     assert (day, "tenant_id", "acme", "", *model) in tags
     assert (day, "tenant_id*", "acme", "", "", "", "USD") in tags
     assert (day, "feature,tenant_id", "chat", "acme", *model) in tags
+    assert {key[1] for key in tags if key[1].endswith("?")} == {"feature?", "tenant_id?", "user_id?"}
+    assert (day, "tenant_id?", "", "", *model) in tags
     assert {amounts["calls"] for amounts in tags.values()} == {1}
     assert kept.found() == kept.expected()
 
@@ -169,14 +173,23 @@ def records(draw: st.DrawFn) -> CallRecord:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.lists(records(), min_size=1, max_size=6), min_size=1, max_size=5), st.randoms(use_true_random=False))
-def test_moved_step_by_step_is_made_anew(sqlite_ledger: LedgerMaker, batches: list[list[CallRecord]], chance: Any) -> None:
-    """Late, out of order, delivered twice, settled and repriced calls: what moved with them is what a rebuild makes."""
+@given(
+    st.lists(st.lists(records(), min_size=1, max_size=6), min_size=1, max_size=5),
+    st.randoms(use_true_random=False),
+    st.sampled_from(["auto", ("feature", "tenant_id")]),
+)
+def test_moved_step_by_step_is_made_anew(
+    sqlite_ledger: LedgerMaker, batches: list[list[CallRecord]], chance: Any, keys: Any
+) -> None:
+    """Late, out of order, delivered twice, settled, repriced and erased calls: what moved with them is what a rebuild makes.
+
+    With tags that are left out, too: who has them is kept.
+    """
     engine = sqlite_ledger.engine
     with engine.begin() as connection:
         for model in (LineItem, CallTag, Call, UsageRollup, TagRollup, Mark):
             connection.execute(sa.delete(model))
-    kept = Kept(engine, "Asia/Kathmandu")
+    kept = Kept(engine, "Asia/Kathmandu", keys)
     written: list[CallRecord] = []
     for batch in batches:
         kept.write(batch + ([chance.choice(written)] if written else []))
@@ -189,11 +202,24 @@ def test_moved_step_by_step_is_made_anew(sqlite_ledger: LedgerMaker, batches: li
         cost = price(a_call(usage=Usage({"input": chance.randrange(99), "output": 2}, "response"))).cost
         assert cost is not None
         reprice(kept.writer, [Repricing(rows, cost) for rows in some], kind="reprice")
+        for _ in forget(kept.writer.transactions, kept.rollups, chance.choice([*REPORT, "job"]), chance.choice("ab")):
+            pass
     moved = kept.found()
     assert moved == kept.expected()
+    assert who_has_a_tag(kept) == dict(Counter(key for record in written for key in record.tags))
     assert kept.rebuild() == len(written)
     assert kept.found() == moved
     kept.close()
+
+
+def who_has_a_tag(kept: Kept) -> dict[str, int]:
+    """How many calls have each tag, by the rollups that say so."""
+    _, tags = kept.found()
+    found: Counter[str] = Counter()
+    for key, amounts in tags.items():
+        if key[1].endswith("?"):
+            found[key[1].removesuffix("?")] += amounts["calls"]
+    return dict(found)
 
 
 def test_a_rebuild_goes_on_while_calls_come_in(kept: Kept) -> None:
@@ -249,10 +275,13 @@ def test_another_zone_waits_for_a_rebuild(kept_sqlite: Kept) -> None:
 
 
 def test_a_key_with_a_value_a_call_is_left_out(kept_sqlite: Kept) -> None:
-    """Under "auto" a nearly unique key, and pairs with it, lose their rollups; a key with few values keeps them."""
+    """Under "auto" a nearly unique key, and pairs with it, lose their rollups; a key with few values keeps them.
+
+    Swept away are the rows of its values, and not those of who has it.
+    """
     many = [
         price(a_call(occurred_at=NOON + timedelta(days=number % 2), tags={"tenant_id": "acme", "user_id": str(number)}))
-        for number in range(3_000)
+        for number in range(2_900)
     ]
     kept_sqlite.write(many)
 
@@ -261,13 +290,15 @@ def test_a_key_with_a_value_a_call_is_left_out(kept_sqlite: Kept) -> None:
         assert state is not None
         kept_sqlite.rollups.measure(connection, state)
 
-    kept_sqlite.writer.transactions.run(measure)
+    for _ in range(12):
+        kept_sqlite.writer.transactions.run(measure)
     with kept_sqlite.engine.connect() as connection:
         state = read_state(connection)
     assert state is not None
     assert state.left_out == {"user_id", "tenant_id,user_id"}
     assert state.kept == {"tenant_id"}
     assert kept_sqlite.found() == kept_sqlite.expected()
+    assert who_has_a_tag(kept_sqlite) == {"tenant_id": 2_900, "user_id": 2_900}
 
 
 def test_the_configuration_names_the_keys(kept_sqlite: Kept) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -24,6 +24,7 @@ from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import TagRollup, UsageRollup
 from flask_llm_cost.ledger.pieces import PLAIN, day_key, days_of, plain, quarters, split_days
 from flask_llm_cost.ledger.rollup_state import MOST_KEYS, RollupState, pair_of, state_of
+from flask_llm_cost.ledger.rollup_sums import PRESENT
 
 
 def sums(session: Session, flt: Filter, by: Grouping) -> Sums:
@@ -133,6 +134,7 @@ class _Question:
     :param days: the zone of the rollups' days
     :param wanted: tags that calls must have, to their value
     :param unwanted: tags that calls must not have
+    :param counted: tags of which it is kept which calls have them, whatever their value
     """
 
     flt: Filter
@@ -140,12 +142,17 @@ class _Question:
     days: ZoneInfo
     wanted: Mapping[str, str]
     unwanted: frozenset[str]
+    counted: frozenset[str] = frozenset()
 
     @property
     def tags(self) -> tuple[str, ...]:
         """The tag keys that it is about, those that are wanted first."""
         grouped = [name[4:] for name in self.by.dimensions if name.startswith("tag:")]
         return tuple(dict.fromkeys((*self.wanted, *self.unwanted, *grouped, *self.by.tagged)))
+
+    def any_value(self, key: str, dimensions: Collection[str]) -> bool:
+        """Whether sums by *dimensions* ask who has a tag, and not for its values, and that is kept."""
+        return key in self.counted and key not in self.wanted and f"tag:{key}" not in dimensions
 
     @property
     def of_endings(self) -> bool:
@@ -172,7 +179,12 @@ def _question(flt: Filter, by: Grouping, state: RollupState | None) -> _Question
         return None
     question = _Question(flt, by, ZoneInfo(state.zone), wanted, frozenset(unwanted))
     tags = question.tags
-    if len(tags) > 2 or (tags and question.of_endings) or not all(key in state.kept for key in tags):
+    if tags and question.of_endings:
+        return None
+    question = replace(question, counted=frozenset(key for key in tags if state.counts(key, flt.since)))
+    if len(tags) == 1 and question.any_value(tags[0], by.dimensions):
+        return question
+    if len(tags) > 2 or not all(key in state.kept for key in tags):
         return None
     return question if len(tags) < 2 or pair_of(*tags) in state.kept else None
 
@@ -259,7 +271,7 @@ class _Rollups:
         query = (
             query.add_columns(*_measured(table, question.by.measures))
             .select_from(table)
-            .where(*self._conditions(pair, columns))
+            .where(*self._conditions(pair, columns, dimensions))
             .group_by(*labels)
         )
         # All of them, also where only the dearest are wanted: whether anybody is missing shows in the count.
@@ -277,7 +289,9 @@ class _Rollups:
             count = int(whole or 0)
         return found, count
 
-    def _conditions(self, pair: Sequence[str], columns: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
+    def _conditions(
+        self, pair: Sequence[str], columns: Mapping[str, Any], dimensions: Collection[str]
+    ) -> list[sa.ColumnElement[bool]]:
         table, question, flt = self._table, self._question, self._question.flt
         found: list[sa.ColumnElement[bool]] = []
         if table is TagRollup:
@@ -285,7 +299,8 @@ class _Rollups:
             over_models = (
                 pair and not {"provider", "model"} & {*question.by.dimensions} and not flt.provider and not flt.model
             )
-            found.append(TagRollup.key == (",".join(pair) + "*" if over_models else ",".join(pair)))
+            any_value = len(pair) == 1 and question.any_value(pair[0], dimensions)
+            found.append(TagRollup.key == ",".join(pair) + (PRESENT if any_value else "*" if over_models else ""))
             found += days_of(flt, zone)
         else:
             found.append(UsageRollup.component == "")

@@ -37,6 +37,8 @@ from flask_llm_cost.records import UNPRICED, CallRecord, Usage, new_call_id
 UTC_ZONE = ZoneInfo("UTC")
 BERLIN = ZoneInfo("Europe/Berlin")
 ZONES = ("Europe/Berlin", "Asia/Kathmandu", "UTC", "America/St_Johns")
+#: Tags that rollups are kept of: all, and not those that are nearly unique.
+KEYS: tuple[Any, ...] = ("auto", ("feature", "tenant_id"))
 #: The clocks go back in Berlin on 25 October 2026.
 AUTUMN = datetime(2026, 10, 25, tzinfo=UTC)
 
@@ -75,11 +77,11 @@ RECORDS = [made_up(number) for number in range(400)]
 class Kept:
     """A ledger with rollups."""
 
-    def __init__(self, url: sa.URL, zone: str) -> None:
+    def __init__(self, url: sa.URL, zone: str, keys: Any = "auto") -> None:
         self.engine = sa.create_engine(url)
         Base.metadata.create_all(self.engine)
         self._own = OwnEngine(lambda: self.engine)
-        self.rollups = Rollups(ZoneInfo(zone), "auto", ("feature", "tenant_id", "user_id"))
+        self.rollups = Rollups(ZoneInfo(zone), keys, ("feature", "tenant_id", "user_id"))
         self.writer = Writer(self._own, [self.rollups])
         self.writer.write(RECORDS)
 
@@ -99,7 +101,8 @@ def kept(database_url: sa.URL) -> Iterator[Kept]:
 def ledgers_of_zones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kept]]:
     folder = tmp_path_factory.mktemp("ledgers")
     ledgers = {
-        zone: Kept(sa.URL.create("sqlite", database=f"{folder}/{number}.db"), zone) for number, zone in enumerate(ZONES)
+        zone: Kept(sa.URL.create("sqlite", database=f"{folder}/{number}.db"), zone, KEYS[number % 2])
+        for number, zone in enumerate(ZONES)
     }
     yield ledgers
     for kept in ledgers.values():
@@ -314,6 +317,42 @@ def test_sums_of_whole_days_do_not_read_calls(kept: Kept) -> None:
     tables = (Call.__tablename__, CallTag.__tablename__, LineItem.__tablename__)
     assert statements
     assert not [statement for statement in statements if any(table in statement for table in tables)]
+
+
+@pytest.mark.parametrize("keys", KEYS, ids=["kept", "left out"])
+def test_who_has_a_tag_is_known_without_calls(database_url: sa.URL, keys: Any) -> None:
+    """Calls with a tag and without it, by day and model too, are had from few rows, also where its values are left out."""
+    kept = Kept(database_url, "Europe/Berlin", keys)
+    inside = Filter(scope={}, since=start_of_day(date(2026, 10, 20), BERLIN), until=start_of_day(date(2026, 11, 1), BERLIN))
+    groupings: tuple[list[str], ...] = ([], ["day"], ["provider", "model"])
+    seen: list[tuple[str, Any]] = []
+    sa.event.listen(kept.engine, "before_cursor_execute", lambda *given: seen.append((given[2], given[3])))
+
+    def quick(flt: Filter, dimensions: list[str], tagged: Collection[str]) -> str:
+        """What was asked of the database, once rollups and calls have said the same."""
+        seen.clear()
+        with Session(kept.engine) as session:
+            by = Grouping(dimensions=tuple(dimensions), measures=tuple(MEASURES), zone=BERLIN, tagged=tagged)
+            found = sums(session, flt, by)
+            asked = str(seen)
+            assert found == {keys: amounts for keys, amounts in from_calls(session, flt, by).items() if amounts[0]}
+        assert found
+        return asked
+
+    for dimensions in groupings:
+        for key in VALUES:
+            for flt in (inside, replace(inside, model="gpt-4o")):
+                for asked in (quick(flt, dimensions, [key]), quick(replace(flt, tags={key: None}), dimensions, [])):
+                    assert f"{key}?" in asked
+                    assert Call.__tablename__ not in asked
+    for other, flt in (("user_id", replace(inside, scope={"tenant_id": "t1"})), ("feature", inside)):
+        assert "user_id?" not in quick(replace(flt, tags={other: VALUES[other][0]}), [], ["user_id"])
+    for tagged in ([], ["user_id"]):
+        assert (Call.__tablename__ in quick(inside, ["tag:user_id"], tagged)) == (keys != "auto")
+    whole = quick(replace(inside, until=inside.until and inside.until + timedelta(minutes=3)), [], ["user_id"])
+    assert "user_id?" in whole
+    assert Call.__tablename__ in whole
+    kept.close()
 
 
 def test_what_needs_pruned_calls_says_so(kept: Kept) -> None:

@@ -19,6 +19,7 @@ from flask_llm_cost.usage.format import (
     block,
     count,
     counted_or_zero,
+    is_object,
     items,
     numbers_only,
     shared_out,
@@ -45,7 +46,7 @@ class ChatCompletions(Format):
     takes_stream_options = True
 
     def fits(self, body: Mapping[str, Any]) -> bool:
-        return isinstance(_usage_block(body), Mapping)
+        return is_object(_usage_block(body))
 
     #: Whether what was thought is known to be in the total only, and not in what was answered.
     thinks_beside: bool = False
@@ -76,7 +77,7 @@ def _usage_block(body: Mapping[str, Any]) -> Any:
     """Groq says in ``x_groq`` what others say beside it, and sometimes in both places: one bill."""
     usage = body.get("usage")
     groq = body.get("x_groq")
-    return groq.get("usage") if usage is None and isinstance(groq, Mapping) else usage
+    return groq.get("usage") if usage is None and is_object(groq) else usage
 
 
 def chat_usage(usage: Mapping[str, Any], thinks_beside: bool = False) -> Usage:
@@ -178,7 +179,7 @@ def billed(usage: Mapping[str, Any]) -> Decimal | None:
     ticks = amount(usage, "cost_in_usd_ticks", MAX_COUNT * 10**10)
     if ticks is not None:
         return ticks * _TICK
-    if isinstance(usage.get("cost"), Mapping):
+    if is_object(usage.get("cost")):
         return amount(block(usage, "cost"), "total_cost")
     cost = amount(usage, "cost")
     if cost is not None and usage.get("is_byok") is True:

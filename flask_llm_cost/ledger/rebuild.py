@@ -65,9 +65,11 @@ def _begin(connection: sa.Connection, rollups: Rollups) -> int:
         assert state is not None
     if state.complete or state.zone != zone:
         known = {key for key in (*state.kept, *state.left_out) if "," not in key}
-        keys = {*known, *pairs_of(known & rollups.report)}
-        rollup_state.decide(connection, {key for key in keys if rollups.wants(key)}, kept=True)
-        rollup_state.decide(connection, {key for key in keys | state.kept if not rollups.wants(key)}, kept=False)
+        keys = {*known, *pairs_of(known & rollups.report), *state.kept}
+        # Of what was left out when calls were pruned, their part is not to be had any more.
+        kept = {key for key in keys if rollups.wants(key) and (state.pruned is None or key in state.kept)}
+        rollup_state.decide(connection, kept, kept=True)
+        rollup_state.decide(connection, keys - kept, kept=False)
         if state.presence is None:
             rollup_state.set_presence(connection, state.pruned or NOTHING_FILLED)
         rollup_state.set_zone(connection, zone)

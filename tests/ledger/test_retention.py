@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from ledger_calls import NOON, LedgerMaker, a_call, calls, price
+from sqlalchemy.orm import Session
 from test_rollups import Kept
 
-from flask_llm_cost.errors import LedgerError
+from flask_llm_cost.errors import DetailPrunedError, LedgerError
+from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import (
     Adjustment,
     Base,
@@ -24,6 +26,7 @@ from flask_llm_cost.ledger.models import (
     LineItem,
     TagRollup,
 )
+from flask_llm_cost.ledger.queries import pivot
 from flask_llm_cost.ledger.retention import ERASED, Cutoff, calls_tagged, forget, old, prune
 from flask_llm_cost.ledger.rollup_state import read_state
 from flask_llm_cost.ledger.writer import Writer
@@ -117,6 +120,30 @@ def test_a_rebuild_keeps_the_sums_of_what_was_pruned(kept: Kept) -> None:
     sums = kept.found()
     kept.rebuild()
     assert kept.found() == sums
+
+
+def test_a_rebuild_keeps_no_key_of_which_a_part_was_pruned(make_ledger: LedgerMaker) -> None:
+    """A tag, and a pair, that had no rollups when calls were pruned gets none later: they would know only the rest."""
+    kept = Kept(make_ledger.engine, keys=["feature", "tenant_id"], report=("feature", "job"))
+    kept.write([price(record) for record in calls(200)])
+    cutoff = Cutoff.of(DAY, kept.rollups.zone)
+    for _ in prune(kept.writer.transactions, kept.rollups, cutoff):
+        pass
+    later = Kept(make_ledger.engine)
+    later.rebuild()
+    with later.engine.connect() as connection:
+        state = read_state(connection)
+    assert state is not None
+    assert state.kept == {"feature", "tenant_id"}
+    assert {"user_id", "feature,tenant_id"} <= state.left_out
+    everything = Filter(scope={}, since=NOON - timedelta(days=30), until=NOON + timedelta(days=30))
+    with Session(later.engine) as session:
+        for names in (("tag:user_id",), ("tag:feature", "tag:tenant_id")):
+            with pytest.raises(DetailPrunedError):
+                pivot(session, everything, names)
+            assert pivot(session, everything.narrowed(since=cutoff.instant), names)
+    later.close()
+    kept.close()
 
 
 def test_who_has_a_tag_is_not_made_up_for_what_was_pruned(kept: Kept) -> None:

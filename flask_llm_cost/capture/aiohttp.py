@@ -46,12 +46,9 @@ def _watch(module: ModuleType, original: Callable[..., Awaitable[Any]]) -> Calla
 
 def _may_be_call(session: Any, str_or_url: Any) -> bool:
     try:
-        if not isinstance(str_or_url, str):
-            return first_look.find(str_or_url.raw_path) is not None or str_or_url.host in first_look.hosts
-        # An address without a host is added to one that the session has.
-        return first_look.find(str_or_url) is not None or (
-            bool(first_look.hosts) and "://" not in str_or_url and session._build_url(str_or_url).host in first_look.hosts
-        )
+        # The whole address: the session may have a base to which this one is added.
+        url = session._build_url(str_or_url)
+        return first_look.of_path(url.raw_path) or url.host in first_look.hosts
     except Exception:
         return True  # whatever it is: the closer look is guarded, and says so
 

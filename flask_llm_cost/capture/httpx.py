@@ -28,6 +28,9 @@ _NEVER_SENT: Final = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "LocalProtocolError"}
 )
 
+#: An option that the app left to the library.
+_LEFT: Final[Any] = object()
+
 
 def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], ...]:
     """What to patch in ``httpx`` or ``httpx2``: class, attribute, and how to wrap it."""
@@ -39,25 +42,20 @@ def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], .
 
 
 def _watch(module: ModuleType, stream_class: type, original: Callable[..., Any]) -> Callable[..., Any]:
-    unset = module.USE_CLIENT_DEFAULT
-
-    # Options by their names: to collect them and pass them on takes longer than all the rest of a first look.
+    # What get() and the like give, by name: to collect options and pass them on takes longer than the rest of a first look.
     @functools.wraps(original)
-    def send(
-        self: Any, request: Any, *, stream: Any = False, auth: Any = unset, follow_redirects: Any = unset, **more: Any
-    ) -> Any:
-        if not more and not _may_be_call(request):
-            return original(self, request, stream=stream, auth=auth, follow_redirects=follow_redirects)
-        options = {"stream": stream, "auth": auth, "follow_redirects": follow_redirects, **more}
-        found = _request(module, request, stream is True)
+    def send(self: Any, request: Any, *, auth: Any = _LEFT, follow_redirects: Any = _LEFT, **more: Any) -> Any:
+        may_be_call = _may_be_call(request)
+        if not (may_be_call or more or auth is _LEFT or follow_redirects is _LEFT):
+            return original(self, request, auth=auth, follow_redirects=follow_redirects)
+        options = _given(more, auth=auth, follow_redirects=follow_redirects)
+        found = _request(module, request, options.get("stream") is True) if may_be_call else None
         observation = observe(found) if found else None
         if found is None or observation is None:
             return original(self, request, **options)
         admit(observation)
-        with (
-            under_way(found, observation, functools.partial(_may_have_been_sent_by, module, self)),
-            _asking(module, request, observation),
-        ):
+        may_have_been_sent = functools.partial(_may_have_been_sent_by, module, self)
+        with under_way(found, observation, may_have_been_sent), _asking(module, request, observation):
             response = original(self, request, **options)
         _attach(observation, response, stream_class)
         look_back(observation)
@@ -69,24 +67,19 @@ def _watch(module: ModuleType, stream_class: type, original: Callable[..., Any])
 def _watch_async(
     module: ModuleType, stream_class: type, original: Callable[..., Awaitable[Any]]
 ) -> Callable[..., Awaitable[Any]]:
-    unset = module.USE_CLIENT_DEFAULT
-
     @functools.wraps(original)
-    async def send(
-        self: Any, request: Any, *, stream: Any = False, auth: Any = unset, follow_redirects: Any = unset, **more: Any
-    ) -> Any:
-        if not more and not _may_be_call(request):
-            return await original(self, request, stream=stream, auth=auth, follow_redirects=follow_redirects)
-        options = {"stream": stream, "auth": auth, "follow_redirects": follow_redirects, **more}
-        found = _request(module, request, stream is True)
+    async def send(self: Any, request: Any, *, auth: Any = _LEFT, follow_redirects: Any = _LEFT, **more: Any) -> Any:
+        may_be_call = _may_be_call(request)
+        if not (may_be_call or more or auth is _LEFT or follow_redirects is _LEFT):
+            return await original(self, request, auth=auth, follow_redirects=follow_redirects)
+        options = _given(more, auth=auth, follow_redirects=follow_redirects)
+        found = _request(module, request, options.get("stream") is True) if may_be_call else None
         observation = observe(found) if found else None
         if found is None or observation is None:
             return await original(self, request, **options)
         await admit_async(observation)
-        with (
-            under_way(found, observation, functools.partial(_may_have_been_sent_by, module, self)),
-            _asking(module, request, observation),
-        ):
+        may_have_been_sent = functools.partial(_may_have_been_sent_by, module, self)
+        with under_way(found, observation, may_have_been_sent), _asking(module, request, observation):
             response = await original(self, request, **options)
         _attach(observation, response, stream_class)
         await look_back_async(observation)
@@ -95,10 +88,15 @@ def _watch_async(
     return send
 
 
+def _given(more: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """The options that the app gave, and no others: what is called may be somebody else's, and know fewer of them."""
+    return more | {name: value for name, value in options.items() if value is not _LEFT}
+
+
 def _may_be_call(request: Any) -> bool:
     try:
         address = request.url._uri_reference  # what the URL's own properties make anew each time
-        return first_look.find(address.path) is not None or address.host in first_look.hosts
+        return first_look.of_path(address.path) or address.host in first_look.hosts
     except Exception:
         return True  # whatever it is: the closer look is guarded, and says so
 
@@ -354,10 +352,8 @@ class LlmCostTransport(_Explicit):
         if found is None or observation is None:
             return inner.handle_request(request)
         admit(observation)
-        with (
-            under_way(found, observation, functools.partial(_may_have_been_sent, module)),
-            _asking(module, request, observation),
-        ):
+        may_have_been_sent = functools.partial(_may_have_been_sent, module)
+        with under_way(found, observation, may_have_been_sent), _asking(module, request, observation):
             response = inner.handle_request(request)
         _attach(observation, response, _stream_classes(module)[0])
         return response
@@ -384,10 +380,8 @@ class AsyncLlmCostTransport(_Explicit):
         if found is None or observation is None:
             return await inner.handle_async_request(request)
         await admit_async(observation)
-        with (
-            under_way(found, observation, functools.partial(_may_have_been_sent, module)),
-            _asking(module, request, observation),
-        ):
+        may_have_been_sent = functools.partial(_may_have_been_sent, module)
+        with under_way(found, observation, may_have_been_sent), _asking(module, request, observation):
             response = await inner.handle_async_request(request)
         _attach(observation, response, _stream_classes(module)[1])
         return response

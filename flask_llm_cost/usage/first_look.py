@@ -11,11 +11,14 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+#: Paths that are longer are sought anew each time: those that come again and again are short.
+_SHORT: Final = 200
+
 
 class FirstLook:
     """Whether a request may be a call. Rather says yes too often than misses one."""
 
-    __slots__ = ("_ends", "_lock", "find", "hosts")
+    __slots__ = ("_ends", "_lock", "_remembered", "find", "hosts")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,6 +27,14 @@ class FirstLook:
         self.hosts: frozenset[str] = frozenset()
         #: Whether an address may be a call's, by its host, where it has one, or by how it ends: a match, or ``None``.
         self.find: Callable[[str], Any] = lambda _: None
+        self._remembered: Callable[[str], Any] = self.find
+
+    def of_path(self, path: str) -> bool:
+        """Whether a path may be a call's. Of paths without a query it is remembered what was found: most come again.
+
+        A whole address is never remembered, since it may have secrets in its query.
+        """
+        return (self._remembered if len(path) <= _SHORT else self.find)(path) is not None
 
     def teach(self, *, ends: Iterable[str] = (), hosts: Iterable[str] = ()) -> None:
         """Let more requests through.
@@ -41,8 +52,9 @@ class FirstLook:
             names = "|".join(re.escape(host) for host in sorted(known))
             # One search, that begins at each slash: asking for the host apart would take as long again.
             host = rf"|/(?:[^/?#]*@)?\[?(?i:{names})\]?(?::\d*)?(?:[/?#]|\Z)" if known else ""
-            # Most apps ask for the same addresses again and again: what was found is looked up quicker than sought.
-            self.find = functools.lru_cache(maxsize=512)(re.compile(f"/(?:{path}{host})").search)
+            self.find = re.compile(f"/(?:{path}{host})").search
+            # Most apps ask for the same paths again and again: what was found is looked up quicker than sought.
+            self._remembered = functools.lru_cache(maxsize=512)(self.find)
 
 
 def _name(host: str) -> str:

@@ -191,5 +191,33 @@ def test_a_mock_that_puts_back_what_it_found_does_not_switch_us_off(
     assert len(tokens(app)) == 1
 
 
+def test_a_stand_in_gets_the_options_that_were_given(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who replaced ``send`` before us may know fewer options than the library: none is passed on that nobody gave."""
+    seen: list[dict[str, Any]] = []
+
+    def stand_in(self: Any, request: httpx.Request, **options: Any) -> httpx.Response:
+        seen.append(options)
+        return httpx.Response(200, json=REPLY, request=request)
+
+    async def twin(self: Any, request: httpx.Request, **options: Any) -> httpx.Response:
+        return stand_in(self, request, **options)
+
+    async def wait(client: httpx.AsyncClient, request: httpx.Request, **options: Any) -> None:
+        await client.send(request, **options)
+
+    patching.uninstall()
+    monkeypatch.setattr(httpx.Client, "send", stand_in)
+    monkeypatch.setattr(httpx.AsyncClient, "send", twin)
+    app = make_app()
+    given: list[dict[str, Any]] = [{}, {"stream": False}, {"auth": None, "follow_redirects": True}, {"timeout": 3}]
+    with app.app_context(), httpx.Client() as client:
+        for url in (URL, "https://shop.example/orders"):
+            for options in given:
+                client.send(client.build_request("POST", url, json=CHAT), **options)
+                asyncio.run(wait(httpx.AsyncClient(), client.build_request("POST", url, json=CHAT), **options))
+    patching.uninstall()
+    assert seen == [options for options in given for _ in "ab"] * 2
+
+
 def owners() -> dict[str, type]:
     return {"sync": httpx.Client, "async": httpx.AsyncClient, "requests": requests.Session}

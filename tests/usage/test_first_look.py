@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import aiohttp
 import httpx
 import httpx2
 import pytest
+import requests
+from yarl import URL
 
 from flask_llm_cost.capture import aiohttp as aiohttp_capture
 from flask_llm_cost.capture import httpx as httpx_capture
+from flask_llm_cost.capture import requests as requests_capture
 from flask_llm_cost.usage import Format, HostMap
 from flask_llm_cost.usage.first_look import FirstLook, first_look
 
@@ -72,3 +77,36 @@ def test_a_relative_address_of_aiohttp_is_on_its_sessions_host() -> None:
 
     assert asyncio.run(look("https://first-look.example"))
     assert not asyncio.run(look("https://shop.example"))
+
+
+@pytest.mark.parametrize("address", ["responses", URL("responses"), "/v1/responses?next=http://x"])
+def test_a_relative_address_of_aiohttp_is_added_to_its_sessions_base(address: str | URL) -> None:
+    """A session whose base has a path is asked for the rest of it, without a first slash: that is a call all the same."""
+
+    async def look() -> bool:
+        async with aiohttp.ClientSession("https://api.openai.com/v1/") as session:
+            return aiohttp_capture._may_be_call(session, address)
+
+    assert asyncio.run(look())
+
+
+class Address(str):
+    """A text that says when nobody keeps it any more."""
+
+    __slots__ = ("__weakref__",)
+
+
+def test_no_whole_address_and_no_long_path_is_remembered() -> None:
+    """What has a query may have a secret in it, and long paths would take memory for nothing: neither is kept."""
+    request = requests.Request("GET", "https://shop.example/").prepare()
+    client = httpx.Request("GET", "https://shop.example/")
+    for text in ("https://shop.example/orders?token=word", "/orders/" + "a" * 500):
+        address = Address(text)
+        kept = weakref.ref(address)
+        request.url = address
+        client.url._uri_reference = SimpleNamespace(path=address, host="shop.example")  # type: ignore[assignment]
+        assert not requests_capture._may_be_call(request)
+        if "?" not in address:
+            assert not httpx_capture._may_be_call(client)
+        request.url, client.url, address = None, httpx.URL(), Address()
+        assert kept() is None

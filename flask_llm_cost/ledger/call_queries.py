@@ -102,9 +102,9 @@ def calls_page(
         raise QueryError("a page of calls goes on after one call or before one, not both")
     expression, downwards = ORDERS[order]
     backwards = before is not None
+    tag, by_time = flt.a_tag, expression is Call.occurred_at
     # The tag's own copy of the time has its calls in order: none is looked at that is not shown.
-    tag = flt.a_tag if expression is Call.occurred_at else None
-    sort: tuple[Any, Any] = (expression, Call.id) if tag is None else (CallTag.occurred_at, CallTag.call_id)
+    sort: tuple[Any, Any] = (CallTag.occurred_at, CallTag.call_id) if tag and by_time else (expression, Call.id)
     place = None if (start := after or before) is None else _place(session, flt, expression, start)
     if (within := with_calls(session, flt)) is None:
         return CallPage((), None, None)

@@ -60,7 +60,7 @@ MEASURES: Final[Mapping[str, sa.ColumnElement[Any]]] = MappingProxyType(
 
 def from_calls(session: Session, flt: Filter, by: Grouping) -> Sums:
     """The sums of a filter's calls. By time only of a filter with both ends."""
-    query = sa.select().select_from(Call).where(*flt.conditions())
+    query = sa.select().select_from(Call).where(*flt.conditions(joined=flt.a_tag))
     labels = []
     for position, name in enumerate(by.dimensions):
         expression, query = expression_of(query, name, flt, by.zone)
@@ -72,7 +72,7 @@ def from_calls(session: Session, flt: Filter, by: Grouping) -> Sums:
             query = query.where(expression.is_not(None))
     for key in by.tagged:
         if f"tag:{key}" not in by.dimensions:
-            query = query.where(sa.exists().where(CallTag.call_id == Call.id, CallTag.key == key))
+            query = query.where(sa.exists().where(CallTag.call_id == Call.id, CallTag.key == key).correlate(Call))
     # By label: PostgreSQL takes two renderings of one expression with parameters for two expressions.
     query = query.add_columns(*(MEASURES[name] for name in by.measures)).group_by(*(sa.text(label) for label in labels))
     if by.top is not None:

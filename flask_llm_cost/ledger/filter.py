@@ -105,10 +105,8 @@ class Filter:
         :param joined: the tag of :attr:`a_tag` where the query joins :class:`CallTag` for it
         """
         found: list[sa.ColumnElement[bool]] = []
-        if self.since is not None:
-            found.append(Call.occurred_at >= self.since)
-        if self.until is not None:
-            found.append(Call.occurred_at < self.until)
+        if joined is None:
+            found += self._in_range(Call.occurred_at)
         if self.model is not None:
             asked_for = sa.and_(Call.model.is_(None), Call.requested_model == self.model)
             found.append(sa.or_(Call.model == self.model, asked_for))
@@ -116,21 +114,30 @@ class Filter:
         found += [COLUMNS[name] == value for name in plain if (value := getattr(self, name)) is not None]
         # Both, not merged: a tag that was asked for never replaces the scope's.
         given = (tag for tags in (self.scope, self.tags) for tag in tags.items())
-        found += [self._tagged(key, value) for key, value in given if (key, value) != joined]
+        found += [self._tagged(key, value, joined) for key, value in given if (key, value) != joined]
         if joined is not None:
+            # The tag's own copy of the time, and no other: PostgreSQL takes each for a condition of its own, expects next to
+            # no call to meet all, and reads every one of them to find these.
             found += [CallTag.call_id == Call.id, *self._of_tag(*joined)]
         return found
 
-    def _tagged(self, key: str, value: str | None) -> sa.ColumnElement[bool]:
+    def _tagged(self, key: str, value: str | None, joined: tuple[str, str] | None) -> sa.ColumnElement[bool]:
+        has = sa.exists().where(CallTag.key == key, CallTag.call_id == Call.id).correlate(Call)
         if value is None:
-            return ~sa.exists().where(CallTag.key == key, CallTag.call_id == Call.id).correlate(Call)
-        return Call.id.in_(sa.select(CallTag.call_id).where(*self._of_tag(key, value)))
+            return ~has
+        return (
+            has.where(CallTag.value == value)
+            if joined
+            else Call.id.in_(sa.select(CallTag.call_id).where(*self._of_tag(key, value)))
+        )
 
     def _of_tag(self, key: str, value: str) -> list[sa.ColumnElement[bool]]:
         """A tag in the filter's range: its own copy of the time lets its index answer for that."""
-        found = [CallTag.key == key, CallTag.value == value]
-        found += [CallTag.occurred_at >= self.since] if self.since is not None else []
-        return found + ([CallTag.occurred_at < self.until] if self.until is not None else [])
+        return [CallTag.key == key, CallTag.value == value, *self._in_range(CallTag.occurred_at)]
+
+    def _in_range(self, at: Any) -> list[sa.ColumnElement[bool]]:
+        found = [at >= self.since] if self.since is not None else []
+        return found + ([at < self.until] if self.until is not None else [])
 
 
 def newest(query: Any, flt: Filter) -> Any:

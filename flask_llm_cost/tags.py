@@ -44,6 +44,9 @@ _SECRET: Final = re.compile(
 #: Card numbers as their issuers number them. A plain number counts only with a right check digit, since ids are numbers too.
 _CARD: Final = re.compile(r"\b(?:4\d{3}|5[1-5]\d{2}|3[47]\d{2}|6011)[ -]?(?:\d{4}[ -]?\d{4}[ -]?\d{4}|\d{6}[ -]?\d{5})\b")
 
+#: What ``json.dumps`` and ``repr`` write for a line break and the like: behind its letter no secret looks like one.
+_ESCAPED: Final = re.compile(r"\\{1,16}(?:(?P<nul>x00|u0000)|[abfnrtv]|x[0-9a-f]{2}|u[0-9a-fA-F]{4})")
+
 _SEARCHED: Final = 4096
 
 
@@ -208,11 +211,7 @@ class TagRules:
         if isinstance(value, Mapping | list | tuple):
             if not value:
                 return ""
-            try:
-                shown = self._plain(value)
-            except _SecretInsideError:
-                return REDACTED
-            return json.dumps(shown, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+            return json.dumps(self._plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return str(value)
 
     def _plain(self, value: Any) -> Any:
@@ -235,10 +234,6 @@ class TagRules:
             log.warning("tag %s dropped: %s", shown, reason)
 
 
-class _SecretInsideError(ValueError):
-    """A mapping or a list with a secret in it."""
-
-
 def _bare_name(name: str) -> str:
     """A name as it is compared: ``API-Key``, ``api_key`` and ``apikey`` are one."""
     return name.lower().replace("-", "").replace("_", "")
@@ -249,14 +244,8 @@ def _key_text(key: Any) -> Any:
 
 
 def _inner_text(value: Any) -> str:
-    """A text inside a mapping or a list.
-
-    :raises _SecretInsideError: it is a secret, which JSON would write so that it no longer looks like one
-    """
-    text = _repaired(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
-    if ("\\" in text or '"' in text or not text.isprintable()) and _is_secret(text[:_SEARCHED]):
-        raise _SecretInsideError
-    return text
+    """A text inside a mapping or a list."""
+    return _repaired(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
 
 
 @lru_cache(maxsize=4096)
@@ -275,6 +264,15 @@ def _repaired(text: str) -> str:
 
 
 def _is_secret(text: str) -> bool:
+    """Whether there is a secret in a text, as it stands or as what JSON or Python wrote it for."""
+    return _looks_secret(text) or ("\\" in text and _looks_secret(_ESCAPED.sub(_unescaped, text)))
+
+
+def _unescaped(escaped: re.Match[str]) -> str:
+    return "" if escaped["nul"] else " "
+
+
+def _looks_secret(text: str) -> bool:
     return bool(_SECRET.search(text)) or any(_check_digit_is_right(card.group()) for card in _CARD.finditer(text))
 
 

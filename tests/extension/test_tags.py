@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import asyncio
 import contextvars
 import logging
@@ -256,6 +257,8 @@ def test_secrets_are_redacted_by_their_shape(rules: TagRules, secret: str) -> No
     for inside in (secret, f"see\n{secret}", f'\t"{secret}"'):
         assert rules.clean({"nested": {"deep": inside}}) == {"nested": REDACTED}
         assert rules.clean({"listed": [1, (inside,)]}) == {"listed": REDACTED}
+        for written in (json.dumps({"a": inside}), json.dumps(json.dumps([f"\u2028{inside}"])), repr(inside), {inside}):
+            assert rules.clean({"note": written, "nested": {"deep": written}}) == {"note": REDACTED, "nested": REDACTED}
 
 
 @pytest.mark.parametrize(

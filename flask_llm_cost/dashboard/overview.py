@@ -24,7 +24,7 @@ from flask_llm_cost.dashboard.formatting import UNTAGGED, long_day, money, plura
 from flask_llm_cost.dashboard.formatting import day as short_day
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.movers import Mover, driver, leader, movers
-from flask_llm_cost.dashboard.periods import Bucket, buckets
+from flask_llm_cost.dashboard.periods import Bucket, Period, buckets
 from flask_llm_cost.dashboard.sums import cache_share, per_call
 from flask_llm_cost.dashboard.timeline import Timeline, timeline
 from flask_llm_cost.dashboard.visit import Visit
@@ -237,12 +237,19 @@ def build(
         movers=movers([found[name] for name in telling], selection.filter.currency or "USD") if before.calls else (),
         apart=apart,
         dearest=dearest,
-        dearest_of=MANY_CALLS if total.calls > MANY_CALLS else None,
+        dearest_of=MANY_CALLS if _calls_left(session, time, period) > MANY_CALLS else None,
         facts=_facts(session, selection, total),
         odd=odd,
         pruned=time.pruned,
         past=tuple(day for day in period.days if day <= period.today),
     )
+
+
+def _calls_left(session: Session, time: Timeline, period: Period) -> int:
+    """How many calls of the range are there: the sums of a day are known after its calls are pruned."""
+    pruned = queries.pruned_before(session)
+    first = period.first if pruned is None else max(period.first, pruned.astimezone(period.zone).date())
+    return sum(row.calls for day, row in time.daily.items() if first <= day <= period.last)
 
 
 def _draw(

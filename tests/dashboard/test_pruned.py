@@ -8,11 +8,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import pytest
 from click.testing import Result
 from mounted_app import PREFIX, MountedApp
 
 from flask_llm_cost import track
 from flask_llm_cost.cli import cli
+from flask_llm_cost.dashboard import overview
 
 Make = Callable[..., MountedApp]
 TAGS = {"feature": "chat", "user_id": "u1"}
@@ -105,6 +107,16 @@ def test_lists_say_since_when_they_are_whole(make: Make) -> None:
     assert app.get(f"{PREFIX}/calls", range="7d", format="json").get_json()["pruned_before"] is None
     assert "detail pruned before" in app.get(range="90d").get_data(as_text=True)  # beside the dearest calls
     assert "detail pruned before" not in app.get(range="7d").get_data(as_text=True)
+
+
+def test_the_dearest_are_told_of_calls_that_are_there(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pruned calls are in the sum, and are none of the latest of which the dearest are told."""
+    app, _ = pruned(make)
+    for most, of_latest in ((30, None), (20, 20)):  # 21 of the 50 are left
+        monkeypatch.setattr(overview, "MANY_CALLS", most)
+        assert app.get(range="90d", format="json").get_json()["dearest_calls_of_latest"] == of_latest
+        said = "detail pruned before" if of_latest is None else f"of the latest {most}"
+        assert said in app.get(range="90d").get_data(as_text=True)
 
 
 def test_what_it_is_compared_with_is_unknown(make: Make) -> None:

@@ -230,6 +230,29 @@ def test_rollups_that_do_not_add_up(database_url: sa.URL, make_app: Make, zone: 
     assert one(app, name).status == "ok"
 
 
+def test_a_tag_that_is_named_without_rollups(database_url: sa.URL, make_app: Make) -> None:
+    """One that no call has had lacks nothing; of one that was left out the advice helps, also where calls were pruned."""
+
+    def named(*keys: str) -> Any:
+        return make_app(database_url, LLM_COST_ROLLUP_TAGS=list(keys))
+
+    def rebuild(app: Any) -> None:
+        assert app.test_cli_runner().invoke(args=["llm-cost", "rollups", "rebuild"]).exit_code == 0
+
+    tags = {"feature": "chat", "job": "nightly"}
+    recorded(named("feature"), "gpt-4o", tags=tags)
+    recorded(named("feature"), "gpt-4o", tags=tags, occurred_at=datetime.now(UTC) - timedelta(days=40))
+    assert one(named("feature", "nobody"), "rollups").status == "ok"
+    app = named("feature", "nobody", "job")
+    check = one(app, "rollups")
+    assert (check.status, check.message.endswith("run 'flask llm-cost rollups rebuild'")) == ("warning", True)
+    assert app.test_cli_runner().invoke(args=["llm-cost", "prune", "--older-than", "20", "--yes"]).exit_code == 0
+    rebuild(app)
+    check = one(app, "rollups")
+    assert (check.status, "job" in check.message, "rebuild" in check.message) == ("warning", True, False)
+    assert one(named("feature", "nobody"), "rollups").status == "ok"
+
+
 def test_who_has_a_tag_is_made_by_a_rebuild(make_app: Make) -> None:
     """A ledger that does not keep who has a tag is a warning, and the command that it names repairs it."""
     app = make_app()

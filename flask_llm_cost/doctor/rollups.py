@@ -27,7 +27,11 @@ def rollups(state: AppState) -> Iterator[Check]:
         yield Check("Ledger", "rollups", "warning", message)
     elif missing := wanted.named & found.left_out:
         message = f"LLM_COST_ROLLUP_TAGS names {', '.join(sorted(missing))}, of which there are no rollups"
-        remedy = f" yet; {_REBUILD}" if found.pruned is None else ", and none are to be had since calls were pruned; name it no more"
+        remedy = (
+            f" yet; {_REBUILD}"
+            if found.pruned is None
+            else ", and none are to be had since calls were pruned; name it no more"
+        )
         yield Check("Ledger", "rollups", "warning", message + remedy)
     elif found.presence is None:
         message = f"it is not kept which calls have a tag, so pages about those without one are slow; {_REBUILD}"

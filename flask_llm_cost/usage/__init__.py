@@ -283,10 +283,12 @@ def route(hosts: HostMap, method: str, host: str, path: str, headers: Mapping[st
     provider = hosts.configured(host, path) or known_provider(host)
     name = provider or host
     certain = marked or provider is not None or _introduced(headers)
-    if wire is _CONVERSATIONS:
-        certain = provider == "mistral"  # OpenAI keeps conversations at the same address: to make one costs nothing
-    if operation == "batch" and not certain:
+    if operation in ("batch", "conversations") and not certain:
         return None  # ordinary words, and files: on a host that nobody knows they are somebody else's
+    if wire is _CONVERSATIONS:
+        if provider in ("openai", "azure"):
+            return None  # they keep conversations at the same address: to make one costs nothing, and no budget is asked
+        certain = provider == "mistral"
     return Route(
         provider=name,
         operation=operation,

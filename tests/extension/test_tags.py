@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import asyncio
 import contextvars
+import json
 import logging
 import time
 import uuid

@@ -172,11 +172,16 @@ def test_other_requests_to_a_provider_are_no_calls(method: str, path: str) -> No
     ],
 )
 def test_conversations(method: str, path: str, called: bool) -> None:
-    """What makes a model answer is a call of Mistral's, what lists or deletes is none; elsewhere the reply decides."""
-    found = route(HostMap({}, True), method, "api.mistral.ai", path, {}, marked=False)
+    """What makes a model answer is a call of Mistral's, what lists or deletes is none. At a gateway, or by an SDK, the reply
+    decides; no budget is asked at OpenAI, where they cost nothing, and on hosts where people have conversations."""
+    hosts = HostMap({"gateway.example": "our-gateway"}, True)
+    found = route(hosts, method, "api.mistral.ai", path, {}, marked=False)
     assert (found is not None and found.certain) == called
-    elsewhere = route(HostMap({}, True), method, "api.openai.com", path, {}, marked=True)
-    assert elsewhere is None or (called and not elsewhere.certain)
+    for host, marked in (("gateway.example", False), ("somewhere.example", True)):
+        elsewhere = route(hosts, method, host, path, {}, marked=marked)
+        assert not called or (elsewhere is not None and not elsewhere.certain)
+    for host, marked in (("api.openai.com", True), ("helpdesk.example", False)):
+        assert route(hosts, method, host, path, {}, marked=marked) is None
 
 
 def test_a_format_by_provider() -> None:

@@ -133,6 +133,8 @@ class Settling:
                 continue
             work.accounts[account.id] = account
             counted[account.id] = amount
+            if sign < 0:
+                work.before.add((account.id, row.id))
         if sign > 0:
             for hold, unit, currency in work.held.get(row.id, ()):
                 period_id = hold["period_id"]
@@ -147,15 +149,19 @@ class Settling:
                 work.moves.setdefault(period_id, Move())
 
     def _leave_out_what_was_never_counted(self, connection: sa.Connection, change: Change, work: _Work) -> None:
-        """A call that was recorded before an account began is not in it: a new price of it does not move it either."""
+        """A call that was recorded before an account began is not in it: a new price of it does not move it either.
+
+        One that turns out to be somebody else's is new to the account that it was not in before.
+        """
         recorded = {row.id: row.call["recorded_at"] for row in change.removed}
         began: dict[UUID, datetime] = {}
         if recorded:
-            touched = {period_id for period_id, call_id, _ in work.parts if call_id in recorded}
+            touched = {period_id for period_id, _ in work.before}
             query = sa.select(PERIODS.c.id, PERIODS.c.created_at).where(PERIODS.c.id.in_(touched))
             began = {row.id: row.created_at for row in connection.execute(query)}
         for period_id, call_id, amount in work.parts:
-            if call_id in recorded and (period_id not in began or recorded[call_id] < began[period_id]):
+            was_there = (period_id, call_id) in work.before
+            if was_there and (period_id not in began or recorded[call_id] < began[period_id]):
                 continue
             work.moves.setdefault(period_id, Move()).spent += amount
 
@@ -216,6 +222,8 @@ class _Work:
         self.accounts: dict[UUID, Account] = {}
         #: Call to its holds, each with unit and currency.
         self.held: dict[UUID, list[tuple[Mapping[str, Any], str, str]]] = {}
+        #: Period and call, of calls as they were before the change.
+        self.before: set[tuple[UUID, UUID]] = set()
         #: Period, call, and by how much it adds to what is spent.
         self.parts: list[tuple[UUID, UUID, Decimal]] = []
         self.moves: dict[UUID, Move] = {}

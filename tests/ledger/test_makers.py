@@ -5,19 +5,24 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import sqlalchemy as sa
 from ledger_calls import NOON, LedgerMaker, a_call, price
 from sqlalchemy.orm import Session
 
+from flask_llm_cost.budgets.declaration import parse_budgets
+from flask_llm_cost.budgets.limits import Limits
+from flask_llm_cost.budgets.settling import Settling
 from flask_llm_cost.ledger.change import Change
 from flask_llm_cost.ledger.engine import OwnEngine
-from flask_llm_cost.ledger.models import Call
+from flask_llm_cost.ledger.models import BudgetPeriod, Call
 from flask_llm_cost.ledger.writer import Writer
 from flask_llm_cost.records import UNPRICED, Usage, settled_call_id
 
@@ -85,6 +90,21 @@ def test_all_in_one_batch(make_ledger: LedgerMaker, writer: Writer, sums: Sums, 
     assert len(writer.write(records).fresh) == 1
     writer.write(records)
     check(make_ledger, sums)
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=" ".join)
+def test_its_makers_budget_has_it(make_ledger: LedgerMaker, order: tuple[str, ...]) -> None:
+    """Whoever is written first, what was spent is in the account of the maker alone, one that begins with it too."""
+    budgets = parse_budgets([{"name": "each", "limit": "25", "period": "month", "per": "feature"}])
+    own = OwnEngine(lambda: make_ledger.engine)
+    settling = Settling(budgets, ZoneInfo("UTC"), Limits({}, nullcontext), lambda crossings: None)
+    writer = Writer(own, [settling])
+    for word in (*order, *order):
+        writer.write([WORDS[word]])
+    with Session(make_ledger.engine) as session:
+        accounts = session.execute(sa.select(BudgetPeriod.scope, BudgetPeriod.spent)).all()
+    assert {scope: spent for scope, spent in accounts if spent} == {"feature=made": READ.total_cost}
+    own.dispose()
 
 
 def test_two_batches(make_ledger: LedgerMaker, writer: Writer, sums: Sums) -> None:

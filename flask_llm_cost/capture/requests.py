@@ -62,7 +62,7 @@ def _send(
 
 def _may_be_call(request: Any) -> bool:
     try:
-        return first_look.find(request.url) is not None
+        return first_look.of_url(request.url)
     except Exception:
         return True  # whatever it is: the closer look is guarded, and says so
 

@@ -30,11 +30,13 @@ class FirstLook:
         self._remembered: Callable[[str], Any] = self.find
 
     def of_path(self, path: str) -> bool:
-        """Whether a path may be a call's. Of paths without a query it is remembered what was found: most come again.
-
-        A whole address is never remembered, since it may have secrets in its query.
-        """
+        """Whether a path, without its query, may be a call's. What was found is remembered: most come again and again."""
         return (self._remembered if len(path) <= _SHORT else self.find)(path) is not None
+
+    def of_url(self, url: str) -> bool:
+        """The same of a whole address. It is remembered without its query, and not where a password may be in it."""
+        bare = url.partition("?")[0]
+        return self.of_path(bare) if "@" not in bare else self.find(bare) is not None
 
     def teach(self, *, ends: Iterable[str] = (), hosts: Iterable[str] = ()) -> None:
         """Let more requests through.
@@ -53,7 +55,6 @@ class FirstLook:
             # One search, that begins at each slash: asking for the host apart would take as long again.
             host = rf"|/(?:[^/?#]*@)?\[?(?i:{names})\]?(?::\d*)?(?:[/?#]|\Z)" if known else ""
             self.find = re.compile(f"/(?:{path}{host})").search
-            # Most apps ask for the same paths again and again: what was found is looked up quicker than sought.
             self._remembered = functools.lru_cache(maxsize=512)(self.find)
 
 

@@ -96,6 +96,19 @@ class Address(str):
     __slots__ = ("__weakref__",)
 
 
+def test_an_address_is_remembered_without_its_secrets() -> None:
+    """What is kept of an address has no query in it, and one with a name and a password before its host is not kept."""
+    look = FirstLook()
+    look.teach(ends=first_look._ends, hosts=["gateway.example"])
+    kept: list[str] = []
+    look._remembered = lambda path: kept.append(path) or look.find(path)  # type: ignore[func-returns-value]
+    assert not look.of_url("https://shop.example/orders?token=word")
+    assert look.of_url("https://api.example/v1/responses?token=word")
+    assert look.of_url("https://user:word@gateway.example/orders")
+    assert not look.of_url("https://user:word@shop.example/orders")
+    assert kept == ["https://shop.example/orders", "https://api.example/v1/responses"]
+
+
 def test_no_whole_address_and_no_long_path_is_remembered() -> None:
     """What has a query may have a secret in it, and long paths would take memory for nothing: neither is kept."""
     request = requests.Request("GET", "https://shop.example/").prepare()

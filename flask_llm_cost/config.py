@@ -107,39 +107,41 @@ def _strings(value: Any) -> Mapping[str, str]:
     return dict(mapping)
 
 
+def _host(value: Any) -> str:
+    if isinstance(value, str) and "://" in value:
+        raise _BadValueError(f"{value!r}: leave out the scheme; give host, host:port or host/prefix")
+    if not isinstance(value, str) or not value or re.search(r"\s", value):
+        raise _BadValueError(f"{value!r} is no host; give host, host:port or host/prefix")
+    return value.lower().rstrip("/")
+
+
 def _hosts(value: Any) -> Mapping[str, str]:
-    hosts = {}
-    for host, provider in _strings(value).items():
-        if "://" in host:
-            raise _BadValueError(f"{host!r}: leave out the scheme; give host, host:port or host/prefix")
-        hosts[host.lower().rstrip("/")] = provider
-    return hosts
+    return {_host(host): provider for host, provider in _strings(value).items()}
 
 
 def _discounts(value: Any) -> Mapping[str, Decimal]:
     discounts = {}
     for provider, share in _mapping(value).items():
         discount = _decimal(share)
-        if not 0 <= discount < 1:
+        if discount is None or not 0 <= discount < 1:
             raise _BadValueError(f"{provider!r}: a discount is a share from 0 up to 1, so '0.15' for 15%, not {share!r}")
         discounts[provider] = discount
     return discounts
 
 
-def _decimal(value: Any) -> Decimal:
+def _decimal(value: Any) -> Decimal | None:
+    """The number that *value* is; ``None`` where it is none."""
     # A float came from JSON or the environment: its shortest text is what the person wrote.
     try:
         number = Decimal(str(value))
     except InvalidOperation:
-        raise _BadValueError(f"{value!r} is no number") from None
-    if isinstance(value, bool) or not number.is_finite():
-        raise _BadValueError(f"{value!r} is no number")
-    return number
+        return None
+    return None if isinstance(value, bool) or not number.is_finite() else number
 
 
 def _positive(value: Any) -> int:
     number = _decimal(value)
-    if number != number.to_integral_value() or number < 1:
+    if number is None or number != number.to_integral_value() or number < 1:
         raise _BadValueError("give a whole number of at least 1")
     return int(number)
 
@@ -160,16 +162,22 @@ def _name(value: Any) -> str:
     raise _BadValueError("give a name")
 
 
+def _tag_key(value: Any) -> str:
+    if not isinstance(value, str) or not _TAG_KEY.match(value):
+        raise _BadValueError(f"{value!r} is no tag key: a letter, then up to 63 of a-z, 0-9, '_', '.', '-'")
+    return value
+
+
 def _tag_keys(value: Any) -> tuple[str, ...]:
-    keys = _list(value)
-    for key in keys:
-        if not isinstance(key, str) or not _TAG_KEY.match(key):
-            raise _BadValueError(f"{key!r} is no tag key: a letter, then up to 63 of a-z, 0-9, '_', '.', '-'")
-    return tuple(keys)
+    return tuple(map(_tag_key, _list(value)))
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    return tuple(str(name).lower() for name in _list(value))
+    names = _list(value)
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise _BadValueError(f"{name!r} is no name; give a list of texts, or one string with commas")
+    return tuple(name.lower() for name in names)
 
 
 def _rollup_tags(value: Any) -> Literal["auto"] | tuple[str, ...]:
@@ -189,11 +197,16 @@ def _instrument(value: Any) -> Literal["auto"] | tuple[str, ...]:
 def _stream_usage(value: Any) -> bool | tuple[str, ...]:
     if isinstance(value, bool) or str(value).strip().lower() in _TRUE | _FALSE:
         return _boolean(value)
-    return tuple(str(host).lower() for host in _list(value))
+    if not isinstance(value, Iterable) or isinstance(value, Mapping):
+        raise _BadValueError("choose True or False, or give a list of hosts, or one string with commas")
+    return tuple(map(_host, _list(value)))
 
 
 def _default_tags(value: Any) -> DefaultTags:
-    return value if callable(value) else _mapping(value)
+    if callable(value):
+        given: DefaultTags = value
+        return given
+    return {_tag_key(key): item for key, item in _mapping(value).items()}
 
 
 def _zone(value: Any) -> ZoneInfo:
@@ -208,6 +221,8 @@ def _zone(value: Any) -> ZoneInfo:
 
 
 def _budgets(value: Any) -> tuple[Budget, ...]:
+    if isinstance(value, Mapping) or (isinstance(value, str) and value.strip()[:1] not in ("", "[")):
+        raise _BadValueError('give a list of dicts; from the environment, as JSON: [{"limit": "500", "period": "month"}]')
     try:
         return parse_budgets(_list(value))
     except DeclarationError as problem:
@@ -284,12 +299,14 @@ class Config:
 
 def unknown_keys(values: Mapping[str, Any]) -> Sequence[tuple[str, str | None]]:
     """The ``LLM_COST_*`` keys that mean nothing, each with the key that was probably meant."""
-    known = list(Config.defaults())
-    return [
-        (key, next(iter(difflib.get_close_matches(key, known, 1)), None))
-        for key in values
-        if isinstance(key, str) and key.startswith(PREFIX) and key not in known
-    ]
+    # What all keys begin with makes any two of them alike, so only the rest is compared.
+    known = [key.removeprefix(PREFIX) for key in Config.defaults()]
+    found: list[tuple[str, str | None]] = []
+    for key in values:
+        if isinstance(key, str) and key.startswith(PREFIX) and key.removeprefix(PREFIX) not in known:
+            near = difflib.get_close_matches(key.removeprefix(PREFIX), known, 1)
+            found.append((key, PREFIX + near[0] if near else None))
+    return found
 
 
 def changed_keys(config: Config, values: Mapping[str, Any]) -> Sequence[str]:

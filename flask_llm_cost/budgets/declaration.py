@@ -195,7 +195,9 @@ def _shares(value: Any) -> tuple[Decimal, ...]:
             number = Decimal(str(share))
         except InvalidOperation:
             number = Decimal("NaN")
-        if isinstance(share, bool) or not number.is_finite() or not 0 < number <= 100:
+        if number.is_finite() and number > 10:
+            raise DeclarationError(f"a share is a part of the limit, so 0.8 for 80%, and at most 10; not {share!r}")
+        if isinstance(share, bool) or not number.is_finite() or number <= 0:
             raise DeclarationError("give shares of the limit, such as [0.8, 1.0]; [] for none")
         if number != round(number, 6):
             raise DeclarationError("give shares with at most 6 places")

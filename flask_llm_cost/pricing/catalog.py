@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime
@@ -266,7 +267,12 @@ def read_table(path: Path, data: bytes) -> Mapping[str, Any]:
             table = json.loads(data, parse_float=Decimal, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON"
-        raise PriceBookError(path.name, f"is no valid {kind} ({type(error).__name__}); repair or remove it") from None
+        found = re.search(r"line (\d+),? column (\d+)", str(error))
+        where = f"line {found[1]}, column {found[2]}" if found else type(error).__name__
+        remedy = "repair it there, or put {} into it and run 'flask llm-cost prices init'"
+        if path.suffix == ".toml":
+            remedy = "repair it there, or empty it and run 'flask llm-cost prices init'"
+        raise PriceBookError(path.name, f"is no valid {kind} ({where}); {remedy}") from None
     place = Place(path.name)
     header = mapping(table, place)
     known_names(header, _FIELDS, place, what="field")

@@ -251,7 +251,7 @@ def test_raise_leaves_the_providers_own_errors_alone(sqlite_app: AppMaker, provi
 
 def test_a_crossed_threshold_is_told_after_the_write(make_app: AppMaker, provider: PlayedProvider) -> None:
     """The signal comes once a threshold, after the rows are there, with the numbers of the row, in an app context."""
-    app = make_app({"name": "n", "limit": "0.0001", "period": "day", "warn_at": [0.5, 1, 100]})
+    app = make_app({"name": "n", "limit": "0.0001", "period": "day", "warn_at": [0.5, 1, 10]})
     told: list[Mapping[str, Any]] = []
 
     def receive(sender: Any, **facts: Any) -> None:

@@ -76,10 +76,20 @@ def test_without_an_app_the_error_says_so() -> None:
         ("DISCOUNTS", {"azure": "15"}, "'0.15' for 15%"),
         ("TIMEZONE", "Europe/Berln", "near: Europe/Berlin"),
         ("SPOOL_MAX_MB", 0, "at least 1"),
-        ("SPOOL_MAX_MB", "many", "is no number"),
+        ("HOSTS", {"llm example": "openai"}, "'llm example' is no host; give host, host:port or host/prefix"),
+        ("STREAM_USAGE", ["https://llm.example"], "leave out the scheme"),
+        ("STREAM_USAGE", [5], "5 is no host; give host, host:port or host/prefix"),
+        ("STREAM_USAGE", 5, "choose True or False, or give a list of hosts"),
+        ("DEFAULT_TAGS", {"Plan Name": "pro"}, "'Plan Name' is no tag key"),
+        ("REDACTED_TAGS", [5], "5 is no name; give a list of texts"),
+        ("DISCOUNTS", {"azure": "much"}, "'0.15' for 15%"),
+        ("SPOOL_MAX_MB", "many", "at least 1"),
         ("REPORT_TAGS", ["Feature"], "'Feature' is no tag key"),
         ("RETENTION_DAYS", -1, "at least 1"),
         ("BIND_KEY", "costs", "is no key of SQLALCHEMY_BINDS"),
+        ("BUDGETS", {"limit": "5", "period": "day"}, "give a list of dicts"),
+        ("BUDGETS", "daily", "give a list of dicts"),
+        ("BUDGETS", [{"limit": "5", "period": "day", "warn_at": [80]}], "0.8 for 80%"),
         ("BUDGETS", [{"limit": "5", "period": "daily"}], "entry 0: period='daily': choose one of 'call', 'hour', 'day'"),
         ("PRICES_FILE", 7, "give a path"),
         ("MODEL_ALIASES", {"azure/x": 5}, "must have a name"),
@@ -124,6 +134,9 @@ def test_an_unknown_key_is_named(make_app: Callable[..., Flask], caplog: pytest.
     """A mistyped key warns and proposes the one that was meant."""
     make_app(LLM_COST_TIMEZON="UTC")
     assert "LLM_COST_TIMEZON is no key of flask-llm-cost; did you mean LLM_COST_TIMEZONE?" in caplog.text
+    caplog.clear()
+    make_app(LLM_COST_COLOUR="red")
+    assert caplog.messages == ["LLM_COST_COLOUR is no key of flask-llm-cost"]
 
 
 def test_what_applies_can_be_seen(make_app: Callable[..., Flask]) -> None:

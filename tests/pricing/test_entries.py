@@ -354,7 +354,7 @@ def test_a_file_is_json_or_toml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "no valid JSON"),
+        ("{", "no valid JSON (line 1, column 2); repair it there, or put {} into it and run 'flask llm-cost prices init'"),
         ('{"models": {"a/b": {"input": NaN}}}', "no valid JSON"),
         ("[" * 100_000, "no valid JSON"),
         ("[]", "table"),

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -176,7 +177,7 @@ def ask(source: Callable[[], Mapping[str, Any]], what: str) -> Mapping[str, Any]
     try:
         found: Any = source()
     except Exception as error:
-        _warn_once(what, "%s raised %s: calls go without its tags", what, type(error).__name__)
+        _warn_once(what, "%s raised %s%s: calls go without its tags", what, type(error).__name__, _line_of(error))
         return {}
     if found is None:
         return {}
@@ -184,6 +185,12 @@ def ask(source: Callable[[], Mapping[str, Any]], what: str) -> Mapping[str, Any]
         _warn_once(what, "%s gave %s, not a dict: calls go without its tags", what, type(found).__name__)
         return {}
     return found
+
+
+def _line_of(error: Exception) -> str:
+    """Where in a callable of the app *error* came up: its file and line, and nothing of what it says."""
+    trace = error.__traceback__.tb_next if error.__traceback__ else None
+    return f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})" if trace else ""
 
 
 def follow_requests(app: Flask) -> None:

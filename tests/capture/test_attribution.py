@@ -207,7 +207,7 @@ def test_reading_the_session_does_not_change_it(app: Flask, ask: Callable[[], No
 def test_a_tagger_that_raises_costs_its_tags_only(
     app: Flask, calls: Ledger, ask: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A raising tagger means no tags from it and one warning, without what it raised; the call is untouched."""
+    """A raising tagger means no tags from it and one warning: the class and where, not the text; the call is untouched."""
     attribution._warned.clear()
 
     @tracker_of(app).request_tagger
@@ -219,6 +219,8 @@ def test_a_tagger_that_raises_costs_its_tags_only(
             ask()
     assert len(calls()) == 2
     assert caplog.text.count("LookupError") == 1
+    line = who.__code__.co_firstlineno + 2
+    assert f"the request tagger raised LookupError (test_attribution.py, line {line}): calls go" in caplog.text
     assert "a secret" not in caplog.text
 
 

@@ -43,6 +43,8 @@ class Report:
     rows: Sequence[Spend]
     total: Spend
     unpriced: Sequence[UnpricedModel]
+    #: Calls that went through and reported no usage: they are not in the number either.
+    uncounted: int = 0
     #: Dimension to its dearest rows, what and who: shown above a table that is not by tags itself.
     leads: Mapping[str, Sequence[Spend]] = field(default_factory=dict)
 
@@ -66,6 +68,7 @@ def make_report(
         rows=queries.pivot(session, flt, tuple(dimensions), zone=zone),
         total=queries.totals(session, flt),
         unpriced=queries.unpriced_models(session, flt),
+        uncounted=queries.completeness(session, flt).uncounted,
         leads={} if any(name.startswith("tag:") for name in dimensions) else _leads(session, flt, tags, zone),
     )
 
@@ -112,7 +115,7 @@ def _leading(report: Report) -> list[str]:
     lines = []
     for name, rows in report.leads.items():
         parts = [
-            f"{row.key} {dollars(row.cost)}" + (f" ({row.cost / whole * 100:.0f}%)" if whole and row.cost else "")
+            f"{row.key} {_cost(row)}" + (f" ({row.cost / whole * 100:.0f}%)" if whole and row.cost else "")
             for row in rows
         ]
         lines.append(f"{_head(name).ljust(width)}  {', '.join(parts)}")
@@ -181,6 +184,20 @@ def _defused(value: object) -> object:
 
 
 def _missing(report: Report) -> list[str]:
+    return [*_without_price(report), *_without_usage(report)]
+
+
+def _without_usage(report: Report) -> list[str]:
+    if not report.uncounted:
+        return []
+    return [
+        "",
+        f"Not in this number: {report.uncounted} {'call' if report.uncounted == 1 else 'calls'} that reported no usage.",
+        "Which, and how they ended: flask llm-cost report --by usage_source,outcome,model",
+    ]
+
+
+def _without_price(report: Report) -> list[str]:
     if not report.unpriced:
         return []
     calls = sum(item.calls for item in report.unpriced)
@@ -203,7 +220,12 @@ def _key(value: object) -> str:
 
 
 def _numbers(row: Spend) -> list[str]:
-    return [*(f"{getattr(row, name):,}" for name, _ in _NUMBERS), dollars(row.cost)]
+    return [*(f"{getattr(row, name):,}" for name, _ in _NUMBERS), _cost(row)]
+
+
+def _cost(row: Spend) -> str:
+    """What *row* came to; ``none`` where all of its calls were blocked or refused, so that nothing is missing."""
+    return dollars(row.cost) if row.cost is not None or row.unpriced_calls else "none"
 
 
 def dollars(amount: Decimal | None) -> str:

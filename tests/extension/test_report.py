@@ -74,6 +74,21 @@ def test_what_and_who_lead(add: Callable[..., Any], run: Run) -> None:
     assert found["leads"]["tag:tenant_id"] == [{"value": "acme", "calls": 4, "cost": "10.5"}]
 
 
+def test_what_is_not_in_the_number_is_said(add: Callable[..., Any], run: Run) -> None:
+    """A blocked call cost nothing, which is not unknown; calls that reported no usage are told of below the table."""
+    silent = {"cost_status": "unpriced", "usage_source": "unknown"}
+    add(0, None, model="gpt-4o", outcome="blocked", tags={"feature": "chat"}, **silent)
+    lines = run().output.splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith(("gpt-4o", "total"))] == ["none", "none"]
+    assert lines[2] == "feature  chat none"
+    assert "Not in this number" not in run().output
+    add(0, None, model="o3", outcome="interrupted", **silent)
+    output = run().output
+    assert [line.split()[-1] for line in output.splitlines() if line.startswith(("o3", "total"))] == ["unknown", "unknown"]
+    assert "Not in this number: 1 call that reported no usage." in output
+    assert output.endswith("flask llm-cost report --by usage_source,outcome,model\n")
+
+
 @pytest.fixture
 def month(add: Callable[..., Any]) -> None:
     """Four quiet weeks, a little more and a little less, until yesterday."""

@@ -115,8 +115,7 @@ def _leading(report: Report) -> list[str]:
     lines = []
     for name, rows in report.leads.items():
         parts = [
-            f"{row.key} {_cost(row)}" + (f" ({row.cost / whole * 100:.0f}%)" if whole and row.cost else "")
-            for row in rows
+            f"{row.key} {_cost(row)}" + (f" ({row.cost / whole * 100:.0f}%)" if whole and row.cost else "") for row in rows
         ]
         lines.append(f"{_head(name).ljust(width)}  {', '.join(parts)}")
     return [*lines, ""]

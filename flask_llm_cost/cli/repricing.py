@@ -8,6 +8,7 @@ import click
 
 from flask_llm_cost import reprice as repricing
 from flask_llm_cost.cli.group import cli
+from flask_llm_cost.doctor.check import counted
 from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.ledger.local_time import start_of_day
 
@@ -44,6 +45,10 @@ def _start(state: AppState, day: date) -> datetime:
     return start_of_day(day, state.config.timezone)
 
 
+def _stay(calls: int) -> str:
+    return f"{counted(calls)} {'stays' if calls == 1 else 'stay'}"
+
+
 def _run(state: AppState, kind: str, where: list[object], *, dry_run: bool) -> repricing.Outcome:
     with state.ledger.session() as session:
         total = repricing.count(session, where)
@@ -54,9 +59,9 @@ def _run(state: AppState, kind: str, where: list[object], *, dry_run: bool) -> r
     done = "would change" if dry_run else "changed"
     click.echo(f"{outcome.changed} of {outcome.looked_at + outcome.billed} calls {done}")
     if outcome.billed:
-        click.echo(f"{outcome.billed} calls stay: their provider said what it charged")
+        click.echo(f"{_stay(outcome.billed)}: the provider said what it charged")
     if outcome.without:
-        click.echo(f"{outcome.without} calls stay: the book has no whole price for them; see 'flask llm-cost doctor'")
+        click.echo(f"{_stay(outcome.without)}: the book has no whole price; see 'flask llm-cost doctor'")
     if outcome.changed_meanwhile:
         click.echo(f"{outcome.changed_meanwhile} calls were changed by somebody else meanwhile; run it again")
     if dry_run:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_llm_cost.doctor.check import Check
+from flask_llm_cost.doctor.check import Check, counted
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger.models import Call, LineItem
 
@@ -49,7 +49,8 @@ def bills(state: AppState) -> Iterator[Check]:
             f"run 'flask llm-cost reprice --from {min(days)} --to {max(days)}'",
         )
     elif ids:
-        yield Check("Ledger", "calls against lines", "ok", f"{len(ids)} calls looked at cost what their lines add up to")
+        said = f"looked at {counted(len(ids))}: each costs what its lines add up to"
+        yield Check("Ledger", "calls against lines", "ok", said)
 
 
 def _agree(total: Decimal | None, status: str, summed: Decimal | None) -> bool:

@@ -46,8 +46,9 @@ def budgets(state: AppState) -> Iterator[Check]:
             "Budgets",
             "unresolved",
             "warning",
-            f"{late} accounts have amounts of calls that nobody has heard of; look at the provider's console, then "
-            "run 'flask llm-cost budgets --release'",
+            f"{late} {'account has' if late == 1 else 'accounts have'} amounts of calls that nobody has heard of since, or "
+            "whose cost is not known; a price and 'flask llm-cost backfill' settle the latter; for the others look at the "
+            "provider's console, then run 'flask llm-cost budgets --release'",
         )
     if ours.keeper.on_sqlite and any(budget.blocks for budget in ours.declared):
         yield Check(

@@ -70,13 +70,18 @@ def hosts(state: AppState) -> Iterator[Check]:
         week = Filter(scope={}, since=datetime.now(UTC) - timedelta(days=7))
         unknown = [item for item in queries.unpriced_models(session, week) if _is_host(item.provider)]
     for item in unknown:
-        yield Check(
-            "Capture",
-            "unknown host",
-            "warning",
-            f"{counted(item.calls)} went to {item.provider}, whose provider nobody has named; "
-            f"add LLM_COST_HOSTS = {{{item.provider!r}: '<provider>'}}",
-        )
+        if (named := state.config.hosts.get(item.provider)) is not None:
+            alias = {f"{item.provider}/*": f"{named}/*"}
+            said = (
+                f"{counted(item.calls)} went to {item.provider} before LLM_COST_HOSTS named it, and have no price; "
+                f"add LLM_COST_MODEL_ALIASES = {alias}, then run 'flask llm-cost backfill'"
+            )
+        else:
+            said = (
+                f"{counted(item.calls)} went to {item.provider}, whose provider nobody has named; "
+                f"add LLM_COST_HOSTS = {{{item.provider!r}: '<provider>'}}"
+            )
+        yield Check("Capture", "unknown host", "warning", said)
 
 
 def _is_host(provider: str) -> bool:

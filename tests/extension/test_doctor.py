@@ -122,6 +122,24 @@ def test_a_changed_setting(make_app: Make) -> None:
     assert "LLM_COST_WRITE_MODE" in found(app, "changed setting")[1].message
 
 
+def test_a_host_that_nobody_named(make_app: Make, tmp_path: Path) -> None:
+    """A host without a provider's name is told with the line to add; once that is there, with what prices earlier calls."""
+    url = f"sqlite:///{tmp_path}/hosts.db"
+    app = make_app(url)
+    with app.app_context():
+        track("llm.example:8001", model="gpt-4o", usage={"input": 1_000_000})
+        assert app.extensions["llm_cost"].tracker.flush()
+    assert one(app, "unknown host").message.endswith("add LLM_COST_HOSTS = {'llm.example:8001': '<provider>'}")
+    hosts = {"llm.example:8001": "openai"}
+    said = one(make_app(url, LLM_COST_HOSTS=hosts), "unknown host").message
+    assert "before LLM_COST_HOSTS named it" in said
+    aliases = {"llm.example:8001/*": "openai/*"}
+    assert said.endswith(f"add LLM_COST_MODEL_ALIASES = {aliases}, then run 'flask llm-cost backfill'")
+    again = make_app(url, LLM_COST_HOSTS=hosts, LLM_COST_MODEL_ALIASES=aliases)
+    assert "1 of 1 calls changed" in again.test_cli_runner().invoke(args=["llm-cost", "backfill"]).output
+    assert not found(again, "unknown host")
+
+
 def test_an_unknown_setting(make_app: Make) -> None:
     """A key that is none is an error, with the key that was meant."""
     check = one(make_app(LLM_COST_TIMEZON="UTC"), "unknown key")

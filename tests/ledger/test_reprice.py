@@ -240,8 +240,8 @@ def test_what_a_provider_billed_stays_the_bill(shop: Shop) -> None:
     before = shop.agree()
     shop.book()
     result = shop.run("reprice", "--from", TODAY, "--to", TODAY, "--yes")
-    assert "1 calls stay: their provider said what it charged" in result.output
-    assert "1 calls stay: the book has no whole price" in result.output
+    assert "1 call stays: the provider said what it charged" in result.output
+    assert "1 call stays: the book has no whole price" in result.output
     assert shop.agree() == before
 
 

@@ -24,6 +24,8 @@ _FEW: Final = 2
 _GONE: Final = Decimal("0.10")
 _MOVED: Final = Decimal("0.50")
 _MANY: Final = 20
+#: How many of the models that are gone a person is told of by name.
+_NAMED: Final = 20
 _RESELLER: Final = Decimal("0.05")
 #: How far apart the audio rates of one model at two dates are no coincidence.
 _SIBLING: Final = Decimal("2.5")
@@ -363,8 +365,10 @@ def describe(plan: Plan) -> Iterator[str]:
         yield f"? {key}: no source has it{'; near: ' + ', '.join(near) if near else ''}"
     for key, why in sorted(plan.rejected.items()):
         yield f"! {key}: no price in the source, kept as it is ({why})"
-    for key in sorted(plan.orphans):
+    for key in sorted(plan.orphans)[:_NAMED]:
         yield f"- {key}: its source no longer has it; kept"
+    if (more := len(plan.orphans) - _NAMED) > 0:
+        yield f"- and {more:,} more; 'flask llm-cost prices check --format json' has them all"
     for line in sorted(plan.resellers):
         yield f"i {line}"
     for failure in plan.failures:

@@ -164,6 +164,16 @@ def test_a_model_that_its_source_no_longer_has_is_listed_and_kept(sources: Sourc
     assert "_gone_since" in entry_of(path, "gone")
 
 
+def test_a_file_that_was_cut_off_does_not_bury_why_it_is_refused(sources: Sources, path: Path) -> None:
+    """Of thousands of models that are gone a few are named, and the rest counted."""
+    write_models(path, **{f"m{number}": {"input": "1", "_source": "litellm"} for number in range(100)})
+    sources.models(m99={"input": 1})
+    done = sources.sync(path)
+    assert len(done.plan.orphans) == 99
+    assert said_of(done).count("no longer has it; kept") == 20
+    assert "- and 79 more; 'flask llm-cost prices check --format json' has them all" in said_of(done)
+
+
 def test_models_are_added_where_a_source_has_the_very_key(sources: Sources, path: Path) -> None:
     """For calls without a price, and for who asks; what nobody has is said, with what is near."""
     write_models(path)

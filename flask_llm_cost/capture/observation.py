@@ -106,8 +106,13 @@ class Observation:
         #: Whether budgets are asked once this is recorded, because one applies that raises then.
         self.judged = False
         self._holds = False
-        if state.budgets is not None and sends and not capturing_now():
+        if state.budgets is not None and sends and self._means_a_model(host) and not capturing_now():
             self._prepare(state.budgets, headers, content)
+
+    def _means_a_model(self, host: str) -> bool:
+        """Whether budgets may stop it: on a host that nobody knows ``/messages`` is anybody's, unless it names a model."""
+        taught = self._route.provider != host or self._route.format in self._state.hosts.formats
+        return self._route.certain or taught or self._requested_model is not None
 
     def _prepare(self, budgets: Budgets, headers: Mapping[str, str], content: bytes | None) -> None:
         length = headers.get("content-length", "")

@@ -474,6 +474,21 @@ def test_calls_handed_in(sqlite_app: AppMaker) -> None:
     assert app.period().spent == app.cost() == Decimal("5.01")
 
 
+def test_what_may_be_anybodys_is_not_stopped(sqlite_app: AppMaker) -> None:
+    """A used-up budget stops what names a model, on every host, and nothing whose path only looks like a call's."""
+    app = sqlite_app(NOTHING)
+    reply = httpx.MockTransport(lambda request: httpx.Response(200, json={"ok": True}))
+    with app.flask.app_context(), httpx.Client(transport=reply) as client:
+        for path in ("messages", "v1/embeddings", "rerank", "v1/chat", "responses", "completions"):
+            assert client.post(f"https://desk.example/{path}", json={"text": "hello"}).json() == {"ok": True}
+            with pytest.raises(BudgetExceededError):
+                client.post(f"https://desk.example/{path}", json={"model": "gpt-4o", "text": "hello"})
+        with pytest.raises(BudgetExceededError):
+            client.post("https://api.openai.com/v1/responses", json={"prompt": {"id": "stored"}})
+    app.flush()
+    assert len(app.calls()) == 7
+
+
 def test_captured_calls_ask_nobody(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
     """A test that captures calls needs no database, so no budget is asked either."""
     app = sqlite_app(NOTHING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -34,6 +35,7 @@ def prices(state: AppState) -> Iterator[Check]:
             f"{state.prices.path.name} was made by another version of the package, and hides the prices of this one; "
             "run 'flask llm-cost prices sync'",
         )
+    yield from _discounts(state)
     with state.ledger.session() as session:
         week = Filter(scope={}, since=datetime.now(UTC) - timedelta(days=7))
         unpriced = queries.unpriced_models(session, week)
@@ -45,3 +47,16 @@ def prices(state: AppState) -> Iterator[Check]:
             f"without a price in the last week: {counted(item.calls)} of {item.provider}/{item.model}; "
             f"run 'flask llm-cost prices explain {item.provider} {item.model}'",
         )
+
+
+def _discounts(state: AppState) -> Iterator[Check]:
+    """A provider that is mistyped takes nothing off, and nobody would see it."""
+    if not state.config.discounts:
+        return
+    keys = (*state.book.keys, *state.config.model_aliases)
+    known = {*(key.partition("/")[0] for key in keys), *state.config.hosts.values()}
+    for provider in sorted(state.config.discounts.keys() - known):
+        near = difflib.get_close_matches(provider, sorted(known), 1)
+        said = f"LLM_COST_DISCOUNTS has {provider!r}, and no price and no host has that provider, so nothing is taken off"
+        remedy = f"write {near[0]!r}, or" if near else "write it as 'flask llm-cost report --by provider' does, or"
+        yield Check("Prices", "discount", "warning", f"{said}; {remedy} take it away")

@@ -140,6 +140,22 @@ def test_a_host_that_nobody_named(make_app: Make, tmp_path: Path) -> None:
     assert not found(again, "unknown host")
 
 
+def test_a_discount_of_nobody(make_app: Make) -> None:
+    """A mistyped provider in LLM_COST_DISCOUNTS is told, with the one probably meant; prices and hosts make one known."""
+    app = make_app(
+        LLM_COST_DISCOUNTS={"azur": "0.1", "azure": "0.1", "ours": "0.2", "gateway": "0.3", "zzz": "0.4"},
+        LLM_COST_PRICE_OVERRIDES={"ours/large": {"input": "1"}},
+        LLM_COST_HOSTS={"llm.example": "gateway"},
+    )
+    told = [check.message for check in found(app, "discount")]
+    assert len(told) == 2
+    assert "has 'azur'" in told[0]
+    assert told[0].endswith("write 'azure', or take it away")
+    assert "has 'zzz'" in told[1]
+    assert "report --by provider" in told[1]
+    assert not found(make_app(LLM_COST_DISCOUNTS={"azure": "0.1"}), "discount")
+
+
 def test_an_unknown_setting(make_app: Make) -> None:
     """A key that is none is an error, with the key that was meant."""
     check = one(make_app(LLM_COST_TIMEZON="UTC"), "unknown key")

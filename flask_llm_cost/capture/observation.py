@@ -358,7 +358,9 @@ class Observation:
             call_id = settled_call_id(self._route.provider, reading.settles, reading.created_at)
         else:
             call_id = new_call_id() if number else self._record_id
-        usage = reading.usage
+        usage, requested = reading.usage, self._requested_model
+        if requested is None and reading.settles is not None and self._route.subject is None:
+            requested = reading.model  # of a stored prompt: by it the ledger tells who made a call from who asks how it went
         return CallRecord(
             id=call_id,
             occurred_at=self._occurred_at,
@@ -367,7 +369,7 @@ class Observation:
             host=self.host,
             model=reading.model,
             # What else a reply bills, another model did: it must not be priced as the one that was asked.
-            requested_model=None if number else self._requested_model,
+            requested_model=None if number else requested,
             stream=self._stream,
             attempt=self.attempt,
             outcome=outcome,

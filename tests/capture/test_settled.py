@@ -25,6 +25,7 @@ from test_batches import BATCH, DONE, openai_lines
 
 from flask_llm_cost import tags
 from flask_llm_cost.ledger import spend
+from flask_llm_cost.testing import capture_calls
 from flask_llm_cost.testing.provider import PlayedProvider
 
 RESPONSE: Any = {
@@ -88,6 +89,20 @@ def test_a_background_response_is_settled_once(
     assert (call.usage_source, call.input_tokens, call.output_tokens) == ("response", 1000, 100)
     assert {tag.key: tag.value for tag in call.tags} == {"feature": "creator"}
     assert call.total_cost == spent(two_apps[0]) == RESPONDED
+
+
+def test_who_makes_a_response_names_a_model(
+    make_app: Callable[..., Flask], provider: PlayedProvider, openai_client: openai.OpenAI
+) -> None:
+    """Of a stored prompt the request names none, and the reply's stands in; who asks how it went names none, ever: by that
+    the ledger knows whose the call is, in whatever order it is written."""
+    provider.reply_with("/responses", body=RESPONSE)
+    provider.reply_with("/responses/resp_1", body={**RESPONSE, "status": "completed", "usage": USAGE})
+    with make_app().app_context(), capture_calls() as calls:
+        openai_client.responses.create(prompt={"id": "pmpt_1"}, background=True)
+        openai_client.responses.retrieve("resp_1")
+    assert [(call.usage.source, call.requested_model) for call in calls] == [("pending", "gpt-4o"), ("response", None)]
+    assert len({call.id for call in calls}) == 1
 
 
 @pytest.mark.slow

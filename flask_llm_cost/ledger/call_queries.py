@@ -17,6 +17,7 @@ from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.endings import with_calls
 from flask_llm_cost.ledger.filter import Filter, newest
 from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
+from flask_llm_cost.ledger.rollup_state import rare_tags
 
 #: What a list of calls can be sorted by, and whether downwards. What is not known comes last in ``dearest`` and ``slowest``.
 ORDERS: Final[Mapping[str, tuple[Any, bool]]] = {
@@ -102,7 +103,7 @@ def calls_page(
         raise QueryError("a page of calls goes on after one call or before one, not both")
     expression, downwards = ORDERS[order]
     backwards = before is not None
-    tag, by_time = flt.a_tag, expression is Call.occurred_at
+    tag, by_time = flt.a_tag(rare_tags(session)), expression is Call.occurred_at
     # The tag's own copy of the time has its calls in order: none is looked at that is not shown.
     sort: tuple[Any, Any] = (CallTag.occurred_at, CallTag.call_id) if tag and by_time else (expression, Call.id)
     place = None if (start := after or before) is None else _place(session, flt, expression, start)
@@ -129,7 +130,7 @@ def dearest_of_latest(session: Session, flt: Filter, *, latest: int, limit: int)
     if (within := with_calls(session, flt)) is None:
         return ()
     cost, _ = ORDERS["dearest"]
-    some = newest(sa.select(Call.id, cost.label("cost")), within).limit(latest).subquery()
+    some = newest(sa.select(Call.id, cost.label("cost")), within, rare_tags(session)).limit(latest).subquery()
     first = sa.select(some.c.id).order_by(some.c.cost.desc(), some.c.id.desc()).limit(limit).subquery()
     query = sa.select(*_COLUMNS).join(first, first.c.id == Call.id).order_by(cost.desc(), Call.id.desc())
     return _with_tags(session, session.execute(query).all())

@@ -18,6 +18,7 @@ from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.filter import COLUMNS, TIMES, Filter
 from flask_llm_cost.ledger.local_time import local_text, offset_text
 from flask_llm_cost.ledger.models import Call, CallTag
+from flask_llm_cost.ledger.rollup_state import rare_tags
 from flask_llm_cost.ledger.rollup_sums import ESTIMATED_SOURCES, FAILED_OUTCOMES, UNCOUNTED_SOURCES
 
 _NOTHING: Final = Decimal(0)
@@ -61,7 +62,7 @@ MEASURES: Final[Mapping[str, sa.ColumnElement[Any]]] = MappingProxyType(
 def from_calls(session: Session, flt: Filter, by: Grouping) -> Sums:
     """The sums of a filter's calls. By time only of a filter with both ends."""
     # An explicit join: what stands after another one's outer join is looked at last by SQLite, whatever it is.
-    tag, calls = flt.a_tag, Call.__table__
+    tag, calls = flt.a_tag(rare_tags(session)), Call.__table__
     source = calls if tag is None else calls.join(CallTag.__table__, CallTag.call_id == Call.id)
     query = sa.select().select_from(source).where(*flt.conditions(joined=tag))
     labels = []

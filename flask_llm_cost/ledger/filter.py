@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -93,11 +93,13 @@ class Filter:
             raise QueryError("the scope of a filter cannot be changed")
         return replace(self, tags={**self.tags, **tags}, **changes)
 
-    @property
-    def a_tag(self) -> tuple[str, str] | None:
-        """A tag, key and value, that it asks all its calls to have, if there is one."""
-        given = ((key, value) for tags in (self.scope, self.tags) for key, value in tags.items())
-        return next(((key, value) for key, value in given if value is not None), None)
+    def a_tag(self, rare: Collection[str]) -> tuple[str, str] | None:
+        """A tag, key and value, that it asks all its calls to have, if there is one.
+
+        :param rare: keys of which few calls have the same value: one of these first
+        """
+        given = [(key, value) for tags in (self.scope, self.tags) for key, value in tags.items() if value is not None]
+        return min(given, key=lambda tag: tag[0] not in rare, default=None)
 
     def conditions(self, joined: tuple[str, str] | None = None) -> list[sa.ColumnElement[bool]]:
         """What a query about ``llm_cost_calls`` has to hold.
@@ -140,8 +142,8 @@ class Filter:
         return found + ([at < self.until] if self.until is not None else [])
 
 
-def newest(query: Any, flt: Filter) -> Any:
+def newest(query: Any, flt: Filter, rare: Collection[str]) -> Any:
     """The same select, of a filter's calls, the newest first: in the order of a tag where it asks for one."""
-    tag = flt.a_tag
+    tag = flt.a_tag(rare)
     at = Call.occurred_at if tag is None else CallTag.occurred_at
     return query.where(*flt.conditions(joined=tag)).order_by(at.desc())

@@ -108,6 +108,12 @@ def state_of(session: Session) -> RollupState | None:
     return found
 
 
+def rare_tags(session: Session) -> Collection[str]:
+    """Keys of tags of which few calls have the same value, as far as that is known."""
+    state = state_of(session)
+    return () if state is None else state.left_out
+
+
 def hold_state(connection: sa.Connection, *, alone: bool = False) -> RollupState | None:
     """:func:`read_state`, and until the transaction ends it stays so.
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.ledger.filter import Filter, newest
 from flask_llm_cost.ledger.models import Adjustment, Call
+from flask_llm_cost.ledger.rollup_state import rare_tags
 
 N = TypeVar("N", int, Decimal)
 
@@ -33,7 +34,7 @@ class Sample:
 def latest(session: Session, flt: Filter, size: int = SAMPLE) -> Sample:
     """At most *size* calls, the latest."""
     columns = (Call.total_cost, Call.latency_ms, Call.first_token_ms)
-    rows = session.execute(newest(sa.select(*columns), flt).limit(size)).all()
+    rows = session.execute(newest(sa.select(*columns), flt, rare_tags(session)).limit(size)).all()
     return Sample(
         len(rows),
         tuple(sorted(row[0] for row in rows if row[0] is not None)),

@@ -401,3 +401,11 @@ def test_a_ranking_knows_what_all_of_it_comes_to(
         assert rows == everyone[:top]
         assert [whole] == (queries.pivot(session, flt, (), tagged=(key,)) or [queries.NOTHING])
         assert whole.calls == sum(row.calls for row in everyone)
+
+
+def test_calls_with_two_tags_are_looked_for_by_the_rarer() -> None:
+    """A tag that nearly every call has anew comes first, else the scope's; never one that calls must lack."""
+    flt = Filter(scope={"tenant_id": "t1"}, tags={"feature": None, "user_id": "7"})
+    assert flt.a_tag(()) == ("tenant_id", "t1")
+    assert flt.a_tag({"feature", "user_id"}) == ("user_id", "7")
+    assert Filter(scope={}, tags={"feature": None}).a_tag({"feature"}) is None

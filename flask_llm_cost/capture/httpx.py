@@ -30,6 +30,7 @@ _NEVER_SENT: Final = frozenset(
 
 #: An option that the app left to the library.
 _LEFT: Final[Any] = object()
+_NAMED: Final = ("auth", "follow_redirects")
 
 
 def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], ...]:
@@ -48,7 +49,10 @@ def _watch(module: ModuleType, stream_class: type, original: Callable[..., Any])
         may_be_call = _may_be_call(request)
         if not (may_be_call or more or auth is _LEFT or follow_redirects is _LEFT):
             return original(self, request, auth=auth, follow_redirects=follow_redirects)
-        options = _given(more, auth=auth, follow_redirects=follow_redirects)
+        # Those that were given, and no others: what is called may be somebody else's, and know fewer of them.
+        options = more | {
+            name: value for name, value in zip(_NAMED, (auth, follow_redirects), strict=True) if value is not _LEFT
+        }
         found = _request(module, request, options.get("stream") is True) if may_be_call else None
         observation = observe(found) if found else None
         if found is None or observation is None:
@@ -72,7 +76,10 @@ def _watch_async(
         may_be_call = _may_be_call(request)
         if not (may_be_call or more or auth is _LEFT or follow_redirects is _LEFT):
             return await original(self, request, auth=auth, follow_redirects=follow_redirects)
-        options = _given(more, auth=auth, follow_redirects=follow_redirects)
+        # Those that were given, and no others: what is called may be somebody else's, and know fewer of them.
+        options = more | {
+            name: value for name, value in zip(_NAMED, (auth, follow_redirects), strict=True) if value is not _LEFT
+        }
         found = _request(module, request, options.get("stream") is True) if may_be_call else None
         observation = observe(found) if found else None
         if found is None or observation is None:
@@ -86,11 +93,6 @@ def _watch_async(
         return response
 
     return send
-
-
-def _given(more: dict[str, Any], **options: Any) -> dict[str, Any]:
-    """The options that the app gave, and no others: what is called may be somebody else's, and know fewer of them."""
-    return more | {name: value for name, value in options.items() if value is not _LEFT}
 
 
 def _may_be_call(request: Any) -> bool:

@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -403,6 +404,19 @@ def test_pools_carry_tags_for_the_apps_that_ask(
     assert [tags_of(call).get("feature") for call in ledger_of(app)] == ["first", "first", "second", None]
 
 
+@contextmanager
+def working(celery: Celery, level: str) -> Iterator[None]:
+    """A worker in this process. It takes the root logger over, which is put back for the tests that come after."""
+    root = logging.getLogger()
+    before = root.level, root.handlers[:]
+    try:
+        with start_worker(celery, perform_ping_check=False, loglevel=level):
+            yield
+    finally:
+        root.setLevel(before[0])
+        root.handlers[:] = before[1]
+
+
 @pytest.mark.slow
 def test_celery_tasks_carry_the_tags_of_the_request(
     app: Flask, calls: Ledger, ask: Callable[[], None], tmp_path: Any
@@ -424,7 +438,7 @@ def test_celery_tasks_carry_the_tags_of_the_request(
         return "queued"
 
     # Celery sets the level of the root logger, for good.
-    with start_worker(celery, perform_ping_check=False, loglevel="WARNING"):
+    with working(celery, "WARNING"):
         app.test_client().get("/enqueue")
         for _ in range(100):
             if len(calls()) == 1:
@@ -454,7 +468,7 @@ def test_a_celery_task_leaves_nothing_to_the_next(app: Flask, calls: Ledger, ask
             one.delay().forget()
         raise LookupError
 
-    with start_worker(celery, perform_ping_check=False, loglevel="CRITICAL"):
+    with working(celery, "CRITICAL"):
         with app.app_context(), tags(feature="summary", password="hunter2"):
             raising.delay().forget()
         for number in range(2):

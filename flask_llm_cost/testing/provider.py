@@ -51,7 +51,7 @@ class Billed:
     :param model: as served
     :param usage: the usage block as sent; in a stream, its parts merged. Known here even where the stream carries none
     :param stream_completed: whether all of a stream was sent; ``True`` for a plain reply that was not cut
-    :param time: when it was billed, UTC
+    :param time: when the request arrived, UTC
     """
 
     path: str
@@ -216,6 +216,7 @@ class PlayedProvider:
         """The reply to a request, filled in, and what to bill for it once it is sent."""
         path = request.path.split("?", 1)[0]
         with self._lock:
+            began = datetime.now(UTC)  # in here, so that clear() is before or after it
             self._requests.append(request)
             queued = next((entry for entry in self._replies if path.endswith(entry[0])), None)
             if queued:
@@ -233,7 +234,7 @@ class PlayedProvider:
         if exchange is None or exchange.usage is None or reply.status >= 400:
             return reply, None
         streamed = reply.events is not None
-        billed = Billed(path, exchange.model, exchange.usage, exchange.response_id, streamed, True, datetime.now(UTC))
+        billed = Billed(path, exchange.model, exchange.usage, exchange.response_id, streamed, True, began)
         return reply, billed
 
     def _usual(self, request: Received, path: str, asked: Json, reply: Reply) -> tuple[Reply, Exchange | None]:

@@ -30,7 +30,6 @@ _NEVER_SENT: Final = frozenset(
 
 #: An option that the app left to the library.
 _LEFT: Final[Any] = object()
-_NAMED: Final = ("auth", "follow_redirects")
 
 
 def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], ...]:
@@ -49,18 +48,19 @@ def _watch(module: ModuleType, stream_class: type, original: Callable[..., Any])
         may_be_call = _may_be_call(request)
         if not (may_be_call or more or auth is _LEFT or follow_redirects is _LEFT):
             return original(self, request, auth=auth, follow_redirects=follow_redirects)
-        # Those that were given, and no others: what is called may be somebody else's, and know fewer of them.
-        options = more | {
-            name: value for name, value in zip(_NAMED, (auth, follow_redirects), strict=True) if value is not _LEFT
-        }
-        found = _request(module, request, options.get("stream") is True) if may_be_call else None
+        # None that was not given: what is called may be somebody else's, and know fewer of them.
+        if auth is not _LEFT:
+            more["auth"] = auth
+        if follow_redirects is not _LEFT:
+            more["follow_redirects"] = follow_redirects
+        found = _request(module, request, more.get("stream") is True) if may_be_call else None
         observation = observe(found) if found else None
         if found is None or observation is None:
-            return original(self, request, **options)
+            return original(self, request, **more)
         admit(observation)
         may_have_been_sent = functools.partial(_may_have_been_sent_by, module, self)
         with under_way(found, observation, may_have_been_sent), _asking(module, request, observation):
-            response = original(self, request, **options)
+            response = original(self, request, **more)
         _attach(observation, response, stream_class)
         look_back(observation)
         return response
@@ -76,18 +76,19 @@ def _watch_async(
         may_be_call = _may_be_call(request)
         if not (may_be_call or more or auth is _LEFT or follow_redirects is _LEFT):
             return await original(self, request, auth=auth, follow_redirects=follow_redirects)
-        # Those that were given, and no others: what is called may be somebody else's, and know fewer of them.
-        options = more | {
-            name: value for name, value in zip(_NAMED, (auth, follow_redirects), strict=True) if value is not _LEFT
-        }
-        found = _request(module, request, options.get("stream") is True) if may_be_call else None
+        # None that was not given: what is called may be somebody else's, and know fewer of them.
+        if auth is not _LEFT:
+            more["auth"] = auth
+        if follow_redirects is not _LEFT:
+            more["follow_redirects"] = follow_redirects
+        found = _request(module, request, more.get("stream") is True) if may_be_call else None
         observation = observe(found) if found else None
         if found is None or observation is None:
-            return await original(self, request, **options)
+            return await original(self, request, **more)
         await admit_async(observation)
         may_have_been_sent = functools.partial(_may_have_been_sent_by, module, self)
         with under_way(found, observation, may_have_been_sent), _asking(module, request, observation):
-            response = await original(self, request, **options)
+            response = await original(self, request, **more)
         _attach(observation, response, stream_class)
         await look_back_async(observation)
         return response

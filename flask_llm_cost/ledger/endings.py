@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
@@ -40,16 +40,23 @@ def _parts(value: str) -> list[Key]:
     return [stream == "1", *rest]
 
 
+def days(
+    session: Session, flt: Filter, zone: ZoneInfo, columns: Sequence[Any], measures: Iterable[str]
+) -> Iterator[tuple[str, list[Any]]]:
+    """How calls of whole days ended, as far as a filter lets them through: the value, then columns and sums by these."""
+    sums = [sa.func.sum(getattr(TagRollup, name)) for name in measures]
+    query = sa.select(TagRollup.value, *columns, *sums).where(*_conditions(flt), *days_of(flt, zone))
+    for value, *row in session.execute(query.group_by(TagRollup.value, *columns)):
+        if fits(value, flt):
+            yield value, row
+
+
 def sums_of_days(session: Session, flt: Filter, by: Grouping, zone: ZoneInfo) -> Sums:
     """Sums of whole days by columns, days or months. There are few endings, so all of them are read and sorted here."""
     stored = [name for name in by.dimensions if name not in ENDINGS]
     columns = [TagRollup.day if name in TIMES else getattr(TagRollup, name) for name in stored]
-    measures = [sa.func.sum(getattr(TagRollup, name)) for name in by.measures]
-    query = sa.select(TagRollup.value, *columns, *measures).where(*_conditions(flt), *days_of(flt, zone))
     found: Sums = {}
-    for value, *row in session.execute(query.group_by(TagRollup.value, *columns)):
-        if not fits(value, flt):
-            continue
+    for value, row in days(session, flt, zone, columns, by.measures):
         known: dict[str, Any] = dict(zip(ENDINGS, _parts(value), strict=False))
         known |= {name: day_key(name, cell) for name, cell in zip(stored, row, strict=False)}
         if all(known[name] in wanted for name, wanted in by.only.items() if name in known):
@@ -65,10 +72,10 @@ def with_calls(session: Session, flt: Filter) -> Filter | None:
     zone = ZoneInfo(state.zone)
     query = sa.select(TagRollup.day, TagRollup.value).where(*_conditions(flt), *_touched(flt, zone))
     found = session.execute(query.group_by(TagRollup.day, TagRollup.value).having(sa.func.sum(TagRollup.calls) > 0))
-    days = [day for day, value in found if fits(value, flt)]
-    if not days:
+    ended = [day for day, value in found if fits(value, flt)]
+    if not ended:
         return None
-    since, until = start_of_day(min(days), zone), start_of_day(max(days) + timedelta(days=1), zone)
+    since, until = start_of_day(min(ended), zone), start_of_day(max(ended) + timedelta(days=1), zone)
     return replace(
         flt,
         since=since if flt.since is None else max(since, flt.since),

@@ -12,17 +12,18 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from flask_llm_cost.ledger import endings
 from flask_llm_cost.ledger.answers import Amounts, Keys, Sums, add, some
-from flask_llm_cost.ledger.endings import fits
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Adjustment, Call, Counter, TagRollup
-from flask_llm_cost.ledger.pieces import days_of, plain, split_days
+from flask_llm_cost.ledger.pieces import split_days
 from flask_llm_cost.ledger.queries import ESTIMATED_SOURCES, FAILED_OUTCOMES, UNCOUNTED_SOURCES
 from flask_llm_cost.ledger.rollup_answers import check_detail
 from flask_llm_cost.ledger.rollup_state import state_of
-from flask_llm_cost.ledger.rollup_sums import ENDING, ENDING_COLUMNS, ending
+from flask_llm_cost.ledger.rollup_sums import ENDING_COLUMNS, ending
 
 _MOST: Final = 500
+_SUMS: Final = ("calls", "latency_calls", "priced_calls", "cost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,22 +77,13 @@ def soundness(session: Session, flt: Filter) -> list[Soundness]:
         zone = ZoneInfo(state.zone)
         days, edges = split_days(flt, zone)
         if days is not None:
-            add(found, _endings_of_days(session, days, zone))
+            ended = endings.days(session, days, zone, (TagRollup.provider,), _SUMS)
+            add(found, {(provider, value): amounts for value, (provider, *amounts) in ended})
         for edge in edges:
             check_detail(edge, state)
             add(found, _endings_of_calls(session, edge))
     rows = [_soundness(keys, amounts) for keys, amounts in some(found).items()]
     return sorted(rows, key=lambda row: (-row.calls, row.provider, row.outcome, row.usage_source))[:_MOST]
-
-
-def _endings_of_days(session: Session, flt: Filter, zone: ZoneInfo) -> Sums:
-    keys = (TagRollup.provider, TagRollup.value)
-    sums = (TagRollup.calls, TagRollup.latency_calls, TagRollup.priced_calls, TagRollup.cost)
-    query = sa.select(*keys, *map(sa.func.sum, sums)).where(
-        TagRollup.key == ENDING, *days_of(flt, zone), *plain(flt, TagRollup)
-    )
-    found = session.execute(query.group_by(*keys))
-    return {(provider, value): amounts for provider, value, *amounts in found if fits(value, flt)}
 
 
 def _endings_of_calls(session: Session, flt: Filter) -> Sums:

@@ -15,9 +15,10 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.endings import with_calls
-from flask_llm_cost.ledger.filter import Filter, newest
+from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
 from flask_llm_cost.ledger.rollup_state import rare_tags
+from flask_llm_cost.ledger.sample_queries import newest
 
 #: What a list of calls can be sorted by, and whether downwards. What is not known comes last in ``dearest`` and ``slowest``.
 ORDERS: Final[Mapping[str, tuple[Any, bool]]] = {
@@ -130,7 +131,7 @@ def dearest_of_latest(session: Session, flt: Filter, *, latest: int, limit: int)
     if (within := with_calls(session, flt)) is None:
         return ()
     cost, _ = ORDERS["dearest"]
-    some = newest(sa.select(Call.id, cost.label("cost")), within, rare_tags(session)).limit(latest).subquery()
+    some = newest(session, sa.select(Call.id, cost.label("cost")), within).limit(latest).subquery()
     first = sa.select(some.c.id).order_by(some.c.cost.desc(), some.c.id.desc()).limit(limit).subquery()
     query = sa.select(*_COLUMNS).join(first, first.c.id == Call.id).order_by(cost.desc(), Call.id.desc())
     return _with_tags(session, session.execute(query).all())

@@ -140,10 +140,3 @@ class Filter:
     def _in_range(self, at: Any) -> list[sa.ColumnElement[bool]]:
         found = [at >= self.since] if self.since is not None else []
         return found + ([at < self.until] if self.until is not None else [])
-
-
-def newest(query: Any, flt: Filter, rare: Collection[str]) -> Any:
-    """The same select, of a filter's calls, the newest first: in the order of a tag where it asks for one."""
-    tag = flt.a_tag(rare)
-    at = Call.occurred_at if tag is None else CallTag.occurred_at
-    return query.where(*flt.conditions(joined=tag)).order_by(at.desc())

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_llm_cost.ledger.filter import Filter, newest
-from flask_llm_cost.ledger.models import Adjustment, Call
+from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.models import Adjustment, Call, CallTag
 from flask_llm_cost.ledger.rollup_state import rare_tags
 
 N = TypeVar("N", int, Decimal)
@@ -31,10 +31,17 @@ class Sample:
     first_tokens: tuple[int, ...]
 
 
+def newest(session: Session, query: Any, flt: Filter) -> Any:
+    """The same select, of a filter's calls, the newest first: in the order of a tag where it asks for one."""
+    tag = flt.a_tag(rare_tags(session))
+    at = Call.occurred_at if tag is None else CallTag.occurred_at
+    return query.where(*flt.conditions(joined=tag)).order_by(at.desc())
+
+
 def latest(session: Session, flt: Filter, size: int = SAMPLE) -> Sample:
     """At most *size* calls, the latest."""
     columns = (Call.total_cost, Call.latency_ms, Call.first_token_ms)
-    rows = session.execute(newest(sa.select(*columns), flt, rare_tags(session)).limit(size)).all()
+    rows = session.execute(newest(session, sa.select(*columns), flt).limit(size)).all()
     return Sample(
         len(rows),
         tuple(sorted(row[0] for row in rows if row[0] is not None)),

@@ -8,9 +8,10 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_llm_cost.ledger.filter import Filter, newest
+from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call, CallTag
-from flask_llm_cost.ledger.rollup_state import rare_tags, state_of
+from flask_llm_cost.ledger.rollup_state import state_of
+from flask_llm_cost.ledger.sample_queries import newest
 
 _MOST: Final = 100
 _LATEST: Final = 2000
@@ -19,9 +20,7 @@ _LATEST: Final = 2000
 def tag_keys(session: Session, flt: Filter) -> tuple[str, ...]:
     """The keys that calls have, in order: all that there ever were; within a scope those of its latest calls."""
     if flt.scope:
-        calls = (
-            newest(sa.select(Call.id), Filter(scope=flt.scope, currency=None), rare_tags(session)).limit(_LATEST).subquery()
-        )
+        calls = newest(session, sa.select(Call.id), Filter(scope=flt.scope, currency=None)).limit(_LATEST).subquery()
         query = sa.select(CallTag.key).join(calls, calls.c.id == CallTag.call_id).distinct()
         return tuple(sorted(session.scalars(query)))
     # From one key to the next by the index: a plain DISTINCT reads every tag of every call.
@@ -46,7 +45,7 @@ def too_many_to_add_up(session: Session, key: str, calls: int) -> bool:
 
 def latest_values(session: Session, flt: Filter, keys: Collection[str], most: int) -> Mapping[str, tuple[str, ...]]:
     """Values that the latest calls of a filter have, at most *most* of each key: nothing that needs every call."""
-    calls = newest(sa.select(Call.id), flt, rare_tags(session)).limit(_LATEST).subquery()
+    calls = newest(session, sa.select(Call.id), flt).limit(_LATEST).subquery()
     query = sa.select(CallTag.key, CallTag.value).join(calls, calls.c.id == CallTag.call_id)
     found: dict[str, list[str]] = {key: [] for key in keys}
     for key, value in session.execute(query.where(CallTag.key.in_(keys)).distinct().order_by(CallTag.key, CallTag.value)):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import anthropic
+import boto3
 import openai
 import pytest
 import sqlalchemy as sa
@@ -48,6 +50,20 @@ def make_app(provider: PlayedProvider, tmp_path: Path) -> Callable[..., Flask]:
                 engine.dispose()
     made.clear()
     gc.collect()  # an app is a cycle, and a dead one must not own the next test's calls
+
+
+@pytest.fixture
+def bedrock_client(provider: PlayedProvider) -> Iterator[Callable[..., Any]]:
+    """A factory of botocore's clients for the played Bedrock."""
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    with contextlib.ExitStack() as clients:
+
+        def make(**options: Any) -> Any:
+            url, region = provider.url, "us-east-1"
+            client = boto3.client("bedrock-runtime", endpoint_url=url, region_name=region, **keys, **options)
+            return clients.enter_context(contextlib.closing(client))
+
+        yield make
 
 
 @pytest.fixture

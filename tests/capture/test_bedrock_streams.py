@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import gc
 import json
 import sys
@@ -11,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import EventStreamError
@@ -54,17 +52,8 @@ def bedrock_app(make_app: Callable[..., Flask], provider: PlayedProvider) -> Fla
 
 
 @pytest.fixture
-def bedrock(provider: PlayedProvider) -> Iterator[Any]:
-    client = boto3.client(
-        "bedrock-runtime",
-        endpoint_url=provider.url,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-        config=Config(read_timeout=1, retries={"total_max_attempts": 1}),
-    )
-    with contextlib.closing(client):
-        yield client
+def bedrock(bedrock_client: Callable[..., Any]) -> Any:
+    return bedrock_client(config=Config(read_timeout=1, retries={"total_max_attempts": 1}))
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
-import boto3
 import httpx
 import httpx2
 import pytest
@@ -282,16 +281,8 @@ def test_a_library_on_a_library_counts_once(app: Flask, calls: Ledger, url: str)
 
 
 @pytest.fixture
-def bedrock(provider: PlayedProvider) -> Any:
-    client = boto3.client(
-        "bedrock-runtime",
-        endpoint_url=provider.url,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    yield client
-    client.close()
+def bedrock(bedrock_client: Callable[..., Any]) -> Any:
+    return bedrock_client()
 
 
 def test_bedrock_counts_in_headers(make_app: Callable[..., Flask], provider: PlayedProvider, bedrock: Any) -> None:

@@ -19,6 +19,12 @@ def attempt(headers: Mapping[str, str]) -> int:
     return int(retries) + 1 if retries.isdigit() and len(retries) < 4 else 1
 
 
+def length(headers: Mapping[str, str]) -> int:
+    """Bytes of the body, as far as the request says so; else 0."""
+    said = headers.get("content-length", "")
+    return int(said) if said.isdigit() and len(said) < 12 else 0
+
+
 def requested_model(content: bytes | None) -> str | None:
     """The model that a request asks for, in JSON or as a form. Long prompts are searched rather than parsed, unless that is
     ambiguous."""

@@ -78,7 +78,7 @@ def observe(request: Request, carried: Mapping[str, Any] | None = None, *, expli
         return None
     state, marker = owner(warn=False), current_marker()
     if state is None:
-        _pass_unowned(request, explicit)
+        _pass_unowned(request, explicit, marked=marker is not None)
         return None
     if not (explicit or request.library in state.libraries):
         return None
@@ -99,11 +99,10 @@ def observe(request: Request, carried: Mapping[str, Any] | None = None, *, expli
     )
 
 
-def _pass_unowned(request: Request, explicit: bool) -> None:
+def _pass_unowned(request: Request, explicit: bool, *, marked: bool) -> None:
     """Count a call of which nobody can say whose it is, at every app that would have taken it for a call of its own."""
     for state in claimants():
         if explicit or request.library in state.libraries:
-            marked = current_marker() is not None
             route = wire.route(state.hosts, request.method, request.host, request.path, request.headers, marked)
             if route is not None and route.certain and not route.format.shape_only:
                 state.ledger.note_unattributed()

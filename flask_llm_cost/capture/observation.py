@@ -15,7 +15,7 @@ from uuid import UUID
 
 from flask_llm_cost import usage as wire
 from flask_llm_cost.budgets.accounts import Subject
-from flask_llm_cost.capture.asked import attempt, requested_model
+from flask_llm_cost.capture.asked import attempt, length, requested_model
 from flask_llm_cost.capture.attribution import collect_tags
 from flask_llm_cost.capture.complaints import complaint
 from flask_llm_cost.capture.decoding import Decoder, decoder_for
@@ -106,25 +106,17 @@ class Observation:
         #: Whether budgets are asked once this is recorded, because one applies that raises then.
         self.judged = False
         self._holds = False
-        if state.budgets is not None and sends and self._means_a_model(host) and not capturing_now():
+        if state.budgets is not None and sends and self._means_a_model() and not capturing_now():
             self._prepare(state.budgets, headers, content)
 
-    def _means_a_model(self, host: str) -> bool:
+    def _means_a_model(self) -> bool:
         """Whether budgets may stop it: on a host that nobody knows ``/messages`` is anybody's, unless it names a model."""
-        taught = self._route.provider != host or self._route.format in self._state.hosts.formats
+        taught = self._route.provider != self.host or self._route.format in self._state.hosts.formats
         return self._route.certain or taught or self._requested_model is not None
 
     def _prepare(self, budgets: Budgets, headers: Mapping[str, str], content: bytes | None) -> None:
-        length = headers.get("content-length", "")
-        self.ask = budgets.ask(
-            self._record_id,
-            self.subject,
-            self._route.operation,
-            content,
-            int(length) if length.isdigit() and len(length) < 12 else 0,
-            self.host,
-            self._route.residency,
-        )
+        route, size = self._route, length(headers)
+        self.ask = budgets.ask(self._record_id, self.subject, route.operation, content, size, self.host, route.residency)
         self.judged = budgets.raises(self.subject)
 
     @property

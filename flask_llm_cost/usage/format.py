@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -255,7 +256,7 @@ def numbers_only(value: Any, depth: int = 0) -> Any:
 def _kept_items(mapping: Mapping[Any, Any], depth: int) -> dict[str, Any]:
     kept = {}
     for key, value in itertools.islice(mapping.items(), _MAX_ITEMS):
-        if not isinstance(key, str) or not _WORD.match(key):
+        if not isinstance(key, str) or not _is_word(key):
             continue
         if value is None or _is_count(value):
             kept[key] = value
@@ -267,5 +268,11 @@ def _kept_items(mapping: Mapping[Any, Any], depth: int) -> dict[str, Any]:
     return kept
 
 
+@functools.lru_cache(maxsize=1024)
+def _is_word(key: str) -> bool:
+    # A provider's counts have the same names in every reply, and in nearly all a call waits for this.
+    return _WORD.match(key) is not None
+
+
 def _is_count(value: Any) -> bool:
-    return isinstance(value, _NUMBERS) and abs(value) <= MAX_COUNT
+    return isinstance(value, _NUMBERS) and -MAX_COUNT <= value <= MAX_COUNT

@@ -8,6 +8,7 @@ column, which is several times as fast as a statement a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
@@ -63,45 +64,43 @@ class _Statement:
         ordered: Sequence[str] = compiled.positiontup if dialect.positional else names
         converter_of = for_arrays if self._arrays else for_rows
         places = {name: place for place, name in enumerate(names)}
-        self._columns: tuple[tuple[int, Converter], ...] = tuple(
-            (places[name], converter_of(table.c[name].type, dialect)) for name in ordered
+        self._columns: tuple[tuple[int, Converter, bool], ...] = tuple(
+            (places[name], converter_of(table.c[name].type, dialect), bool(table.c[name].nullable)) for name in ordered
         )
 
-    def bind(self, values: Sequence[Any]) -> tuple[Any, ...]:
-        """The values of one row as :meth:`__call__` takes them.
+    def bind(self, columns: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+        """The rows as :meth:`__call__` takes them. By column: row by row takes twice as long.
 
         :raises ArithmeticError, AttributeError, TypeError, ValueError: a value that no such column can hold
         """
-        return tuple(
-            [
-                value if (value := values[place]) is None or convert is None else convert(value)
-                for place, convert in self._columns
-            ]
-        )
+        bound: list[Sequence[Any]] = []
+        for place, convert, nullable in self._columns:
+            values = columns[place]
+            if convert is not None:
+                values = [None if nullable and value is None else convert(value) for value in values]
+            bound.append(values)
+        return bound
 
-    def __call__(self, connection: sa.Connection, bound: Sequence[tuple[Any, ...]]) -> int:
+    def __call__(self, connection: sa.Connection, bound: Sequence[Sequence[Any]]) -> int:
         """Write the rows; how many the driver says went in."""
-        return self._write(connection, list(zip(*bound, strict=True))) if bound else 0
-
-    def write_columns(self, connection: sa.Connection, columns: Sequence[Sequence[Any]]) -> None:
-        """Write rows that are given by column, without a null. Converting them so takes half of the time."""
-        bound = [
-            columns[place] if convert is None else [convert(value) for value in columns[place]]
-            for place, convert in self._columns
-        ]
-        self._write(connection, bound)
-
-    def _write(self, connection: sa.Connection, columns: Sequence[Sequence[Any]]) -> int:
         parameters: Any
         if self._arrays:
-            parameters = self._named([array(column) for column in columns])
+            parameters = self._named([array(column) for column in bound])
         else:
-            rows = zip(*columns, strict=True)
+            rows = zip(*bound, strict=True)
             parameters = list(rows) if self._names is None else [self._named(row) for row in rows]
         return connection.exec_driver_sql(self._text, parameters, execution_options=_OPTIONS).rowcount
 
     def _named(self, values: Sequence[Any]) -> Any:
         return tuple(values) if self._names is None else dict(zip(self._names, values, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """So many rows of one table as the driver takes them, by column."""
+
+    rows: int
+    columns: Sequence[Sequence[Any]]
 
 
 class BulkInsert:
@@ -114,16 +113,16 @@ class BulkInsert:
             table, dialect, self._names, finish=lambda insert: insert.on_conflict_do_nothing() if skips else insert
         )
 
-    def bind(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        """*row* as :meth:`__call__` takes it.
+    def bind(self, rows: Sequence[Mapping[str, Any]]) -> Bound:
+        """*rows* as :meth:`__call__` takes them.
 
         :raises ArithmeticError, AttributeError, TypeError, ValueError: a value that no such column can hold
         """
-        return self._statement.bind([row[name] for name in self._names])
+        return Bound(len(rows), self._statement.bind([[row[name] for row in rows] for name in self._names]))
 
-    def __call__(self, connection: sa.Connection, bound: Sequence[tuple[Any, ...]]) -> int:
+    def __call__(self, connection: sa.Connection, bound: Bound) -> int:
         """Insert rows that :meth:`bind` gave; how many the driver says went in."""
-        return self._statement(connection, bound)
+        return self._statement(connection, bound.columns) if bound.rows else 0
 
 
 class Inserts:
@@ -166,7 +165,7 @@ class Upsert:
         statement = self._statements.get(names)
         if statement is None:
             statement = self._statements[names] = self._make(names)
-        statement.write_columns(connection, [*columns[:first], *[columns[place] for place in moved]])
+        statement(connection, statement.bind([*columns[:first], *[columns[place] for place in moved]]))
 
     def _make(self, moved: Sequence[str]) -> _Statement:
         zeros = [name for name in self._measures if name not in moved]

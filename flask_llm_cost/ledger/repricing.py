@@ -87,7 +87,7 @@ def _reprice(
     ids = list(costs)
     connection.execute(sa.delete(ITEMS).where(ITEMS.c.call_id.in_(ids)))
     items = writer.inserts(connection).items
-    items(connection, [items.bind(item) for rows in added for item in rows.items])
+    items(connection, items.bind([item for rows in added for item in rows.items]))
     adjustments = [
         _adjustment(old, new, now, kind=kind, actor=actor, reason=reason) for old, new in zip(removed, added, strict=True)
     ]

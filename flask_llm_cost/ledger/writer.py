@@ -11,7 +11,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flask_llm_cost.ledger import batches, makers
-from flask_llm_cost.ledger.bulk import CALLS, ITEMS, PRICES, TAGS, Inserts
+from flask_llm_cost.ledger.bulk import CALLS, ITEMS, PRICES, TAGS, Bound, Inserts
 from flask_llm_cost.ledger.change import After, Change, Within
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.faults import Fault, name_of
@@ -114,7 +114,7 @@ class Writer:
 
         def insert(connection: sa.Connection) -> None:
             inserts = self.inserts(connection)
-            inserts.calls(connection, [inserts.calls.bind(rows.call)])
+            inserts.calls(connection, inserts.calls.bind([rows.call]))
             raise taken_back
 
         try:
@@ -131,13 +131,13 @@ class Writer:
         except Exception as error:
             raise WriteError(Fault.DATA, name_of(error)) from None
 
+        bound: list[_Bound] = []
+
         def bind(connection: sa.Connection) -> None:
-            inserts = self.inserts(connection)
-            for entry in entries:
-                entry.bound = _bind(entry.rows, inserts)
+            bound[:] = [_bind([entry.rows for entry in entries], self.inserts(connection))]
 
         def insert(connection: sa.Connection) -> tuple[list[CallRecord], int, list[After]]:
-            return self._insert_within(connection, entries, now)
+            return self._insert_within(connection, entries, bound[0], now)
 
         fresh, duplicates, after = self.transactions.run(insert, prepare=bind, patience=patience)
         for told in after:
@@ -145,7 +145,7 @@ class Writer:
         return fresh, duplicates
 
     def _insert_within(
-        self, connection: sa.Connection, entries: Sequence[_Entry], now: datetime
+        self, connection: sa.Connection, entries: Sequence[_Entry], bound: _Bound, now: datetime
     ) -> tuple[list[CallRecord], int, list[After]]:
         inserts = self.inserts(connection)
         held = self._held([entry.record.id for entry in entries], connection)
@@ -162,16 +162,16 @@ class Writer:
         for entry in entries:
             if entry.record.id not in held and entry.record.id not in followed.skipped:
                 record = changed.get(entry.record.id)
-                fresh.append(entry if record is None else _changed(record, now, inserts))
-        if fresh or claimed:
-            self.insert_prices(connection, (entry.record.cost.price for entry in fresh if entry.record.cost), now)
-            bound = [entry.bound for entry in fresh if entry.bound is not None]
-            bound += [_bind(rows, inserts) for rows in claimed]
-            if inserts.calls(connection, [rows.call for rows in bound]) < len(bound) and _skips(connection):
-                raise ConflictError
-            inserts.items(connection, [item for rows in bound for item in rows.items])
-            inserts.tags(connection, [tag for rows in bound for tag in rows.tags])
+                fresh.append(entry if record is None else _Entry(record, call_rows(record, now)))
         added = (*(entry.rows for entry in fresh), *claimed)
+        if added:
+            self.insert_prices(connection, (entry.record.cost.price for entry in fresh if entry.record.cost), now)
+            if claimed or fresh != entries:
+                bound = _bind(added, inserts)
+            if inserts.calls(connection, bound.calls) < len(added) and _skips(connection):
+                raise ConflictError
+            inserts.items(connection, bound.items)
+            inserts.tags(connection, bound.tags)
         after = self.move(connection, Change(added, removed)) if added or removed else []
         duplicates = sum(1 for entry in entries if entry.record.id in held and entry.record.is_call)
         return [entry.record for entry in fresh], duplicates, after
@@ -230,7 +230,7 @@ class Writer:
             there = set(connection.scalars(sa.select(PRICES.c.id).where(PRICES.c.id.in_(prices))))
             missing = sorted(prices.keys() - there)
             inserts = self.inserts(connection)
-            inserts.prices(connection, [inserts.prices.bind(price_row(prices[price_id], now)) for price_id in missing])
+            inserts.prices(connection, inserts.prices.bind([price_row(prices[price_id], now) for price_id in missing]))
 
     def count(self, counts: dict[str, int], texts: dict[str, str] | None = None) -> None:
         """Add *counts* to the counters of these names, and set *texts*. In a transaction of its own.
@@ -246,27 +246,21 @@ class Writer:
         self.transactions.run(add)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
     """One record on its way in."""
 
     record: CallRecord
     rows: CallRows
-    bound: _Bound | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """The rows of one record as the driver takes them."""
+    """The rows of some records as the driver takes them."""
 
-    call: Any
-    items: list[Any]
-    tags: list[Any]
-
-
-def _changed(record: CallRecord, now: datetime, inserts: Inserts) -> _Entry:
-    rows = call_rows(record, now)
-    return _Entry(record, rows, _bind(rows, inserts))
+    calls: Bound
+    items: Bound
+    tags: Bound
 
 
 def _delete(connection: sa.Connection, call_id: UUID) -> None:
@@ -280,9 +274,12 @@ def _is_final(record: CallRecord) -> bool:
     return record.usage.source != "pending" and (record.outcome != "interrupted" or record.usage.known)
 
 
-def _bind(rows: CallRows, inserts: Inserts) -> _Bound:
-    items = [inserts.items.bind(item) for item in rows.items]
-    return _Bound(inserts.calls.bind(rows.call), items, [inserts.tags.bind(tag) for tag in rows.tags])
+def _bind(added: Sequence[CallRows], inserts: Inserts) -> _Bound:
+    return _Bound(
+        inserts.calls.bind([rows.call for rows in added]),
+        inserts.items.bind([item for rows in added for item in rows.items]),
+        inserts.tags.bind([tag for rows in added for tag in rows.tags]),
+    )
 
 
 def _skips(connection: sa.Connection) -> bool:

@@ -224,7 +224,7 @@ def _numbers(row: Spend) -> list[str]:
 
 def _cost(row: Spend) -> str:
     """What *row* came to; ``none`` where all of its calls were blocked or refused, so that nothing is missing."""
-    return dollars(row.cost) if row.cost is not None or row.unpriced_calls else "none"
+    return "none" if row.nothing_billed else dollars(row.cost)
 
 
 def dollars(amount: Decimal | None) -> str:

@@ -25,7 +25,7 @@ from flask_llm_cost.dashboard.formatting import day as short_day
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.movers import Mover, driver, leader, movers
 from flask_llm_cost.dashboard.periods import Bucket, Period, buckets
-from flask_llm_cost.dashboard.sums import cache_share, per_call
+from flask_llm_cost.dashboard.sums import cache_share
 from flask_llm_cost.dashboard.timeline import Timeline, timeline
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
@@ -46,7 +46,7 @@ class Series:
 
     colour: int
     label: str
-    total: Decimal | None
+    spend: Spend
     value: str | None
     other: bool = False
 
@@ -65,6 +65,11 @@ class DayRow:
     unpriced: int
     before: Decimal | None
 
+    @property
+    def nothing_billed(self) -> bool:
+        """Whether all of its calls were blocked or refused."""
+        return self.calls > 0 and self.total is None and not self.unpriced
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -73,7 +78,6 @@ class Facts:
     :param sampled: of how many calls, the latest, the medians are, where that is not all of them
     """
 
-    mean_cost: Decimal | None
     median_cost: Decimal | None
     p95_cost: Decimal | None
     cache_share: Decimal | None
@@ -91,7 +95,7 @@ class Overview:
     """
 
     total: Spend
-    today: Decimal | None
+    today: Spend | None
     before: Spend
     delta: Decimal | None
     heading: Forecast | None
@@ -215,7 +219,7 @@ def build(
     quality = queries.completeness(session, flt)
     return Overview(
         total=total,
-        today=time.daily[period.today].cost if period.running else None,
+        today=time.daily[period.today] if period.running else None,
         before=before,
         delta=delta,
         heading=heading,
@@ -311,7 +315,8 @@ def _draw(
 def _column(selection: Selection, links: Links, by: Breakdown, row: DayRow) -> Column:
     currency, period = selection.filter.currency or "USD", selection.period
     single = row.bucket.first == row.bucket.last
-    title = f"{long_day(row.bucket.first) if single else row.bucket.label}: {money(row.total, currency)}"
+    title = f"{long_day(row.bucket.first) if single else row.bucket.label}: "
+    title += "nothing billed" if row.nothing_billed else money(row.total, currency)
     title += f", {plural(row.calls, 'call')}"
     labels = [item.label for item in by.rows] + ["other"]
     parts = sorted(((amount, label) for amount, label in zip(row.amounts, labels, strict=False) if amount), reverse=True)
@@ -327,12 +332,10 @@ def _column(selection: Selection, links: Links, by: Breakdown, row: DayRow) -> C
 def series_of(by: Breakdown) -> tuple[Series, ...]:
     """The colours of a breakdown, the dearest first, the rest in grey."""
     found = [
-        Series(colour=index, label=row.label, total=row.cost, value=row.value) for index, row in enumerate(by.rows, start=1)
+        Series(colour=index, label=row.label, spend=row.spend, value=row.value) for index, row in enumerate(by.rows, start=1)
     ]
-    if by.others:
-        found.append(
-            Series(colour=charts.OTHER, label=by.more, total=by.rest.cost if by.rest else None, value=None, other=True)
-        )
+    if by.rest is not None:
+        found.append(Series(colour=charts.OTHER, label=by.more, spend=by.rest, value=None, other=True))
     return tuple(found)
 
 
@@ -358,7 +361,6 @@ def _other_currencies(session: Session, selection: Selection) -> tuple[Spend, ..
 def _facts(session: Session, selection: Selection, total: Spend) -> Facts:
     sample = latest(session, selection.filter)
     return Facts(
-        mean_cost=per_call(total),
         median_cost=quantile(sample.costs, 0.5),
         p95_cost=quantile(sample.costs, 0.95),
         cache_share=cache_share(total),

@@ -89,6 +89,11 @@ class Spend:
         """The first of its keys."""
         return next(iter(self.keys.values()))
 
+    @property
+    def nothing_billed(self) -> bool:
+        """Whether all of its calls were blocked or refused: there is no cost, and none is missing."""
+        return self.calls > 0 and self.cost is None and not self.unpriced_calls
+
 
 def spend(keys: Mapping[str, Key], amounts: Sequence[Any]) -> Spend:
     """The row of amounts in the order of :data:`SPEND`."""

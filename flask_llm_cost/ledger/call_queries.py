@@ -18,6 +18,7 @@ from flask_llm_cost.ledger.endings import with_calls
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
 from flask_llm_cost.ledger.rollup_state import rare_tags
+from flask_llm_cost.ledger.rollup_sums import FAILED_OUTCOMES, UNCOUNTED_SOURCES
 from flask_llm_cost.ledger.sample_queries import newest
 
 #: What a list of calls can be sorted by, and whether downwards. What is not known comes last in ``dearest`` and ``slowest``.
@@ -69,6 +70,12 @@ class CallRow:
     def price_model(self) -> str | None:
         """The model it was priced by: as billed, else as requested."""
         return self.model or self.requested_model
+
+    @property
+    def nothing_billed(self) -> bool:
+        """Whether it was blocked or refused and reported nothing: there is no cost, and none is missing."""
+        uncounted = self.cost_status == "unpriced" and self.usage_source in UNCOUNTED_SOURCES
+        return uncounted and self.outcome in FAILED_OUTCOMES
 
 
 _COLUMNS: Final = tuple(getattr(Call, item.name) for item in fields(CallRow) if item.name != "tags")

@@ -102,6 +102,19 @@ def test_days_add_up_to_the_total(make: Callable[..., MountedApp]) -> None:
     assert sum(Decimal(row["total_cost"] or 0) for row in calls) == total
 
 
+@pytest.mark.parametrize(
+    "page", ["/", "/explore", "/explore?cols=none", "/models", "/tags", "/tags/feature", "/calls", "/calls/{call}"]
+)
+def test_what_was_never_billed_is_not_unknown(make: Callable[..., MountedApp], page: str) -> None:
+    """Where all calls were blocked nothing is missing: their cost is said to be none, everywhere."""
+    app = make().mount()
+    never = {"provider": "openai", "model": "m", "tags": {"feature": "chat"}, "usage_source": "unknown", "items": ()}
+    planted = [app.add(None, **never, outcome="blocked") for _ in range(2)]
+    html = app.get(PREFIX + page.format(call=planted[0]), **({} if "?" in page else {"range": "30d"})).get_data(as_text=True)
+    assert "unknown</span>" not in html
+    assert ">none</span>" in html
+
+
 def test_unpriced_calls_are_said_with_the_command(make: Callable[..., MountedApp]) -> None:
     """What is not in the number is said beside it, with the command that helps, quoted for a shell; not to customers."""
     app = make().mount().mount("/mine", name="mine", scope=lambda: {"tenant_id": "a"})

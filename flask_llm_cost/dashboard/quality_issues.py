@@ -217,13 +217,22 @@ def of_ledger(visit: Visit, health: Health, found: Mapping[str, Mark], now: date
         remedy="Load the page again, or write them now." if waiting else "Nothing to do.",
         command=_command(visit, "flask llm-cost flush") if waiting else None,
     )
-    for name, title, bad, why, remedy in (
+    for name, title, bad, why, remedy, command in (
         (
             "lost",
             "Lost",
             "error",
             "The spool was full while the database was away. These calls are in no sum.",
             "Raise LLM_COST_SPOOL_MAX_MB.",
+            "flask llm-cost spool",
+        ),
+        (
+            "unattributed",
+            "Made outside every app",
+            "warning",
+            "Several apps were there, and nobody could say whose call it was. These calls are in no sum.",
+            "Wrap them in with app.app_context().",
+            "flask llm-cost doctor",
         ),
         (
             "quarantined",
@@ -231,6 +240,7 @@ def of_ledger(visit: Visit, health: Health, found: Mapping[str, Mark], now: date
             "warning",
             "A record that the database does not take is kept in a file beside the spool, and the others go on.",
             "Look at it, repair what it complains of, and replay it.",
+            "flask llm-cost spool",
         ),
         (
             "duplicates",
@@ -238,6 +248,15 @@ def of_ledger(visit: Visit, health: Health, found: Mapping[str, Mark], now: date
             "ok",
             "The same call was handed in twice, by a replay or by two watchers. It counts once.",
             "Nothing to do: that is how it should be.",
+            None,
+        ),
+        (
+            "redacted",
+            "Tags redacted",
+            "warning",
+            "A value that looked like a key, a token or a card number was not kept.",
+            "Find who tags with it, and tag with ids, not with content.",
+            None,
         ),
     ):
         value = counted(name)
@@ -247,16 +266,8 @@ def of_ledger(visit: Visit, health: Health, found: Mapping[str, Mark], now: date
             found=f"{count(value)}{last(name)}" if value else "none",
             why=why,
             remedy=remedy if value else "Nothing to do.",
-            command=_command(visit, "flask llm-cost spool") if value and bad != "ok" else None,
+            command=_command(visit, command) if value else None,
         )
-    redacted = counted("redacted")
-    yield Issue(
-        name="Tags redacted",
-        level=level("redacted", "warning"),
-        found=f"{count(redacted)}{last('redacted')}" if redacted else "none",
-        why="A value that looked like a key, a token or a card number was not kept.",
-        remedy="Find who tags with it, and tag with ids, not with content." if redacted else "Nothing to do.",
-    )
     for name in sorted(name for name in found if name.startswith(MANY_VALUES_OF)):
         yield Issue(
             name=f"Very many values of the tag {name.removeprefix(MANY_VALUES_OF)}",

@@ -284,6 +284,24 @@ def test_what_is_free_hides_nothing(make: Make) -> None:
     assert issues["No usage reported"]["calls"] == 1
 
 
+def test_calls_outside_every_app_show_on_data_quality(make: Callable[..., MountedApp]) -> None:
+    """What passed unrecorded, as several apps could have made it, is counted where people look whether a number is whole."""
+    app = make().mount()
+    app.add("1")
+
+    def issue() -> dict[str, str]:
+        issues = app.get(PREFIX + "/data-quality?format=json").get_json()["issues"]
+        return next(issue for issue in issues if issue["name"] == "Made outside every app")
+
+    assert (issue()["level"], issue()["found"]) == ("ok", "none")
+    app.app.extensions["llm_cost"].ledger.note_unattributed()
+    with app.app.app_context():
+        track(provider="openai", model="gpt-4o", usage={"prompt_tokens": 1, "completion_tokens": 1})
+        assert app.costs.flush(20)
+    assert issue()["level"] == "warning"
+    assert issue()["found"].startswith("1, last on ")
+
+
 def test_a_form_names_a_tag_by_key_and_value(full: MountedApp) -> None:
     """``key`` and ``is`` of the form become the filter that a link would have; half of it is refused."""
     by_form = full.get(PREFIX + "/calls?range=30d&key=a.dotted-key&is=v1&format=json").get_json()

@@ -16,6 +16,7 @@ from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.queries import ESTIMATED_SOURCES
 from flask_llm_cost.report import dollars, text_table
+from flask_llm_cost.wording import plural
 
 _WRITTEN: Final = re.compile(r"(\d{4})-(\d{2})=([^/=]+?)(?:/([^=]+))?:([^:]+)")
 _CENT: Final = Decimal("0.01")
@@ -163,9 +164,11 @@ def as_text(made: Comparison) -> str:
     if not invoice.models and any(row.difference is not None for row in made.rows):
         lines.append("The invoice is one amount: each model's difference is its part of it, in proportion to the ledger.")
     if made.unpriced_calls:
-        lines.append(f"Not in the ledger's number: {made.unpriced_calls:,} calls without a price. Set one, and backfill.")
+        lines.append(
+            f"Not in the ledger's number: {plural(made.unpriced_calls, 'call')} without a price. Set one, and backfill."
+        )
     if made.estimated_calls:
-        lines.append(f"Estimated: {made.estimated_calls:,} calls, whose stream was cut or reported no usage.")
+        lines.append(f"Estimated: {plural(made.estimated_calls, 'call')}, whose stream was cut or reported no usage.")
     lines.append("Besides, an invoice can hold tax, credits, discounts, and calls of others with the same account.")
     return "\n".join(lines)
 

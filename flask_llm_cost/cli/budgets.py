@@ -23,6 +23,7 @@ from flask_llm_cost.budgets.reading import BudgetStatus
 from flask_llm_cost.cli.group import cli, format_option
 from flask_llm_cost.extension import state_of
 from flask_llm_cost.ledger.transaction import WriteError, not_written
+from flask_llm_cost.wording import plural
 
 _T = TypeVar("_T")
 
@@ -76,7 +77,7 @@ def budgets(check: bool, repair: bool, release: bool, name: str | None, scope: s
         scales = {budget.name: budget.scale for budget in ours.declared}
         for item in released:
             shown = item.amount * scales.get(item.budget, Decimal(1))
-            click.echo(f"{item.budget} ({item.scope}): {_amount(shown, item.unit)} of {item.calls} calls released")
+            click.echo(f"{item.budget} ({item.scope}): {_amount(shown, item.unit)} of {plural(item.calls, 'call')} released")
         if not released:
             click.echo("nothing is unresolved")
         return
@@ -185,7 +186,7 @@ def _line(status: BudgetStatus, zone: ZoneInfo) -> str:
     if status.lifted_until is not None:
         line += f", lifted until {status.lifted_until.astimezone(zone):%Y-%m-%d %H:%M %Z}"
     if status.blocked_calls:
-        line += f", {status.blocked_calls} calls blocked"
+        line += f", {plural(status.blocked_calls, 'call')} blocked"
     if status.exhausted:
         line += ", used up"
     elif status.exhausted_at is not None:

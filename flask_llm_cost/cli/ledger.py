@@ -7,6 +7,7 @@ import click
 from flask_llm_cost.cli.group import cli
 from flask_llm_cost.extension import state_of
 from flask_llm_cost.ledger.rebuild import rebuild as rebuild_rollups
+from flask_llm_cost.wording import plural
 
 
 @cli.command()
@@ -17,7 +18,7 @@ def flush(timeout: float) -> None:
     done = ledger.flush(timeout)
     click.echo("all records are in the database" if done else "some records still wait; 'flask llm-cost doctor' says why")
     if others := ledger.health().foreign_calls:
-        click.echo(f"{others} calls of other ledgers are in the same spool folder: flush them from their own app")
+        click.echo(f"{plural(others, 'call')} of other ledgers in the same spool folder: flush from their own app")
     if not done:
         raise SystemExit(1)
 

@@ -19,6 +19,7 @@ from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.pricing.rates import default_per, plain
 from flask_llm_cost.records import COMPONENTS, Usage
 from flask_llm_cost.usage.manual import usage_from
+from flask_llm_cost.wording import plural
 
 if TYPE_CHECKING:
     from flask_llm_cost.pricing.sync import Plan
@@ -82,7 +83,7 @@ def init_file() -> None:
 
     state = state_of()
     count = upkeep.start(state.prices.path, datetime.now(UTC))
-    click.echo(f"{count} models are in {state.prices.path}; 'flask llm-cost prices sync' brings them up to date")
+    click.echo(f"{plural(count, 'model')} in {state.prices.path}; 'flask llm-cost prices sync' brings them up to date")
 
 
 _add = click.option("--add", "wanted", multiple=True, metavar="MODEL", help="A provider/model to add; may be repeated.")

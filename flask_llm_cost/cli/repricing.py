@@ -8,9 +8,9 @@ import click
 
 from flask_llm_cost import reprice as repricing
 from flask_llm_cost.cli.group import cli
-from flask_llm_cost.doctor.check import counted
 from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.ledger.local_time import start_of_day
+from flask_llm_cost.wording import plural
 
 
 @cli.command()
@@ -37,7 +37,7 @@ def reprice(first: datetime, last: datetime, dry_run: bool, yes: bool) -> None:
         outcome = _run(state, "reprice", where, dry_run=True)
         if dry_run or not outcome.changed:
             return
-        click.confirm(f"Give these {outcome.changed} calls their new cost?", abort=True)
+        click.confirm(f"Give {plural(outcome.changed, 'call')} a new cost?", abort=True)
     _run(state, "reprice", where, dry_run=False)
 
 
@@ -46,7 +46,7 @@ def _start(state: AppState, day: date) -> datetime:
 
 
 def _stay(calls: int) -> str:
-    return f"{counted(calls)} {'stays' if calls == 1 else 'stay'}"
+    return f"{plural(calls, 'call')} {'stays' if calls == 1 else 'stay'}"
 
 
 def _run(state: AppState, kind: str, where: list[object], *, dry_run: bool) -> repricing.Outcome:
@@ -57,13 +57,13 @@ def _run(state: AppState, kind: str, where: list[object], *, dry_run: bool) -> r
     for line in repricing.table(outcome.by_model):
         click.echo(line)
     done = "would change" if dry_run else "changed"
-    click.echo(f"{outcome.changed} of {outcome.looked_at + outcome.billed} calls {done}")
+    click.echo(f"{outcome.changed:,} of {plural(outcome.looked_at + outcome.billed, 'call')} {done}")
     if outcome.billed:
         click.echo(f"{_stay(outcome.billed)}: the provider said what it charged")
     if outcome.without:
         click.echo(f"{_stay(outcome.without)}: the book has no whole price; see 'flask llm-cost doctor'")
     if outcome.changed_meanwhile:
-        click.echo(f"{outcome.changed_meanwhile} calls were changed by somebody else meanwhile; run it again")
+        click.echo(f"{plural(outcome.changed_meanwhile, 'call')} changed by somebody else meanwhile; run it again")
     if dry_run:
         click.echo("nothing was written")
     return outcome

@@ -10,6 +10,7 @@ import click
 from flask_llm_cost.cli.group import cli
 from flask_llm_cost.extension import state_of
 from flask_llm_cost.ledger import retention
+from flask_llm_cost.wording import plural
 
 
 @cli.command()
@@ -30,7 +31,7 @@ def prune(older_than: int | None, dry_run: bool, yes: bool) -> None:
     cutoff = retention.Cutoff.of(datetime.now(zone).date() - timedelta(days=days), zone)
     with state.ledger.session() as session:
         found = retention.old(session.connection(), cutoff)
-    click.echo(f"{found.calls} calls and {found.holds} holds are from before {cutoff.day} ({zone})")
+    click.echo(f"{plural(found.calls, 'call')} and {plural(found.holds, 'hold')} from before {cutoff.day} ({zone})")
     if dry_run:
         return
     if found.calls and not yes:
@@ -41,7 +42,8 @@ def prune(older_than: int | None, dry_run: bool, yes: bool) -> None:
             bar.update(count)
             deleted += count
     swept = retention.sweep(state.ledger.set_aside(), cutoff)
-    click.echo(f"{deleted} rows are deleted, {swept} old files beside the spool; detail is pruned before {cutoff.day}")
+    click.echo(f"deleted {plural(deleted, 'row')}, and {plural(swept, 'old file')} beside the spool")
+    click.echo(f"detail is pruned before {cutoff.day}")
 
 
 @cli.command()
@@ -61,7 +63,7 @@ def forget(tag: str, dry_run: bool, yes: bool) -> None:
         raise click.ClickException("some records still wait in the spool and may have it: run 'flask llm-cost flush' first")
     with ledger.session() as session:
         count = retention.calls_tagged(session.connection(), key, value)
-    click.echo(f"{count} calls have that tag")
+    click.echo(f"{plural(count, 'call has', 'calls have')} that tag")
     if dry_run:
         return
     if not yes:
@@ -71,4 +73,4 @@ def forget(tag: str, dry_run: bool, yes: bool) -> None:
         for done in retention.forget(ledger.writer.transactions, ledger.rollups, key, value, actor=getpass.getuser()[:128]):
             bar.update(done)
             erased += done
-    click.echo(f"erased in {erased} calls, in the rollups and in budgets; backups of yours still have it")
+    click.echo(f"erased in {plural(erased, 'call')}, in the rollups and in budgets; backups of yours still have it")

@@ -10,6 +10,7 @@ from flask.cli import with_appcontext
 from flask_llm_cost.cli.group import cli, format_option
 from flask_llm_cost.extension import state_of
 from flask_llm_cost.ledger.health import Health
+from flask_llm_cost.wording import plural
 
 
 @cli.group(invoke_without_command=True)
@@ -40,11 +41,11 @@ def spool(context: click.Context, form: str) -> None:
 def _show(health: Health) -> None:
     since = f", the oldest since {health.waiting_since:%Y-%m-%d %H:%M} UTC" if health.waiting_since else ""
     click.echo(f"folder     {health.spool_dir or 'none: records wait in memory'}")
-    click.echo(f"waiting    {health.waiting} calls{since}")
-    click.echo(f"set aside  {health.quarantined} calls that the database refused")
-    click.echo(f"damaged    {health.corrupt} files, kept to be looked at")
+    click.echo(f"waiting    {plural(health.waiting, 'call')}{since}")
+    click.echo(f"set aside  {plural(health.quarantined, 'call')} that the database refused")
+    click.echo(f"damaged    {plural(health.corrupt, 'file')}, kept to be looked at")
     if health.foreign_calls:
-        click.echo(f"others     {health.foreign_calls} calls of other ledgers in the same folder")
+        click.echo(f"others     {plural(health.foreign_calls, 'call')} of other ledgers in the same folder")
     if health.quarantined:
         click.echo("When the reason is gone, 'flask llm-cost spool replay' tries what was set aside again.")
 
@@ -57,7 +58,7 @@ def replay(timeout: float) -> None:
     count = ledger.put_back()
     done = ledger.flush(timeout)
     left = ledger.health().quarantined
-    click.echo(f"{count} calls tried again, {left} refused once more")
+    click.echo(f"{plural(count, 'call')} tried again, {left:,} refused once more")
     if not done:
         click.echo("some records still wait; 'flask llm-cost doctor' says why")
     if left or not done:

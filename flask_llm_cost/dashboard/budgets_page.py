@@ -13,8 +13,9 @@ from flask_llm_cost.budgets import BudgetStatus, OpenHold
 from flask_llm_cost.dashboard import pages_json
 from flask_llm_cost.dashboard.breakdown import Names, dimension_name
 from flask_llm_cost.dashboard.export import csv_response, json_response
-from flask_llm_cost.dashboard.formatting import MINUS, money, plural, short_count
+from flask_llm_cost.dashboard.formatting import MINUS, money, short_count
 from flask_llm_cost.dashboard.visit import Visit
+from flask_llm_cost.wording import plural
 
 _MOST_HOLDS: Final = 50
 

@@ -8,6 +8,8 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from flask_llm_cost.wording import plural as plural  # for templates, which know this file only
+
 _SYMBOLS: Final = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥", "CHF": "CHF ", "CAD": "C$", "AUD": "A$"}
 _NAMES: Final = {"USD": "US dollars", "EUR": "euros", "GBP": "pounds", "JPY": "yen"}
 _SMALLEST: Final = Decimal("0.000001")
@@ -112,11 +114,6 @@ def money_range(low: Decimal, high: Decimal, currency: str = "USD") -> tuple[str
 
 def count(number: int | None) -> str:
     return UNKNOWN if number is None else f"{number:,}"
-
-
-def plural(number: int, one: str, many: str | None = None) -> str:
-    """``1 call``, ``1,204 calls``."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def signed(number: int) -> str:

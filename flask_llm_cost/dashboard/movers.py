@@ -8,7 +8,8 @@ from decimal import Decimal
 from typing import Final
 
 from flask_llm_cost.dashboard.breakdown import Breakdown, Row
-from flask_llm_cost.dashboard.formatting import count, money, plural, signed_money
+from flask_llm_cost.dashboard.formatting import count, money, signed_money
+from flask_llm_cost.wording import plural
 
 _MOST: Final = 6
 _SMALLEST: Final = Decimal("0.01")

@@ -20,7 +20,7 @@ from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
 from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.forecast import Forecast, forecast, odd_days
-from flask_llm_cost.dashboard.formatting import UNTAGGED, long_day, money, plural
+from flask_llm_cost.dashboard.formatting import UNTAGGED, long_day, money
 from flask_llm_cost.dashboard.formatting import day as short_day
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.movers import Mover, driver, leader, movers
@@ -33,6 +33,7 @@ from flask_llm_cost.ledger.call_queries import CallRow, dearest_of_latest
 from flask_llm_cost.ledger.queries import Completeness, Spend, UnpricedModel
 from flask_llm_cost.ledger.sample_queries import Moved, latest, moved_since, quantile
 from flask_llm_cost.ledger.tag_queries import MANY_CALLS, too_many_to_add_up
+from flask_llm_cost.wording import plural
 
 _NARROW_BARS: Final = 31
 _MOST_BUDGETS: Final = 5

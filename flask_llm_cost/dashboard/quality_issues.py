@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from flask_llm_cost.dashboard.breakdown import dimension_name
 from flask_llm_cost.dashboard.filters import Selection
-from flask_llm_cost.dashboard.formatting import clock, count, exact_money, long_day, plural, shell_word
+from flask_llm_cost.dashboard.formatting import clock, count, exact_money, long_day, shell_word
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger.drift import BilledDrift
 from flask_llm_cost.ledger.health import Health
@@ -19,6 +19,7 @@ from flask_llm_cost.ledger.quality_queries import count as calls_of
 from flask_llm_cost.ledger.queries import UnpricedModel
 from flask_llm_cost.ledger.variety import MANY_VALUES, MANY_VALUES_OF
 from flask_llm_cost.pricing.book import OLD_DAYS
+from flask_llm_cost.wording import plural
 
 #: From where on the book's figure is off the provider's bill.
 _OFF: Final = Decimal("0.01")

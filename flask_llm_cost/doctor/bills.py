@@ -11,9 +11,10 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from flask_llm_cost.doctor.check import Check, counted
+from flask_llm_cost.doctor.check import Check
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger.models import Call, LineItem
+from flask_llm_cost.wording import plural
 
 #: Calls that are looked at: the newest, and as many of all others as a scan of the key gives first.
 SAMPLE: Final = 500
@@ -49,7 +50,7 @@ def bills(state: AppState) -> Iterator[Check]:
             f"run 'flask llm-cost reprice --from {min(days)} --to {max(days)}'",
         )
     elif ids:
-        said = f"looked at {counted(len(ids))}: each costs what its lines add up to"
+        said = f"looked at {plural(len(ids), 'call')}: each costs what its lines add up to"
         yield Check("Ledger", "calls against lines", "ok", said)
 
 

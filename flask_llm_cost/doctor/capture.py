@@ -8,12 +8,13 @@ from importlib import metadata
 
 from flask_llm_cost.capture import patching
 from flask_llm_cost.config import LIBRARIES
-from flask_llm_cost.doctor.check import Check, counted
+from flask_llm_cost.doctor.check import Check
 from flask_llm_cost.doctor.tested import untested
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.usage import known_provider
+from flask_llm_cost.wording import plural
 
 
 def capture(state: AppState) -> Iterator[Check]:
@@ -73,12 +74,12 @@ def hosts(state: AppState) -> Iterator[Check]:
         if (named := state.config.hosts.get(item.provider)) is not None:
             alias = {f"{item.provider}/*": f"{named}/*"}
             said = (
-                f"{counted(item.calls)} went to {item.provider} before LLM_COST_HOSTS named it, and have no price; "
+                f"{plural(item.calls, 'call')} went to {item.provider} before LLM_COST_HOSTS named it, and have no price; "
                 f"add LLM_COST_MODEL_ALIASES = {alias}, then run 'flask llm-cost backfill'"
             )
         else:
             said = (
-                f"{counted(item.calls)} went to {item.provider}, whose provider nobody has named; "
+                f"{plural(item.calls, 'call')} went to {item.provider}, whose provider nobody has named; "
                 f"add LLM_COST_HOSTS = {{{item.provider!r}: '<provider>'}}"
             )
         yield Check("Capture", "unknown host", "warning", said)

@@ -22,8 +22,3 @@ class Check:
     name: str
     status: Status
     message: str
-
-
-def counted(calls: int) -> str:
-    """``1 call``, ``12 calls``."""
-    return f"{calls:,} {'call' if calls == 1 else 'calls'}"

@@ -11,6 +11,7 @@ from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger import lifecycle
 from flask_llm_cost.ledger.disks import file_system, is_distant, is_passing
 from flask_llm_cost.ledger.health import Health
+from flask_llm_cost.wording import plural
 
 
 def ledger(state: AppState) -> Iterator[Check]:
@@ -32,29 +33,31 @@ def ledger(state: AppState) -> Iterator[Check]:
         yield Check("Ledger", "threads", "error", f"uWSGI runs no threads, so nothing is written; {_UWSGI}")
     if health.last_error_class:
         yield Check(
-            "Ledger", "writing", "error", f"the last write failed ({health.last_error_class}), {health.waiting} calls wait; "
-            "they are written as soon as the database takes them"
+            "Ledger", "writing", "error", f"the last write failed ({health.last_error_class}), {_waiting(health)}; "
+            "what waits is written as soon as the database takes it"
         )  # fmt: skip
     elif health.waiting and not state.ledger.flush(1.0):
-        yield Check("Ledger", "waiting", "warning", f"{health.waiting} calls wait in the spool; run 'flask llm-cost flush'")
+        yield Check("Ledger", "waiting", "warning", f"{_waiting(health)} in the spool; run 'flask llm-cost flush'")
     for count, name, what in (
-        (health.lost, "lost", "calls were given up because the spool was full; raise LLM_COST_SPOOL_MAX_MB"),
+        (health.lost, "lost", "given up because the spool was full; raise LLM_COST_SPOOL_MAX_MB"),
         (
             health.quarantined,
             "set aside",
-            f"calls were refused by the database and are kept beside the spool in {health.spool_dir}; "
+            f"refused by the database and kept beside the spool in {health.spool_dir}; "
             "when the reason is gone, run 'flask llm-cost spool replay'",
         ),
-        (health.corrupt, "damaged", f"spool files were damaged and are kept in {health.spool_dir}"),
     ):
         if count:
-            yield Check("Ledger", name, "error", f"{count} {what}")
+            yield Check("Ledger", name, "error", f"{plural(count, 'call')} {what}")
+    if health.corrupt:
+        kept = f"{plural(health.corrupt, 'damaged spool file')} kept in {health.spool_dir}"
+        yield Check("Ledger", "damaged", "error", kept)
     if health.foreign_calls and health.foreign_since:
         yield Check(
             "Ledger",
             "other spools",
             "warning",
-            f"{health.foreign_calls} calls of other ledgers wait in the same folder, the oldest since "
+            f"{plural(health.foreign_calls, 'call')} of other ledgers in the same folder, the oldest since "
             f"{health.foreign_since:%Y-%m-%d %H:%M} UTC; run 'flask llm-cost flush' in the app, or with the database URL, "
             "that recorded them",
         )
@@ -63,26 +66,35 @@ def ledger(state: AppState) -> Iterator[Check]:
     recent = datetime.now(UTC) - timedelta(days=7)
     for name, (count, at) in sorted(counters.items()):
         if name in _COUNTED and count:
-            status, what = _COUNTED[name]
-            message = f"{count} {what}, last on {at:%Y-%m-%d}, in all processes since the ledger began"
+            status, one, many = _COUNTED[name]
+            message = f"{plural(count, one, many)}, last on {at:%Y-%m-%d}, in all processes since the ledger began"
             yield Check("Ledger", f"{name} so far", status if at > recent else "ok", message)
 
 
-_COUNTED: Final[dict[str, tuple[Status, str]]] = {
-    "lost": ("error", "calls were lost"),
-    "quarantined": ("warning", "calls were refused by the database and set aside"),
+_OUTSIDE: Final = (
+    "outside any app context passed unrecorded, since several apps were there; wrap what calls in 'with app.app_context():'"
+)
+_BUSY: Final = (
+    "because somebody else held the database; no call is lost to that. Shorten what the app does in one transaction, or "
+    "give the ledger a database of its own with LLM_COST_BIND_KEY"
+)
+
+#: What is told of one and of many.
+_COUNTED: Final[dict[str, tuple[Status, str, str]]] = {
+    "lost": ("error", "call was lost", "calls were lost"),
+    "quarantined": (
+        "warning",
+        "call was refused by the database and set aside",
+        "calls were refused by the database and set aside",
+    ),
     "unattributed": (
         "warning",
-        "calls outside any app context passed unrecorded, since several apps were there; wrap them in "
-        "'with app.app_context():'",
+        f"call {_OUTSIDE}",
+        f"calls {_OUTSIDE}",
     ),
-    "redacted": ("warning", "tags looked like secrets and were not kept"),
-    "spooled": ("warning", "inline writes had to wait in the spool"),
-    "busy": (
-        "warning",
-        "times the ledger waited because somebody else held the database; no call is lost to that. Shorten what the app "
-        "does in one transaction, or give the ledger a database of its own with LLM_COST_BIND_KEY",
-    ),
+    "redacted": ("warning", "tag looked like a secret and was not kept", "tags looked like secrets and were not kept"),
+    "spooled": ("warning", "inline write had to wait in the spool", "inline writes had to wait in the spool"),
+    "busy": ("warning", f"time the ledger waited {_BUSY}", f"times the ledger waited {_BUSY}"),
 }
 
 #: How old a waiting call may be before somebody should have written it.
@@ -120,7 +132,7 @@ def _writer(state: AppState, heartbeat: tuple[int, datetime] | None) -> Iterator
             "Ledger",
             "writer",
             "error",
-            f"{health.waiting} calls of a running process wait since {health.waiting_since:%Y-%m-%d %H:%M} UTC, and the "
+            f"{_waiting(health)} in a running process since {health.waiting_since:%Y-%m-%d %H:%M} UTC, and the "
             f"ledger was last written {last}; look into its log, and restart it. Under uWSGI, {_UWSGI}",
         )
     elif heartbeat:
@@ -136,3 +148,7 @@ def _spool(state: AppState, mode: str) -> Check:
         message = f"a folder cannot be written ({trouble}), {folder} is used instead; repair it or set LLM_COST_SPOOL_DIR"
         return Check("Ledger", "spool", "error", message)
     return Check("Ledger", "spool", "ok", f"{mode}, records are safe in {folder}")
+
+
+def _waiting(health: Health) -> str:
+    return plural(health.waiting, "call waits", "calls wait")

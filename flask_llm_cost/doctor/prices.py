@@ -6,27 +6,28 @@ import difflib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from flask_llm_cost.doctor.check import Check, counted
+from flask_llm_cost.doctor.check import Check
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.pricing.book import OLD_DAYS
+from flask_llm_cost.wording import plural
 
 
 def prices(state: AppState) -> Iterator[Check]:
     book = state.book
-    what = f"{book.entries} models, version {book.version}"
+    what = f"{plural(book.entries, 'model')}, version {book.version}"
     age = book.days_old(datetime.now(UTC).date())
     if age is not None and age > OLD_DAYS:
         yield Check(
             "Prices",
             "price book",
             "warning",
-            f"{what}: the prices are {age} days old, and providers change them twice in ten; "
+            f"{what}: the prices are {plural(age, 'day')} old, and providers change them twice in ten; "
             "run 'flask llm-cost prices sync', or upgrade",
         )
     else:
-        yield Check("Prices", "price book", "ok", what if age is None else f"{what}, {age} days old")
+        yield Check("Prices", "price book", "ok", what if age is None else f"{what}, {plural(age, 'day')} old")
     if book.outgrown:
         yield Check(
             "Prices",
@@ -44,7 +45,7 @@ def prices(state: AppState) -> Iterator[Check]:
             "Prices",
             "no price",
             "warning",
-            f"without a price in the last week: {counted(item.calls)} of {item.provider}/{item.model}; "
+            f"without a price in the last week: {plural(item.calls, 'call')} of {item.provider}/{item.model}; "
             f"run 'flask llm-cost prices explain {item.provider} {item.model}'",
         )
 

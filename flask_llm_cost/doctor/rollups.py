@@ -9,6 +9,7 @@ from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger.agreement import Agreement, sampled_agreement
 from flask_llm_cost.ledger.rollup_state import read_state
 from flask_llm_cost.ledger.rollups import zone_mismatch
+from flask_llm_cost.wording import plural
 
 _REBUILD = "run 'flask llm-cost rollups rebuild'"
 
@@ -46,8 +47,8 @@ def rollups(state: AppState) -> Iterator[Check]:
 def _compared(seen: Agreement) -> Check:
     name = "rollups against calls"
     if not seen.wrong_buckets and not seen.wrong_days:
-        quarters = f"{seen.buckets} quarter{'s' if seen.buckets != 1 else ''} of an hour"
-        return Check("Ledger", name, "ok", f"looked at {quarters}: each says what its calls add up to")
+        looked_at = plural(seen.buckets, "quarter of an hour", "quarters of an hour")
+        return Check("Ledger", name, "ok", f"looked at {looked_at}: each says what its calls add up to")
     where = f"{seen.wrong_buckets[0]:%Y-%m-%d %H:%M} UTC" if seen.wrong_buckets else f"{seen.wrong_days[0]}"
     message = f"the rollups do not say what the calls add up to (for instance {where}): somebody changed one of them by hand"
     return Check("Ledger", name, "error", f"{message}; {_REBUILD}")

@@ -600,7 +600,7 @@ def test_the_command_releases(used: BudgetApp, provider: PlayedProvider) -> None
         assert run(used, "budgets", "--release", *elsewhere).output == "nothing is unresolved\n"
     assert unresolved() == amount
     result = run(used, "budgets", "--release", "--name", "cap", "--scope", "tenant_id=7")
-    assert result.output == f"cap (tenant_id=7): ${amount:,.4f} of 1 calls released\n"
+    assert result.output == f"cap (tenant_id=7): ${amount:,.4f} of 1 call released\n"
     assert (result.exit_code, unresolved()) == (0, 0)
     assert run(used, "budgets", "--release").output == "nothing is unresolved\n"
     with used.engine.connect() as connection:

@@ -116,17 +116,17 @@ def test_a_database_that_others_hold_is_named(spooling: Flask, tmp_path: Path) -
             assert time.monotonic() < deadline
             ledger.flush(0.1)
         assert told(spooling, "writer") == []
-        assert "the last write failed (OperationalError SQLITE_BUSY), 1 calls wait" in told(spooling, "writing")[0]
+        assert "the last write failed (OperationalError SQLITE_BUSY), 1 call waits" in told(spooling, "writing")[0]
         for path in (tmp_path / "spool").glob("*.spool"):
             os.utime(path, (time.time() - 180,) * 2)
         (message,) = told(spooling, "writer")
-        assert message.startswith("1 calls of a running process wait since ")
+        assert message.startswith("1 call waits in a running process since ")
         assert "the ledger was last written never" in message
     assert ledger.flush(60)
     (message,) = told(spooling, "writer")
     assert message.startswith("last written ")
     (message,) = told(spooling, "busy so far")
-    assert "times the ledger waited because somebody else held the database" in message
+    assert "the ledger waited because somebody else held the database" in message
     assert "LLM_COST_BIND_KEY" in message
 
 

@@ -97,11 +97,11 @@ def test_prune_keeps_what_is_said(make_app: Callable[..., Flask]) -> None:
         track("openai", model="gpt-4o", usage={"input": 1_000_000})
         assert app.extensions["llm_cost"].ledger.flush(5)
     assert "--older-than 90, or set LLM_COST_RETENTION_DAYS" in run(app, "prune").output
-    assert "1 calls and 0 holds" in run(app, "prune", "--older-than", "90", "--dry-run").output
+    assert "1 call and 0 holds" in run(app, "prune", "--older-than", "90", "--dry-run").output
     assert run(app, "prune", "--older-than", "90").exit_code == 1  # nobody says yes
     done = run(make_app(retention_days=90), "prune", "--yes")
     assert done.exit_code == 0
-    assert "1 rows are deleted" in done.output
+    assert "deleted 1 row," in done.output
     with app.app_context():
         assert spend.total().calls == 2
         assert spend.by("month")[0].calls == 1
@@ -114,8 +114,8 @@ def test_forget_erases_a_value(make_app: Callable[..., Flask]) -> None:
     app = make_app()
     assert record(app, user_id="42", feature="chat")
     assert "key=value" in run(app, "forget", "user_id").output
-    assert "1 calls have that tag" in run(app, "forget", "user_id=42", "--dry-run").output
-    assert "erased in 1 calls" in run(app, "forget", "user_id=42", "--yes").output
+    assert "1 call has that tag" in run(app, "forget", "user_id=42", "--dry-run").output
+    assert "erased in 1 call" in run(app, "forget", "user_id=42", "--yes").output
     with app.app_context():
         (row,) = spend.by("tag:user_id")
         assert (row.key, row.calls, row.cost) == ("(erased)", 1, Decimal("2.5"))

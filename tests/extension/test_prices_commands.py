@@ -101,7 +101,7 @@ def test_init_starts_from_the_bundled_book_once(app: Flask) -> None:
     """Every model of it; a file that is there is not overwritten."""
     result = _run(app, "init")
     assert result.exit_code == 0
-    assert f"{len(bundled())} models" in result.output
+    assert f"{len(bundled()):,} models" in result.output
     again = _run(app, "init")
     assert again.exit_code == 1
     assert "prices sync" in again.output

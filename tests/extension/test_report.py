@@ -139,8 +139,8 @@ def test_an_invoice_beside_the_ledger(october: None, run: Run) -> None:
     assert "Invoice of openai, 2026-10 (UTC, USD)" in output
     assert "$1,007.00" in output
     assert "+$227.56" in output
-    assert "1 calls without a price" in output
-    assert "Estimated: 1 calls" in output
+    assert "1 call without a price" in output
+    assert "Estimated: 1 call" in output
     assert "in proportion" in output
     (found,) = json.loads(run("--invoice", "2026-10=openai:1234.56", "--format", "json").output)
     assert (found["ledger"], found["invoice"], found["difference"]) == ("1007", "1234.56", "227.56")

@@ -118,9 +118,9 @@ def test_backfill_fills_a_partial_bill_and_moves_no_line_of_it(shop: Shop) -> No
     shop.call("a")
     assert [status for (status,) in shop.rows(Call.cost_status)] == ["partial"]
     shop.book(a={"input": "3", "output": "10"})
-    assert "0 of 1 calls changed" in shop.run("backfill").output
+    assert "0 of 1 call changed" in shop.run("backfill").output
     shop.book(a={"input": "2", "output": "10"})
-    assert "1 of 1 calls changed" in shop.run("backfill").output
+    assert "1 of 1 call changed" in shop.run("backfill").output
     assert [status for (status,) in shop.rows(Call.cost_status)] == ["priced"]
     assert shop.agree() == Decimal("0.0021")
 
@@ -219,12 +219,12 @@ def test_a_tier_is_chosen_again_by_all_input(shop: Shop) -> None:
     assert shop.agree() == Decimal("0.002402")
     rates = {"input": "2", "cache_read": "1", "output": "10", "reasoning": "40"}
     shop.book(a={"rates": rates, "tiers": tiers})
-    assert "1 of 1 calls changed" in shop.run("reprice", "--from", TODAY, "--to", TODAY, "--yes").output
+    assert "1 of 1 call changed" in shop.run("reprice", "--from", TODAY, "--to", TODAY, "--yes").output
     # 401 x 4 + 600 x 2 + 60 x 20 + 40 x 40, by the million
     assert shop.agree() == Decimal("0.005604")
     assert {tier for (tier,) in shop.rows(PriceSnapshot.tier)} == {None, ">1000"}
     shop.book(a={"input": "2", "cache_read": "1", "output": "10"})
-    assert "1 of 1 calls changed" in shop.run("reprice", "--from", TODAY, "--to", TODAY, "--yes").output
+    assert "1 of 1 call changed" in shop.run("reprice", "--from", TODAY, "--to", TODAY, "--yes").output
     assert shop.agree() == Decimal("0.002402")
 
 

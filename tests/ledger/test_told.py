@@ -76,4 +76,4 @@ def test_counts_outlive_their_process(app: Flask, tmp_path: Path) -> None:
         maker.close()
     doctor = say(app, "doctor")
     assert "4 calls were lost" in doctor
-    assert "1 calls were refused" in doctor
+    assert "1 call was refused" in doctor

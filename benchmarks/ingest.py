@@ -20,9 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Any
-from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -35,21 +33,12 @@ from flask_llm_cost.ledger.rollups import Rollups
 from flask_llm_cost.ledger.rows import call_rows
 from flask_llm_cost.ledger.store import Ledger
 from flask_llm_cost.ledger.writer import BATCH, Writer
-from flask_llm_cost.records import CallRecord, Cost, Line, Price, Rate, Usage, new_call_id
+from flask_llm_cost.pricing import PriceBook
+from flask_llm_cost.records import CallRecord, Usage, new_call_id
 
-MILLION = Decimal(1_000_000)
-MODELS = 8
+MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini", "gpt-4.1-nano", "o3", "o4-mini", "gpt-5")
 KEPT = ("feature", "tenant_id")
-RATES = {"input": Decimal("2.50"), "cache_read": Decimal("1.25"), "output": Decimal("10.00")}
-PRICE = Price(
-    id=UUID("0f8fad5b-d9cb-5469-a165-70867728950e"),
-    source="bundled",
-    source_version="1",
-    key="openai/gpt-4o",
-    match="exact",
-    currency="USD",
-    rates={name: Rate(rate, MILLION) for name, rate in RATES.items()},
-)
+BOOK = PriceBook.load()
 
 
 def make_calls(count: int) -> list[CallRecord]:
@@ -62,8 +51,8 @@ def make_calls(count: int) -> list[CallRecord]:
             provider="openai",
             operation="chat.completions",
             host="api.openai.com",
-            model=f"gpt-4o-{int(MODELS * rng.random() ** 2)}",
-            requested_model="gpt-4o",
+            model=(model := MODELS[int(len(MODELS) * rng.random() ** 2)]),
+            requested_model=model,
             http_status=200,
             latency_ms=800,
             provider_response_id=f"chatcmpl-{number:024}",
@@ -83,11 +72,7 @@ def make_calls(count: int) -> list[CallRecord]:
 
 
 def price(record: CallRecord) -> CallRecord:
-    lines = tuple(
-        Line(name, "token", quantity, RATES[name], MILLION, RATES[name] * quantity / MILLION, "priced")
-        for name, quantity in record.usage.quantities.items()
-    )
-    return replace(record, cost=Cost(sum((line.cost or Decimal(0) for line in lines), Decimal(0)), lines, "priced", PRICE))
+    return replace(record, cost=BOOK.price_record(record))
 
 
 class BareDriver:
@@ -157,7 +142,9 @@ def main() -> None:
         own = OwnEngine(lambda: engine)
         writer = Writer(own, [Rollups(ZoneInfo("UTC"), KEPT, KEPT)])
         count = options.calls
-        writer.write([price(record) for record in make_calls(1)])  # the price snapshot
+        records = [price(record) for record in make_calls(100)]
+        assert all(record.cost and record.cost.status == "priced" and len(record.cost.lines) == 3 for record in records)
+        writer.write(records)  # the price snapshots
 
         def drained() -> Callable[[], object]:
             ledger = Ledger(
@@ -182,15 +169,16 @@ def main() -> None:
             return work
 
         def written() -> Callable[[], object]:
-            lines = [encode(price(record)).strip(b"\n") for record in make_calls(count)]
+            lines = [encode(record).strip(b"\n") for record in make_calls(count)]
             return lambda: [
-                writer.write([decode(line) for line in lines[start : start + BATCH]]) for start in range(0, count, BATCH)
+                writer.write([price(decode(line)) for line in lines[start : start + BATCH]])
+                for start in range(0, count, BATCH)
             ]
 
         def bare() -> Callable[[], object]:
             return BareDriver(engine, [price(record) for record in make_calls(count)])
 
-        rates: dict[str, list[float]] = {"bare driver": [], "decode and write": [], "append, drain and write": []}
+        rates: dict[str, list[float]] = {"bare driver": [], "decode, price and write": [], "append, drain and write": []}
         for _ in range(options.rounds):
             for name, prepare in zip(rates, (bare, written, drained), strict=True):
                 rates[name].append(measure(engine, prepare, count))
@@ -198,7 +186,7 @@ def main() -> None:
         print(f"{engine.dialect.name}, {count} calls with 3 line items and 3 tags, {BATCH} a transaction")
         for name, found in rates.items():
             middle = statistics.median(found)
-            print(f"{name:24} {middle:9,.0f} calls/s  {middle / best:5.2f} of the bare driver")
+            print(f"{name:26} {middle:9,.0f} calls/s  {middle / best:5.2f} of the bare driver")
         own.dispose()
         engine.dispose()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date, datetime, timedelta
-from typing import Any, Final
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final, TypeAlias
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -18,6 +18,10 @@ from flask_llm_cost.ledger.models import TagRollup
 #: The columns that both rollups have.
 PLAIN: Final = ("provider", "model", "currency")
 _QUARTER: Final = timedelta(minutes=15)
+
+#: What answers for a piece of a range (``days``, ``quarters`` or ``calls``), the piece, and whether it is added (1) or taken
+#: off (-1).
+Piece: TypeAlias = tuple[str, Filter, int]
 
 
 def split_days(flt: Filter, zone: ZoneInfo) -> tuple[Filter | None, list[Filter]]:
@@ -35,20 +39,38 @@ def split_days(flt: Filter, zone: ZoneInfo) -> tuple[Filter | None, list[Filter]
     return replace(flt, since=since, until=None if last is None else start_of_day(last, zone)), edges
 
 
-def quarters(flt: Filter) -> Iterator[tuple[str, Filter]]:
-    """The range of a filter as whole quarters of an hour, and the calls at its ends, each with what answers for it."""
+def part_of_day(flt: Filter, zone: ZoneInfo) -> Iterator[Piece]:
+    """A part of a day that only calls answer for: of a day that is over, where it is more than half, the day less its rest.
+
+    While a day runs, calls come in between one question and the next, and would be taken off what they are not in.
+    """
+    since, until = flt.since, flt.until
+    if since is not None and until is not None:
+        day = since.astimezone(zone).date()
+        start, end = start_of_day(day, zone), start_of_day(day + timedelta(days=1), zone)
+        rest = (until, end) if since == start else (start, since)
+        at_one_end = until < end if since == start else until == end
+        if at_one_end and (until - since) * 2 > end - start and end <= datetime.now(UTC):
+            yield "days", replace(flt, since=start, until=end), 1
+            yield "calls", replace(flt, since=rest[0], until=rest[1]), -1
+            return
+    yield "calls", flt, 1
+
+
+def quarters(flt: Filter) -> Iterator[Piece]:
+    """The range of a filter as whole quarters of an hour, and the calls at its ends."""
     since, until = flt.since, flt.until
     first = None if since is None else since + (-_into_quarter(since) % _QUARTER)
     last = None if until is None else until - _into_quarter(until)
     if first is not None and last is not None and first >= last:
         if since != until:
-            yield "calls", flt
+            yield "calls", flt, 1
         return
-    yield "quarters", replace(flt, since=first, until=last)
+    yield "quarters", replace(flt, since=first, until=last), 1
     if since != first:
-        yield "calls", replace(flt, until=first)
+        yield "calls", replace(flt, until=first), 1
     if until != last:
-        yield "calls", replace(flt, since=last)
+        yield "calls", replace(flt, since=last), 1
 
 
 def _into_quarter(instant: datetime) -> timedelta:

@@ -22,7 +22,7 @@ from flask_llm_cost.ledger.endings import ENDINGS, asks, sums_of_days, with_call
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import TagRollup, UsageRollup
-from flask_llm_cost.ledger.pieces import PLAIN, day_key, days_of, plain, quarters, split_days
+from flask_llm_cost.ledger.pieces import PLAIN, Piece, day_key, days_of, part_of_day, plain, quarters, split_days
 from flask_llm_cost.ledger.rollup_state import MOST_KEYS, RollupState, pair_of, state_of
 from flask_llm_cost.ledger.rollup_sums import PRESENT
 
@@ -42,14 +42,14 @@ def sums(session: Session, flt: Filter, by: Grouping) -> Sums:
         return _from_calls(session, flt, by, state)
     pieces = list(_pieces(flt, question, state))
     found: Sums = {}
-    for source, part in pieces:
+    for source, part, sign in pieces:
         if source == "calls":
-            add(found, _from_calls(session, part, replace(by, top=None), state))
+            add(found, _from_calls(session, part, replace(by, top=None), state), sign)
         elif question.of_endings:
-            add(found, sums_of_days(session, part, by, question.days))
+            add(found, sums_of_days(session, part, by, question.days), sign)
         else:
             most = by.top if len(pieces) == 1 else None
-            add(found, _Rollups(session, replace(question, flt=part), source, most).sums())
+            add(found, _Rollups(session, replace(question, flt=part), source, most).sums(), sign)
     return some(found)
 
 
@@ -189,18 +189,18 @@ def _question(flt: Filter, by: Grouping, state: RollupState | None) -> _Question
     return question if len(tags) < 2 or pair_of(*tags) in state.kept else None
 
 
-def _pieces(flt: Filter, question: _Question, state: RollupState) -> Iterator[tuple[str, Filter]]:
-    """The range in pieces, each with what answers for it: ``days``, ``quarters`` or ``calls``."""
+def _pieces(flt: Filter, question: _Question, state: RollupState) -> Iterator[Piece]:
+    """The range in pieces."""
     by_time = {*question.by.dimensions} & {*TIMES}
     zone, only_days = question.days, bool(question.tags) or question.of_endings
     if "hour" in by_time or (by_time and question.by.zone.key != state.zone):
-        yield from [("calls", flt)] if only_days else quarters(flt)
+        yield from [("calls", flt, 1)] if only_days else quarters(flt)
         return
     days, edges = split_days(flt, zone)
     if days is not None:
-        yield "days", days
+        yield "days", days, 1
     for edge in edges:
-        yield from [("calls", edge)] if only_days else quarters(edge)
+        yield from part_of_day(edge, zone) if only_days else quarters(edge)
 
 
 class _Rollups:

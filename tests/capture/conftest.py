@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,43 +12,24 @@ import boto3
 import openai
 import pytest
 import sqlalchemy as sa
+from apps import Apps
 from flask import Flask
-from flask_sqlalchemy import SQLAlchemy
 from played_app import ledger_of
 
-from flask_llm_cost import LlmCostTracker
 from flask_llm_cost.ledger import Call
 from flask_llm_cost.testing.provider import PlayedProvider
 
 
 @pytest.fixture
-def make_app(provider: PlayedProvider, tmp_path: Path) -> Callable[..., Flask]:
-    """A factory of apps with a SQLite file each, unless a URL says otherwise; keywords are ``LLM_COST_`` keys."""
-    made: list[Flask] = []
+def make_app(provider: PlayedProvider, tmp_path: Path) -> Iterator[Callable[..., Flask]]:
+    """A factory of apps; keywords are ``LLM_COST_`` keys."""
+    apps = Apps(tmp_path, LLM_COST_HOSTS=provider.hosts)
 
     def make(url: sa.URL | None = None, **config: Any) -> Flask:
-        name = f"app{len(made)}"
-        app = Flask(name, instance_path=str(tmp_path / name))
-        (tmp_path / name).mkdir()
-        app.config["SQLALCHEMY_DATABASE_URI"] = url or f"sqlite:///{tmp_path / name}/app.db"
-        app.config["TESTING"] = True
-        app.config["LLM_COST_HOSTS"] = provider.hosts
-        app.config.update({f"LLM_COST_{key.upper()}": value for key, value in config.items()})
-        database = SQLAlchemy(app)
-        LlmCostTracker(app)
-        with app.app_context():
-            database.create_all()
-        made.append(app)
-        return app
+        return apps.make(url, **{f"LLM_COST_{key.upper()}": value for key, value in config.items()})
 
     yield make
-    for app in made:
-        app.extensions["llm_cost"].ledger.close()
-        with app.app_context():
-            for engine in app.extensions["sqlalchemy"].engines.values():
-                engine.dispose()
-    made.clear()
-    gc.collect()  # an app is a cycle, and a dead one must not own the next test's calls
+    apps.close()
 
 
 @pytest.fixture

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from apps import Apps
 from flask import Flask
-from flask_sqlalchemy import SQLAlchemy
 
-from flask_llm_cost import LlmCostTracker
 from flask_llm_cost.capture import patching
 from flask_llm_cost.ledger import Call
 from flask_llm_cost.testing.provider import PlayedProvider
@@ -34,27 +32,9 @@ def unpatched() -> Iterator[None]:
 @pytest.fixture
 def make_app(unpatched: None, provider: PlayedProvider, tmp_path: Path) -> Iterator[Callable[[], Flask]]:
     """Make the app, which installs the patches."""
-    made: list[Flask] = []
-
-    def make() -> Flask:
-        app = Flask("coexisting", instance_path=str(tmp_path))
-        app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path}/app.db"
-        app.config["TESTING"] = True
-        app.config["LLM_COST_HOSTS"] = provider.hosts
-        database = SQLAlchemy(app)
-        LlmCostTracker(app)
-        with app.app_context():
-            database.create_all()
-        made.append(app)
-        return app
-
-    yield make
-    for app in made:
-        app.extensions["llm_cost"].ledger.close()
-        with app.app_context():
-            app.extensions["sqlalchemy"].engine.dispose()
-    made.clear()
-    gc.collect()  # an app is a cycle, and a dead one must not own the next test's calls
+    apps = Apps(tmp_path, LLM_COST_HOSTS=provider.hosts)
+    yield apps.make
+    apps.close()
 
 
 @pytest.fixture

@@ -18,13 +18,13 @@ import click
 import httpx
 import pytest
 import sqlalchemy as sa
+from apps import Apps
 from databases import Server
 from flask import Flask
 from flask_login import login_required
-from flask_sqlalchemy import SQLAlchemy
 from matrix.environments import ENVIRONMENTS
 
-from flask_llm_cost import LlmCostTracker, dashboard_blueprint, track
+from flask_llm_cost import dashboard_blueprint, track
 from flask_llm_cost.doctor import GROUPS, Check, examine
 from flask_llm_cost.doctor.tested import TESTED, untested
 from flask_llm_cost.ledger import Call
@@ -35,27 +35,9 @@ Make = Callable[..., Flask]
 
 @pytest.fixture
 def make_app(tmp_path: Path) -> Iterator[Make]:
-    made: list[Flask] = []
-
-    def make(url: Any = None, *, tables: bool = True, **config: Any) -> Flask:
-        app = Flask(f"patient{len(made)}", instance_path=str(tmp_path))
-        app.config["SQLALCHEMY_DATABASE_URI"] = url or f"sqlite:///{tmp_path}/app{len(made)}.db"
-        app.config["TESTING"] = True
-        app.config.update(config)
-        database = SQLAlchemy(app)
-        LlmCostTracker(app)
-        made.append(app)
-        if tables:
-            with app.app_context():
-                database.create_all()
-        return app
-
-    yield make
-    for app in made:
-        app.extensions["llm_cost"].ledger.close()
-        with app.app_context():
-            for engine in app.extensions["sqlalchemy"].engines.values():
-                engine.dispose()
+    apps = Apps(tmp_path)
+    yield apps.make
+    apps.close()
 
 
 def found(app: Flask, name: str) -> list[Check]:

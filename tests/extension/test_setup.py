@@ -6,14 +6,14 @@ import asyncio
 import gc
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from apps import Apps
 from flask import Flask
-from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import select
 
 from flask_llm_cost import ConfigError, LlmCostTracker, SetupError, UnknownPriceError, UsageError, track, track_stream
@@ -23,27 +23,10 @@ from flask_llm_cost.testing import capture_calls
 
 
 @pytest.fixture
-def make_app(tmp_path: Path) -> Any:
-    made: list[Flask] = []
-
-    def make(**config: Any) -> Flask:
-        app = Flask(f"app{len(made)}", instance_path=str(tmp_path))
-        app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path}/app{len(made)}.db"
-        app.config["TESTING"] = True
-        app.config.update(config)
-        database = SQLAlchemy(app)
-        LlmCostTracker(app)
-        with app.app_context():
-            database.create_all()
-        made.append(app)
-        return app
-
-    yield make
-    for app in made:
-        app.extensions["llm_cost"].ledger.close()
-        with app.app_context():
-            for engine in app.extensions["sqlalchemy"].engines.values():
-                engine.dispose()
+def make_app(tmp_path: Path) -> Iterator[Callable[..., Flask]]:
+    apps = Apps(tmp_path)
+    yield apps.make
+    apps.close()
 
 
 def test_flask_sqlalchemy_comes_first() -> None:

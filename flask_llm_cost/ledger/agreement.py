@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import Call, TagRollup, UsageRollup
 from flask_llm_cost.ledger.rollup_state import RollupState
+from flask_llm_cost.ledger.rollup_sums import ENDING, PRESENT
 
 _SAMPLES: Final = 12
 _BUCKET: Final = timedelta(minutes=15)
@@ -27,7 +28,8 @@ class Agreement:
 
     :param buckets: quarters of an hour whose rollups were compared with their calls
     :param wrong_buckets: those of them, in UTC, that say something else than their calls
-    :param wrong_days: the days of them that add up to something else by tag than by quarter
+    :param wrong_days: the days of them that add up to something else than their quarters, or by a tag's values to something
+        else than by its models or by who has it
     """
 
     buckets: int
@@ -46,7 +48,11 @@ def sampled_agreement(session: Session, state: RollupState) -> Agreement:
     days = sorted({bucket.astimezone(zone).date() for bucket in buckets})
     if state.pruned is not None:
         days = [day for day in days if start_of_day(day, zone) >= state.pruned]
-    wrong_days = tuple(day for day in days if not _agree(session, _tags(day), _usage(*_ends(day, zone))))
+    wrong_days = tuple(
+        day
+        for day in days
+        if not (_agree(session, _tags(day), _usage(*_ends(day, zone))) and _agree_within(session, state, day))
+    )
     return Agreement(len(buckets), wrong, wrong_days)
 
 
@@ -93,6 +99,21 @@ def _usage(since: datetime, until: datetime) -> sa.Select[Any]:
 def _tags(day: date) -> sa.Select[Any]:
     sums = [sa.func.sum(getattr(TagRollup, name)) for name in _MEASURES]
     return sa.select(*sums).where(TagRollup.key == "", TagRollup.day == day)
+
+
+def _agree_within(session: Session, state: RollupState, day: date) -> bool:
+    """Whether the rows of a day that say the same in several ways do: one by one, over all models, whatever the value."""
+    since = start_of_day(day, ZoneInfo(state.zone))
+    same = [(key, f"{key}*") for key in state.kept]
+    same += [(key, f"{key}{PRESENT}") for key in state.kept if "," not in key and state.counts(key, since)]
+    if state.presence is not None and state.presence <= since:
+        same.append(("", ENDING))
+    keys = {key for pair in same for key in pair}
+    sums = [sa.func.sum(getattr(TagRollup, name)) for name in _MEASURES]
+    query = sa.select(TagRollup.key, *sums).where(TagRollup.key.in_(keys), TagRollup.day == day).group_by(TagRollup.key)
+    found = {key: values for key, *values in session.execute(query)}
+    nothing = [0] * len(_MEASURES)
+    return all(found.get(one, nothing) == found.get(other, nothing) for one, other in same)
 
 
 def _agree(session: Session, one: sa.Select[Any], other: sa.Select[Any]) -> bool:

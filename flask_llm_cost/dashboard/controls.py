@@ -13,6 +13,7 @@ from flask_llm_cost.dashboard.filters import BREAKDOWNS, CHOICES, Selection
 from flask_llm_cost.dashboard.formatting import UNTAGGED
 from flask_llm_cost.dashboard.periods import RANGES
 from flask_llm_cost.ledger import queries
+from flask_llm_cost.ledger.filter import KNOWN
 from flask_llm_cost.ledger.tag_queries import latest_values
 
 Here: TypeAlias = Callable[[Mapping[str, Any]], str]
@@ -28,6 +29,11 @@ _WORDS: Final[Mapping[str, str]] = {
     "usage_source": "usage from",
     "stream": "streamed",
     "first_token_ms": "first token",
+}
+_USAGE_SOURCES: Final[Mapping[str, str]] = {
+    KNOWN: "anything known",
+    "stream_final": "stream final",
+    "stream_partial": "stream partial",
 }
 SORTS: Final[Mapping[str, str]] = {
     "newest": "newest first",
@@ -138,7 +144,7 @@ def page_controls(
             inputs.append(TextInput(name, word(name), chosen, _OPERATIONS))
             continue
         values = fixed or tuple(dict.fromkeys([*found[name], *([chosen] if chosen else [])]))
-        options = [Option("", "any", not chosen), *(Option(value, _plain(value), value == chosen) for value in values)]
+        options = [Option("", "any", not chosen), *(Option(value, _plain(name, value), value == chosen) for value in values)]
         selects.append(Select(name, word(name), tuple(options)))
     keys = [key for key in report_tags if key not in selection.base.scope]
     known = latest_values(session, around, keys, _MOST_OPTIONS)
@@ -169,7 +175,7 @@ def chips(selection: Selection, here: Here, names: Names, *, besides: str | None
     :param besides: a tag that is the page's subject
     """
     found = [
-        Chip(word(name), _plain(str(selection.params[name])), here(selection.changed(**{name: None})))
+        Chip(word(name), _plain(name, str(selection.params[name])), here(selection.changed(**{name: None})))
         for name in CHOICES
         if name in selection.params
     ]
@@ -188,8 +194,8 @@ def word(name: str) -> str:
     return _WORDS.get(name, name)
 
 
-def _plain(value: str) -> str:
-    return value.replace("_", " ") if value in ("stream_final", "stream_partial") else value
+def _plain(name: str, value: str) -> str:
+    return _USAGE_SOURCES.get(value, value) if name == "usage_source" else value
 
 
 def _range(selection: Selection) -> Select:

@@ -13,12 +13,12 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.ledger.answers import Grouping, Key, Sums, add
 from flask_llm_cost.ledger.detail import amounts_of
-from flask_llm_cost.ledger.filter import TIMES, Filter
+from flask_llm_cost.ledger.filter import KNOWN, TIMES, Filter
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import TagRollup
 from flask_llm_cost.ledger.pieces import day_key, days_of, plain
 from flask_llm_cost.ledger.rollup_state import state_of
-from flask_llm_cost.ledger.rollup_sums import ENDING, ENDING_COLUMNS
+from flask_llm_cost.ledger.rollup_sums import ENDING, ENDING_COLUMNS, UNCOUNTED_SOURCES
 
 #: What filters and groups by how calls ended, in the order of the rollups' value.
 ENDINGS: Final = tuple(name for name in ENDING_COLUMNS if name != "flags")
@@ -31,8 +31,11 @@ def asks(flt: Filter) -> bool:
 
 def fits(value: str, flt: Filter) -> bool:
     """Whether a filter lets calls through that ended so. *value* is that of a rollup of :data:`ENDING`."""
-    wanted = [getattr(flt, name) for name in ENDINGS]
-    return all(want is None or want == has for want, has in zip(wanted, _parts(value), strict=False))
+    return all(
+        has not in UNCOUNTED_SOURCES if name == "usage_source" and want == KNOWN else want == has
+        for name, has in zip(ENDINGS, _parts(value), strict=False)
+        if (want := getattr(flt, name)) is not None
+    )
 
 
 def _parts(value: str) -> list[Key]:

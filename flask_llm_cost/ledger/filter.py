@@ -13,9 +13,12 @@ import sqlalchemy as sa
 
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger.models import Call, CallTag
+from flask_llm_cost.ledger.rollup_sums import UNCOUNTED_SOURCES
 
 _NO_TAGS: Final[Mapping[str, Any]] = MappingProxyType({})
 _TAG_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}", re.ASCII)
+#: A ``usage_source`` that stands for every one from which something was counted.
+KNOWN: Final = "known"
 #: As priced: what the reply names, else what was asked for.
 MODEL: Final = sa.func.coalesce(Call.model, Call.requested_model)
 
@@ -62,6 +65,7 @@ class Filter:
     :param since: first instant, aware
     :param until: the instant after the last, aware
     :param model: as billed, or as requested where the reply named none
+    :param usage_source: where the counts are from; ``known`` means from anywhere, neither ``unknown`` nor ``pending``
     :param tags: key to value; ``None`` means that the call has no such tag
     :param currency: one currency, so that amounts add up; ``None`` only to ask for several side by side
     """
@@ -113,10 +117,14 @@ class Filter:
             asked_for = sa.and_(Call.model.is_(None), Call.requested_model == self.model)
             found.append(sa.or_(Call.model == self.model, asked_for))
         plain = ("provider", "operation", "outcome", "cost_status", "usage_source", "stream", "currency")
-        found += [COLUMNS[name] == value for name in plain if (value := getattr(self, name)) is not None]
+        given = {name: value for name in plain if (value := getattr(self, name)) is not None}
+        if given.get("usage_source") == KNOWN:
+            del given["usage_source"]
+            found.append(Call.usage_source.not_in(UNCOUNTED_SOURCES))
+        found += [COLUMNS[name] == value for name, value in given.items()]
         # Both, not merged: a tag that was asked for never replaces the scope's.
-        given = (tag for tags in (self.scope, self.tags) for tag in tags.items())
-        found += [self._tagged(key, value, joined) for key, value in given if (key, value) != joined]
+        tags = (tag for tags in (self.scope, self.tags) for tag in tags.items())
+        found += [self._tagged(key, value, joined) for key, value in tags if (key, value) != joined]
         if joined is not None:
             # The tag's own copy of the time, and no other: PostgreSQL takes each for a condition of its own, expects next to
             # no call to meet all, and reads every one of them to find these.

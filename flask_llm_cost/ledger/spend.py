@@ -12,7 +12,8 @@ Runs in an app context, on ``LLM_COST_READ_BIND_KEY`` where there is one, in a s
 same filters, by keyword:
 
 - ``since`` and ``until``: a half-open range of aware datetimes, or of dates, which are days of ``LLM_COST_TIMEZONE``
-- ``provider``, ``model``, ``operation``, ``outcome``, ``cost_status``, ``usage_source``, ``stream``
+- ``provider``, ``model``, ``operation``, ``outcome``, ``cost_status``, ``usage_source``, ``stream``;
+  ``usage_source="known"`` is every source but ``unknown`` and ``pending``
 - ``tags={"feature": "chat"}``; a value of ``None`` asks for the calls without that tag
 - ``currency``, ``"USD"`` where none is given; amounts of different currencies are never added up
 

@@ -140,7 +140,7 @@ def filters(draw: st.DrawFn) -> Filter:
         tags={key: draw(st.sampled_from(VALUES[key])) for key in keys[1 if scoped else 0 :]},
         operation=draw(st.sampled_from([*[None] * 7, "chat.completions"])),
         outcome=draw(st.sampled_from([None, None, None, "ok", "error"])),
-        usage_source=draw(st.sampled_from([*[None] * 5, "response"])),
+        usage_source=draw(st.sampled_from([*[None] * 5, "response", "known"])),
         cost_status=draw(st.sampled_from([*[None] * 5, "priced", "unpriced"])),
         stream=draw(st.sampled_from([*[None] * 5, False])),
     )
@@ -234,7 +234,7 @@ def test_how_calls_ended_is_the_same_from_both(kept: Kept) -> None:
         {},
         optional={
             "outcome": st.sampled_from(["ok", "error", "blocked"]),
-            "usage_source": st.sampled_from(["response", "unknown", "estimated"]),
+            "usage_source": st.sampled_from(["response", "unknown", "estimated", "known"]),
             "cost_status": st.sampled_from(["priced", "unpriced", "free"]),
             "stream": st.booleans(),
         },

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any, Final
 
 from flask import Response
 from sqlalchemy.orm import Session
@@ -16,7 +17,7 @@ from flask_llm_cost.dashboard.controls import chips, page_controls
 from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
 from flask_llm_cost.dashboard.filters import Selection
-from flask_llm_cost.dashboard.quality_issues import Issue
+from flask_llm_cost.dashboard.quality_issues import Issue, listing
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.drift import billed_drift
@@ -38,14 +39,32 @@ class Coverage:
         return Decimal(self.known) / self.of if self.of else None
 
 
+#: The lists behind the figures of streams.
+_NARROWED: Final = (
+    {"stream": "yes"},
+    {"stream": "yes", "usage_source": "unknown"},
+    {"stream": "yes", "usage_source": "stream_partial"},
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderStreams:
-    """The streams of one provider, and how many of them told no usage or were cut."""
+    """The streams of one provider, and how many of them told no usage or were cut.
+
+    :param listed: how many calls each figure's list has: some were blocked or failed, and are not counted here
+    """
 
     provider: str
     streams: int
     without: int
     cut: int
+    listed: tuple[int | None, int | None, int | None]
+
+    @property
+    def figures(self) -> Iterator[tuple[int, int | None, dict[str, str]]]:
+        """The figures, each with how many calls its list has, and what narrows that."""
+        for number, listed, narrowed in zip((self.streams, self.without, self.cut), self.listed, _NARROWED, strict=True):
+            yield number, listed, {"provider": self.provider, **narrowed}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +139,7 @@ def build(visit: Visit, session: Session, selection: Selection) -> Quality:
         expected=expected,
         issues=tuple(sorted(issues, key=lambda issue: ("error", "warning", "ok").index(issue.level))),
         coverage=_coverage(rows, untagged, calls, expected),
-        streams=_streams(rows),
+        streams=_streams(rows, selection.carried),
         changes=tuple(moved),
     )
 
@@ -146,17 +165,23 @@ def _coverage(rows: Iterable[Soundness], untagged: Mapping[str, int], calls: int
     )
 
 
-def _streams(rows: Iterable[Soundness]) -> tuple[ProviderStreams, ...]:
+def _streams(rows: Iterable[Soundness], carried: Mapping[str, Any]) -> tuple[ProviderStreams, ...]:
     found: dict[str, list[Soundness]] = {}
     for row in rows:
-        if row.stream and row.outcome != "blocked":
+        if row.stream:
             found.setdefault(row.provider, []).append(row)
     return tuple(
         ProviderStreams(
             provider=provider,
-            streams=calls_of(parts),
+            streams=calls_of(row for row in parts if row.outcome != "blocked"),
             without=calls_of(row for row in parts if row.uncounted and not row.failed),
             cut=calls_of(row for row in parts if row.usage_source == "stream_partial"),
+            listed=(
+                listing(parts, carried, _NARROWED[0]),
+                listing(parts, carried, _NARROWED[1]),
+                listing(parts, carried, _NARROWED[2]),
+            ),
         )
         for provider, parts in sorted(found.items())
+        if any(row.outcome != "blocked" for row in parts)
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
 from flask_llm_cost.dashboard.breakdown import dimension_name
-from flask_llm_cost.dashboard.filters import Selection
+from flask_llm_cost.dashboard.filters import UNPRICED, Selection
 from flask_llm_cost.dashboard.formatting import clock, count, exact_money, long_day, shell_word
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger.drift import BilledDrift
@@ -34,6 +34,7 @@ class Issue:
     :param found: how much of it there is, in words
     :param calls: of how many calls; ``None`` where it is not about single calls
     :param params: the query string of the calls page that lists them
+    :param among: how many calls that lists, where it is not these alone or not all: not everything can be filtered by
     :param command: what helps, to be copied
     """
 
@@ -44,85 +45,93 @@ class Issue:
     remedy: str
     calls: int | None = None
     params: Mapping[str, Any] | None = None
+    among: int | None = None
     command: str | None = None
 
 
+#: How calls may have ended: name, level, which they are, why, what to do, the filters that list them, and a command.
+_KINDS: Final[tuple[tuple[str, str, Any, str, str, dict[str, str], str | None], ...]] = (
+    (
+        "No usage reported",
+        "warning",
+        lambda row: row.uncounted and not row.failed and row.usage_source == "unknown",
+        "The reply, or the stream until its end, named no usage: there is nothing to multiply.",
+        "Leave LLM_COST_STREAM_USAGE on, and name the host there if it is not asked for usage yet.",
+        {"usage_source": "unknown"},
+        "flask llm-cost doctor",
+    ),
+    (
+        "Not settled yet",
+        "warning",
+        lambda row: row.usage_source == "pending" or row.outcome == "unresolved",
+        "A background or batch call whose result nobody has fetched yet, or a process that died with the call open.",
+        "Fetch the result through a watched client; a call that never ended counts as unresolved in its budget.",
+        {"outcome": "unresolved"},
+        "flask llm-cost budgets --repair",
+    ),
+    (
+        "Estimated from what was cut short",
+        "ok",
+        lambda row: row.estimated,
+        "A stream was abandoned before its last event. What had arrived is priced and marked ~.",
+        "Read streams to their end where you can. The providers bill what they had produced by then.",
+        {"usage_source": "stream_partial"},
+        None,
+    ),
+    (
+        "Usage that contradicts itself",
+        "warning",
+        lambda row: row.inconsistent,
+        "The parts of a usage block do not add up to its total, or one of them is no count.",
+        "Compare the call with the provider's own list by the last four characters of its id.",
+        {},
+        None,
+    ),
+    (
+        "Interrupted",
+        "ok",
+        lambda row: row.outcome == "interrupted",
+        "The app stopped reading, or the connection broke. It is paid for all the same.",
+        "Look whether the same feature does it again and again.",
+        {"outcome": "interrupted"},
+        None,
+    ),
+    (
+        "Failed",
+        "ok",
+        lambda row: row.outcome == "error",
+        "The provider refused or failed. Where it reported no usage, nothing is missing from the sums.",
+        "Retries show as a higher attempt in the list.",
+        {"outcome": "error"},
+        None,
+    ),
+)
+
+
 def of_calls(visit: Visit, selection: Selection, rows: list[Soundness], unpriced: list[UnpricedModel]) -> Iterable[Issue]:
-    for model in unpriced:
-        whole = model.calls - model.partial
-        status = "unpriced" if whole else "partial"
+    for model, status, calls in _without_price(unpriced):
+        whole = status == "unpriced"
         yield Issue(
             name=f"{model.provider}/{model.model or '(no model)'} has no {'full ' if not whole else ''}price",
             level="warning",
-            calls=model.calls,
-            found=plural(model.calls, "call"),
-            why="No rule of the price book leads to a price for it, so what it cost is unknown and in no sum."
+            calls=calls,
+            found=plural(calls, "call"),
+            why="No price is known for it, so what it cost is unknown and in no sum."
             if whole
             else "A part of its bill has no rate: what is shown is a lower bound.",
-            remedy="Say what it costs in LLM_COST_PRICE_OVERRIDES, then price what was left: flask llm-cost backfill.",
-            params={**selection.carried, "cost_status": status, "provider": model.provider}
-            | ({"model": model.model} if model.model else {}),
+            remedy=_remedy(
+                visit, "Say what it costs in LLM_COST_PRICE_OVERRIDES, then price what was left: flask llm-cost backfill."
+            ),
+            # There is no filter for calls without a model, and the list would be longer than what is said.
+            params={**(UNPRICED if whole else {"cost_status": status}), **selection.carried}
+            | {"provider": model.provider, "model": model.model}
+            if model.model
+            else None,
             command=_command(visit, f"flask llm-cost prices explain {shell_word(model.provider)} {shell_word(model.model)}")
             if model.model
             else None,
         )
-    kinds: tuple[tuple[str, str, Any, str, str, dict[str, str], str | None], ...] = (
-        (
-            "No usage reported",
-            "warning",
-            lambda row: row.uncounted and not row.failed and row.usage_source == "unknown",
-            "The reply, or the stream until its end, named no usage: there is nothing to multiply.",
-            "Leave LLM_COST_STREAM_USAGE on, and name the host there if it is not asked for usage yet.",
-            {"usage_source": "unknown"},
-            "flask llm-cost doctor",
-        ),
-        (
-            "Not settled yet",
-            "warning",
-            lambda row: row.usage_source == "pending" or row.outcome == "unresolved",
-            "A background or batch call whose result nobody has fetched yet, or a process that died with the call open.",
-            "Fetch the result through a watched client; a call that never ended counts as unresolved in its budget.",
-            {"outcome": "unresolved"},
-            "flask llm-cost budgets --repair",
-        ),
-        (
-            "Estimated from what was cut short",
-            "ok",
-            lambda row: row.estimated,
-            "A stream was abandoned before its last event. What had arrived is priced and marked ~.",
-            "Read streams to their end where you can. The providers bill what they had produced by then.",
-            {"usage_source": "stream_partial"},
-            None,
-        ),
-        (
-            "Usage that contradicts itself",
-            "warning",
-            lambda row: row.inconsistent,
-            "The parts of a usage block do not add up to its total, or one of them is no count.",
-            "Compare the call with the provider's own list by the last four characters of its id.",
-            {},
-            None,
-        ),
-        (
-            "Interrupted",
-            "ok",
-            lambda row: row.outcome == "interrupted",
-            "The app stopped reading, or the connection broke. It is paid for all the same.",
-            "Look whether the same feature does it again and again.",
-            {"outcome": "interrupted"},
-            None,
-        ),
-        (
-            "Failed",
-            "ok",
-            lambda row: row.outcome == "error",
-            "The provider refused or failed. Calls that failed and reported nothing are missing from no sum.",
-            "Retries show as a higher attempt in the list.",
-            {"outcome": "error"},
-            None,
-        ),
-    )
-    for name, level, matches, why, remedy, params, command in kinds:
+    for name, level, matches, why, remedy, params, command in _KINDS:
         calls = calls_of(row for row in rows if matches(row))
         yield Issue(
             name=name,
@@ -130,10 +139,17 @@ def of_calls(visit: Visit, selection: Selection, rows: list[Soundness], unpriced
             calls=calls,
             found=plural(calls, "call") if calls else "none",
             why=why,
-            remedy=remedy if calls else "Nothing to do.",
-            params={**selection.carried, **params} if calls and params else None,
+            remedy=_remedy(visit, remedy) if calls else "Nothing to do.",
             command=_command(visit, command) if calls else None,
+            **_list_of(selection, rows, calls, params),
         )
+
+
+def _without_price(models: Iterable[UnpricedModel]) -> Iterator[tuple[UnpricedModel, str, int]]:
+    for model in models:
+        for status, calls in (("unpriced", model.calls - model.partial), ("partial", model.partial)):
+            if calls:
+                yield model, status, calls
 
 
 def of_tags(visit: Visit, selection: Selection, untagged: Mapping[str, int], calls: int) -> Iterable[Issue]:
@@ -144,7 +160,7 @@ def of_tags(visit: Visit, selection: Selection, untagged: Mapping[str, int], cal
             calls=missing,
             found=plural(missing, "call") if missing else "none",
             why=f"Nobody said which {dimension_name('tag:' + key)} they are for. They are in every sum, as (untagged).",
-            remedy=f"Set it in the request tagger, or with tags({key}=...) around the call."
+            remedy=_remedy(visit, f"Set it in the request tagger, or with tags({key}=...) around the call.")
             if missing
             else "Nothing to do.",
             params=selection.with_value(f"tag:{key}", None) if missing else None,
@@ -164,7 +180,7 @@ def of_bills(visit: Visit, selection: Selection, drifts: list[BilledDrift]) -> I
             found=f"{plural(drift.calls, 'call')}: billed {bill}, the book says {book}{share}",
             why="This provider says what it charged, and that is the bill. The price book's figure beside it shows "
             "how far to trust the book for what others do not say.",
-            remedy="Fetch current prices, or set this one." if off else "Nothing to do.",
+            remedy=_remedy(visit, "Fetch current prices, or set this one.") if off else "Nothing to do.",
             params={**selection.carried, "provider": drift.provider, "model": drift.model},
             command=_command(visit, f"flask llm-cost prices explain {shell_word(drift.provider)} {shell_word(drift.model)}")
             if off
@@ -278,6 +294,29 @@ def of_ledger(visit: Visit, health: Health, found: Mapping[str, Mark], now: date
             remedy="Tag with what spend is asked by. Doctor counts the values that are kept.",
             command=_command(visit, "flask llm-cost doctor"),
         )
+
+
+def listing(rows: Iterable[Soundness], carried: Mapping[str, Any], wanted: Mapping[str, Any]) -> int | None:
+    """How many calls a list has that is narrowed to *wanted*; ``None`` where that would undo a filter that is set."""
+    if any(carried.get(name, value) != value for name, value in wanted.items()):
+        return None
+    has = {name: value == "yes" if name == "stream" else value for name, value in wanted.items()}
+    return calls_of(row for row in rows if all(getattr(row, name) == value for name, value in has.items()))
+
+
+def _list_of(selection: Selection, rows: list[Soundness], calls: int, wanted: Mapping[str, str]) -> dict[str, Any]:
+    listed = listing(rows, selection.carried, wanted) if calls and wanted else None
+    if not listed:
+        return {}
+    return {"params": {**selection.carried, **wanted}, "among": listed if listed != calls else None}
+
+
+#: What a customer can do about what only the app's makers can set.
+_THEIRS: Final = "Nothing that you have to do: whoever runs this app sees it too."
+
+
+def _remedy(visit: Visit, text: str) -> str:
+    return _THEIRS if visit.scoped else text
 
 
 def _command(visit: Visit, text: str | None) -> str | None:

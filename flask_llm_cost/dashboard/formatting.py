@@ -42,12 +42,16 @@ def money(amount: Decimal | None, currency: str = "USD") -> str:
         return f"{symbol(currency)}0"
     if size < _SMALLEST:
         return f"{sign}<{symbol(currency)}{_SMALLEST:f}"
-    places = 2 if size >= Decimal("0.1") else 2 - size.adjusted()
+    places = _places(size)
     text = f"{_rounded(size, places):,f}"
     if places > 2:
         whole, _, fraction = text.partition(".")
         text = f"{whole}.{fraction.rstrip('0').ljust(2, '0')}"
     return f"{sign}{symbol(currency)}{text}"
+
+
+def _places(size: Decimal) -> int:
+    return 2 if size >= Decimal("0.1") or not size else 2 - size.adjusted()
 
 
 def column_money(amount: Decimal | None, currency: str = "USD") -> str:
@@ -104,12 +108,20 @@ def quantity(number: Decimal) -> str:
     return f"{number:,.0f}" if number == int(number) else f"{number.normalize():,f}"
 
 
-def money_range(low: Decimal, high: Decimal, currency: str = "USD") -> tuple[str, str]:
-    """A range, outwards to two significant digits of its width, so that it claims no more than it knows."""
+def money_range(low: Decimal, high: Decimal, currency: str = "USD", least: Decimal = Decimal(0)) -> tuple[str, str]:
+    """A range, outwards to two significant digits of its width, so that it claims no more than it knows.
+
+    :param least: what it cannot come to less than, such as what is spent
+    """
     width = max(high - low, abs(high) / 100, _SMALLEST)
     step = Decimal(1).scaleb(width.adjusted() - 1)
-    low, high = (low / step).to_integral_value(ROUND_FLOOR) * step, (high / step).to_integral_value(ROUND_CEILING) * step
-    return round_money(low, currency), round_money(high, currency)
+    ends = []
+    for end, rounding in ((low, ROUND_FLOOR), (high, ROUND_CEILING)):
+        # No finer than it is shown, or the second rounding would lead inwards again.
+        unit = max(step, Decimal(1).scaleb(-_places(abs(end))))
+        ends.append((end / unit).to_integral_value(rounding) * unit)
+    show = round_money if step >= 1 else money
+    return (show if ends[0] >= least else money)(max(ends[0], least), currency), show(ends[1], currency)
 
 
 def count(number: int | None) -> str:

@@ -7,6 +7,8 @@ from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flask_llm_cost.dashboard import charts, formatting
 from flask_llm_cost.dashboard.forecast import forecast, odd_days
@@ -161,3 +163,28 @@ def test_a_long_name_keeps_its_ends() -> None:
     """The head of a narrow column tells apart what differs in its end."""
     assert formatting.short_name("text-embedding-3-small") == "text-embedding-3-small"
     assert formatting.short_name("accounts/fireworks/models/deepseek-v3-0324") == "accounts/firewor…k-v3-0324"
+
+
+@pytest.mark.parametrize(
+    ("spent", "low", "high", "shown"),
+    [
+        ("20.06", "20.15", "24.13", ("$20.10", "$24.20")),
+        ("19.99", "20.15", "24.13", ("$20.10", "$24.20")),
+        ("570.40", "570.62", "611.30", ("$570.40", "$612")),
+        ("0", "1204.2", "1311.9", ("$1,200", "$1,320")),
+        ("0.0021", "0.00214", "0.00287", ("$0.00214", "$0.00287")),
+    ],
+)
+def test_a_range_is_shown_outwards(spent: str, low: str, high: str, shown: tuple[str, str]) -> None:
+    """A forecast is rounded outwards as it is shown, and never begins below what is spent already."""
+    assert formatting.money_range(Decimal(low), Decimal(high), "USD", Decimal(spent)) == shown
+
+
+@given(st.decimals("0.000001", "99999", places=6), st.decimals("0", "9999", places=6), st.decimals("0", "99999", places=6))
+def test_no_range_is_narrower_than_it_is(low: Decimal, more: Decimal, less: Decimal) -> None:
+    """Whatever the amounts: both ends hold the range, and the lower one is no less than what is spent as that is shown."""
+    spent = max(Decimal(0), low - less)
+    below, above = formatting.money_range(low, low + more, "USD", spent)
+    amounts = [Decimal(text.replace("$", "").replace(",", "")) for text in (below, above, formatting.money(spent))]
+    assert amounts[2] <= amounts[0] <= max(low, amounts[2])
+    assert amounts[1] >= low + more

@@ -9,6 +9,7 @@ from typing import Final
 
 from flask_llm_cost.dashboard.breakdown import Breakdown, Row
 from flask_llm_cost.dashboard.formatting import count, money, signed_money
+from flask_llm_cost.dashboard.sums import per_call
 from flask_llm_cost.wording import plural
 
 _MOST: Final = 6
@@ -33,7 +34,7 @@ class Mover:
 
 
 #: What each kind is called.
-KINDS: Final = {"new": "new", "volume": "volume", "mix": "model mix"}
+KINDS: Final = {"new": "new", "volume": "volume", "mix": "model mix or length"}
 
 
 def movers(found: Iterable[Breakdown], currency: str = "USD") -> tuple[Mover, ...]:
@@ -51,26 +52,26 @@ def _mover(dimension: str, row: Row, currency: str) -> Mover | None:
     now, before = row.spend, row.before
     if now.cost is None or before.cost is None or abs(delta := now.cost - before.cost) < _SMALLEST:
         return None
-    if not before.calls:
-        kind, why = "new", f"{plural(now.calls, 'call')} × {money(now.cost / now.calls, currency)}, none before"
-    elif not now.calls:
-        kind, why = (
-            "volume",
-            f"no calls any more, {count(before.calls)} × {money(before.cost / before.calls, currency)} before",
-        )
+    # Calls that have a price, as wherever a cost per call is shown: those without one moved no money that is known.
+    each, formerly = per_call(now), per_call(before)
+    priced = "call" if (now.priced_calls, before.priced_calls) == (now.calls, before.calls) else "priced call"
+    if formerly is None:
+        kind, why = "new", f"{plural(now.priced_calls, priced)} × {money(each, currency)}, none before"
+    elif each is None:
+        kind, why = "volume", f"no calls any more, {count(before.priced_calls)} × {money(formerly, currency)} before"
     else:
-        each, formerly = now.cost / now.calls, before.cost / before.calls
         # delta = (calls - calls before) x former cost of a call + calls x change of that: the larger part names it.
-        more = now.calls - before.calls
-        by_volume, by_mix = more * formerly, now.calls * (each - formerly)
+        more = now.priced_calls - before.priced_calls
+        by_volume, by_mix = more * formerly, now.priced_calls * (each - formerly)
         kind = "volume" if abs(by_volume) >= abs(by_mix) else "mix"
         if kind == "mix" and dimension == "model":
             return None  # one model is no mix: its features say why
-        calls = f"{abs(more):,} {'more' if more > 0 else 'fewer'} call{'' if abs(more) == 1 else 's'}"
+        further = "more" if more > 0 else "fewer"
+        calls = plural(abs(more), f"{further} {priced}")
         dearer = f"{money(abs(each - formerly), currency)} {'more' if each > formerly else 'less'} each"
         parts = {
             "volume": f"{calls} × {money(formerly, currency)} = {signed_money(by_volume, currency)}" if by_volume else "",
-            "mix": f"{plural(now.calls, 'call')} × {dearer} = {signed_money(by_mix, currency)}" if by_mix else "",
+            "mix": f"{plural(now.priced_calls, priced)} × {dearer} = {signed_money(by_mix, currency)}" if by_mix else "",
         }
         why = "; ".join(filter(None, [parts.pop(kind), *parts.values()]))
     return Mover(dimension=dimension, value=row.value, label=row.label, delta=delta, kind=kind, why=why)

@@ -16,6 +16,7 @@ from flask_llm_cost.dashboard.breakdown import dimension_name, value_name
 from flask_llm_cost.dashboard.forecast import ANOMALY_RULE, FORECAST_RULE
 from flask_llm_cost.dashboard.movers import KINDS
 from flask_llm_cost.dashboard.periods import RANGES
+from flask_llm_cost.dashboard.sums import PER_CALL
 
 _environment = jinja2.Environment(
     loader=jinja2.PackageLoader("flask_llm_cost.dashboard", "templates"),
@@ -29,6 +30,7 @@ _environment.globals.update(
     dimension_name=dimension_name,
     value_name=value_name,
     kinds=KINDS,
+    per_call=PER_CALL,
     ranges=RANGES,
     forecast_rule=FORECAST_RULE,
     anomaly_rule=ANOMALY_RULE,

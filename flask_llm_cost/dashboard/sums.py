@@ -14,6 +14,8 @@ from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.queries import NOTHING, Key, Spend
 
+#: What :func:`per_call` divides by, for people.
+PER_CALL: Final = "the mean of the calls that have a price"
 #: What calls came to that were pruned.
 UNKNOWN: Final = replace(NOTHING, cost=None)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from flask import Response
 
@@ -41,6 +43,16 @@ class BudgetBar:
         if self.status.exhausted:
             return "over"
         return "near" if (self.status.share or 0) >= Decimal("0.8") else "well"
+
+    def params(self, zone: ZoneInfo) -> dict[str, str]:
+        """The query string of what counts in it: the calls of whose it is, in the days of its period."""
+        status = self.status
+        held = {f"tag.{self.tag[0]}": self.tag[1]} if self.tag else {}
+        if status.period in ("call", "month") or status.ends_at is None:
+            return held  # this month's is what is shown anyway
+        last = status.ends_at - timedelta(microseconds=1)
+        days = {"from": status.starts_at, "to": last}
+        return {**held, **{name: at.astimezone(zone).date().isoformat() for name, at in days.items()}}
 
     def amount(self, value: Decimal | None) -> str:
         """``$21.40``, ``1,204 calls``, ``3.1M tokens``."""

@@ -80,10 +80,11 @@ class Models:
     before: Spend
     rows: tuple[ModelRow, ...]
     rest: Spend | None
+    begun: date | None
     past: tuple[date, ...]
 
     def spark(self, row: ModelRow) -> str:
-        return charts.sparkline([row.days.get(day, Decimal(0)) for day in self.past])
+        return "" if row.spend.cost is None else charts.sparkline([row.days.get(day, Decimal(0)) for day in self.past])
 
 
 def models(visit: Visit) -> Response:
@@ -129,6 +130,7 @@ def build(session: Session, selection: Selection, book: PriceBook) -> Models:
         before=time.before,
         rows=tuple(rows),
         rest=without(time.total, top[:_MOST]) if len(top) > _MOST else None,
+        begun=time.begun,
         past=tuple(day for day in period.days if day <= period.today),
     )
 

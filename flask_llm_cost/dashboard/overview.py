@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from decimal import Decimal
 from typing import Final
 
@@ -12,19 +11,19 @@ from flask import Response
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.dashboard import charts, pages_json
+from flask_llm_cost.dashboard.bars import DayRow, Series, beyond, drawn, series_of
 from flask_llm_cost.dashboard.breakdown import Breakdown, Names, Row, breakdown, named
 from flask_llm_cost.dashboard.budgets_page import BudgetBar, budget_bars
-from flask_llm_cost.dashboard.charts import Column, Outlook, StackedBars
+from flask_llm_cost.dashboard.charts import StackedBars
 from flask_llm_cost.dashboard.controls import chips, overview_controls
 from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
-from flask_llm_cost.dashboard.filters import Selection
-from flask_llm_cost.dashboard.forecast import Forecast, forecast, odd_days
-from flask_llm_cost.dashboard.formatting import UNTAGGED, long_day, money
-from flask_llm_cost.dashboard.formatting import day as short_day
+from flask_llm_cost.dashboard.filters import UNPRICED, Selection
+from flask_llm_cost.dashboard.forecast import Forecast, forecast
+from flask_llm_cost.dashboard.formatting import UNTAGGED
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.movers import Mover, driver, leader, movers
-from flask_llm_cost.dashboard.periods import Bucket, Period, buckets
+from flask_llm_cost.dashboard.periods import Bucket, Period
 from flask_llm_cost.dashboard.sums import cache_share
 from flask_llm_cost.dashboard.timeline import Timeline, timeline
 from flask_llm_cost.dashboard.visit import Visit
@@ -33,43 +32,10 @@ from flask_llm_cost.ledger.call_queries import CallRow, dearest_of_latest
 from flask_llm_cost.ledger.queries import Completeness, Spend, UnpricedModel
 from flask_llm_cost.ledger.sample_queries import Moved, latest, moved_since, quantile
 from flask_llm_cost.ledger.tag_queries import MANY_CALLS, too_many_to_add_up
-from flask_llm_cost.wording import plural
 
-_NARROW_BARS: Final = 31
 _MOST_BUDGETS: Final = 5
 _MOST_DEAREST: Final = 5
 _SPEND: Final = ("calls", "unpriced_calls", "cost", "input_tokens", "cache_read_tokens", "output_tokens", "total_tokens")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
-    """One colour of the chart."""
-
-    colour: int
-    label: str
-    spend: Spend
-    value: str | None
-    other: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class DayRow:
-    """One bar as a row of the table behind the chart: amounts in the order of the series.
-
-    :param total: ``None`` when there were calls and none could be priced
-    """
-
-    bucket: Bucket
-    amounts: tuple[Decimal, ...]
-    total: Decimal | None
-    calls: int
-    unpriced: int
-    before: Decimal | None
-
-    @property
-    def nothing_billed(self) -> bool:
-        """Whether all of its calls were blocked or refused."""
-        return self.calls > 0 and self.total is None and not self.unpriced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +58,8 @@ class Overview:
     """Everything on the page.
 
     :param apart: report tags that have a page of their own only, since adding them up takes reading every call
+    :param begun: the day on which the ledger begins, where that is within the compared range
+    :param beyond: the days of the compared range that none of this one stands against, and what they came to
     :param dearest_of: of how many of the latest calls the dearest are told, where there are too many to look at all
     """
 
@@ -121,6 +89,8 @@ class Overview:
     dearest_of: int | None
     facts: Facts
     odd: str | None
+    begun: date | None
+    beyond: tuple[Bucket, Decimal] | None
     pruned: date | None
     past: tuple[date, ...]
 
@@ -130,8 +100,8 @@ class Overview:
         return self.days[0].bucket.unit if self.days else "day"
 
     def spark(self, row: Row) -> str:
-        """The points of a row's sparkline."""
-        return charts.sparkline([row.days.get(day, Decimal(0)) for day in self.past])
+        """The points of a row's sparkline; none where what it cost is not known, as a flat line would say nothing."""
+        return "" if row.cost is None else charts.sparkline([row.days.get(day, Decimal(0)) for day in self.past])
 
 
 def overview_of(visit: Visit, selection: Selection, key: str | None = None) -> Response:
@@ -148,7 +118,8 @@ def overview_of(visit: Visit, selection: Selection, key: str | None = None) -> R
             return nothing(visit, session, selection)
         page = build(session, selection, visit.links, visit.names, visit.report_tags, time)
         since = visit.list_since(session, selection)
-        if key is None and not selection.narrow:
+        # How they stand now belongs to no other days.
+        if key is None and not selection.narrow and selection.period.running:
             bars = budget_bars(visit, visit.names, most=_MOST_BUDGETS)
     if selection.format == "json":
         return json_response(pages_json.overview(selection, page))
@@ -166,6 +137,8 @@ def overview_of(visit: Visit, selection: Selection, key: str | None = None) -> R
         key=key,
         subject=subject,
         budgets=bars,
+        blocking=visit.state.budgets is not None,
+        unpriced_calls=UNPRICED,
         list_since=since,
         tags=shown,
         names={name: visit.names(name, values) for name, values in tagged.items()},
@@ -212,7 +185,7 @@ def build(
     heading = None
     if period.name == "this_month" and total.cost is not None:
         heading = forecast(total.cost, time.costs, period.today, period.last)
-    rows, chart, narrow, odd = _draw(selection, links, by, time, heading)
+    rows, chart, narrow, odd = drawn(selection, links, by, time, heading)
     delta = total.cost - before.cost if before.calls and total.cost is not None and before.cost is not None else None
     telling = [name for name in dimensions if name not in selection.pinned] or dimensions
     leader_dimension = next((name for name in telling[1:] if name != "model" and found[name].tagged), telling[0])
@@ -245,6 +218,8 @@ def build(
         dearest_of=MANY_CALLS if _calls_left(session, time, period) > MANY_CALLS else None,
         facts=_facts(session, selection, total),
         odd=odd,
+        begun=time.begun,
+        beyond=beyond(time, period),
         pruned=time.pruned,
         past=tuple(day for day in period.days if day <= period.today),
     )
@@ -255,103 +230,6 @@ def _calls_left(session: Session, time: Timeline, period: Period) -> int:
     pruned = queries.pruned_before(session)
     first = period.first if pruned is None else max(period.first, pruned.astimezone(period.zone).date())
     return sum(row.calls for day, row in time.daily.items() if first <= day <= period.last)
-
-
-def _draw(
-    selection: Selection,
-    links: Links,
-    by: Breakdown,
-    time: Timeline,
-    heading: Forecast | None,
-) -> tuple[tuple[DayRow, ...], StackedBars, StackedBars, str | None]:
-    period, daily, costs = selection.period, time.daily, time.costs
-    compare = time.before.calls > 0
-    past = [day for day in period.days if day <= period.today]
-    shift = {day: period.before + timedelta(days=index) for index, day in enumerate(period.days)}
-    inside = {
-        day: costs.get(shift[day], Decimal(0)) if compare and shift[day] <= period.before_last else None
-        for day in period.days
-    }
-
-    def row(bucket: Bucket) -> DayRow:
-        days = [day for day in past if bucket.first <= day <= bucket.last]
-        total = sum((daily[day].cost or Decimal(0) for day in days), Decimal(0))
-        amounts = [sum((item.days.get(day, Decimal(0)) for day in days), Decimal(0)) for item in by.rows]
-        if by.others:
-            amounts.append(total - sum(amounts, Decimal(0)))
-        known = any(daily[day].cost is not None for day in days)
-        former = [amount for day in days if (amount := inside[day]) is not None]
-        calls = sum(daily[day].calls for day in days)
-        unpriced = sum(daily[day].unpriced_calls for day in days)
-        return DayRow(
-            bucket, tuple(amounts), total if known else None, calls, unpriced, sum(former, Decimal(0)) if former else None
-        )
-
-    odd = odd_days([day for day in past if day != period.today], costs)
-    remark = _remark(odd[0], by, past) if odd else None
-    wide_rows = tuple(row(bucket) for bucket in buckets(past))
-    narrow_rows = tuple(row(bucket) for bucket in buckets(past, _NARROW_BARS))
-
-    def chart(rows: tuple[DayRow, ...], *, width: int, height: int, most_labels: int, note: bool) -> StackedBars:
-        by_day = all(item.bucket.first == item.bucket.last for item in rows)
-        ahead = heading.days if heading and by_day else ()
-        previous = [item.before for item in rows] + [inside[item.day] for item in ahead]
-        index = next((i for i, item in enumerate(rows) if odd and item.bucket.first == odd[0][0]), None) if by_day else None
-        return charts.stacked_bars(
-            [_column(selection, links, by, item) for item in rows],
-            currency=selection.filter.currency or "USD",
-            colours=[item.colour for item in series_of(by)],
-            previous=previous,
-            outlook=[Outlook(item.low, item.middle, item.high) for item in ahead],
-            note=(index, remark) if note and index is not None and remark else None,
-            width=width,
-            height=height,
-            most_labels=most_labels,
-        )
-
-    wide = chart(wide_rows, width=920, height=248, most_labels=6, note=True)
-    return wide_rows, wide, chart(narrow_rows, width=340, height=210, most_labels=4, note=False), remark
-
-
-def _column(selection: Selection, links: Links, by: Breakdown, row: DayRow) -> Column:
-    currency, period = selection.filter.currency or "USD", selection.period
-    single = row.bucket.first == row.bucket.last
-    title = f"{long_day(row.bucket.first) if single else row.bucket.label}: "
-    title += "nothing billed" if row.nothing_billed else money(row.total, currency)
-    title += f", {plural(row.calls, 'call')}"
-    labels = [item.label for item in by.rows] + ["other"]
-    parts = sorted(((amount, label) for amount, label in zip(row.amounts, labels, strict=False) if amount), reverse=True)
-    title += "".join(f"\n{label} {money(amount, currency)}" for amount, label in parts)
-    running = row.bucket.first <= period.today <= row.bucket.last
-    if running:
-        title += "\nso far"
-    span = selection.changed(range="custom", **{"from": row.bucket.first.isoformat(), "to": row.bucket.last.isoformat()})
-    href = links("calls", {name: value for name, value in span.items() if name != "by"}) if row.calls else None
-    return Column(row.bucket.tick(years=period.first.year != period.last.year), row.amounts, title, href, running)
-
-
-def series_of(by: Breakdown) -> tuple[Series, ...]:
-    """The colours of a breakdown, the dearest first, the rest in grey."""
-    found = [
-        Series(colour=index, label=row.label, spend=row.spend, value=row.value) for index, row in enumerate(by.rows, start=1)
-    ]
-    if by.rest is not None:
-        found.append(Series(colour=charts.OTHER, label=by.more, spend=by.rest, value=None, other=True))
-    return tuple(found)
-
-
-def _remark(odd: tuple[date, Decimal], by: Breakdown, past: Sequence[date]) -> str:
-    """What an odd day says of itself: whose part of it grew most, and by how much."""
-    day, times = odd
-    before = [at for at in past if at < day]
-
-    def grown(row: Row) -> Decimal:
-        usual = sum((row.days.get(at, Decimal(0)) for at in before), Decimal(0)) / (len(before) or 1)
-        return row.days.get(day, Decimal(0)) - usual
-
-    most = max(by.rows, key=grown, default=None)
-    who = most.label if most and grown(most) > 0 else "spend"
-    return f"{short_day(day)}: {who[:32]} made it {times:.1f} × the usual day"
 
 
 def _other_currencies(session: Session, selection: Selection) -> tuple[Spend, ...]:

@@ -146,7 +146,7 @@ class TagKey:
     past: tuple[date, ...]
 
     def spark(self, row: Row) -> str:
-        return charts.sparkline([row.days.get(day, Decimal(0)) for day in self.past])
+        return "" if row.cost is None else charts.sparkline([row.days.get(day, Decimal(0)) for day in self.past])
 
 
 def tag(visit: Visit, key: str) -> Response:

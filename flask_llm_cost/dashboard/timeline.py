@@ -24,13 +24,17 @@ class Timeline:
 
     :param daily: every day from the compared range on, also without calls
     :param total: the range's
-    :param before: the compared range's, until the same time of its last day; unknown where its calls were pruned
+    :param compared: the days of the compared range, its last one until the same time; none where its calls were pruned
+    :param before: what those came to; unknown where they were pruned
+    :param begun: the day of the first call that there is, where that is within the compared range
     :param pruned: the day before which only calls could have answered, and are gone; ``None`` where all is known
     """
 
     daily: Mapping[date, Spend]
     total: Spend
+    compared: Mapping[date, Spend]
     before: Spend
+    begun: date | None = None
     pruned: date | None = None
 
     @property
@@ -39,14 +43,14 @@ class Timeline:
 
 
 def timeline(session: Session, selection: Selection) -> Timeline:
-    """Ask for the days, in two queries.
+    """Ask for the days, in two queries, and up to two more where the ledger may have begun in the compared range.
 
     :raises DetailPrunedError: of the range itself
     """
     period = selection.period
     judged = min(period.before, min(period.first, period.today) - timedelta(days=HISTORY))
     last = period.before_until.astimezone(period.zone).date()
-    before: list[Spend] = []
+    end: Spend | None = None
     pruned = None
     for first in (judged, period.before, period.first):
         # What it is compared with and judged by may be gone while the range is not.
@@ -54,13 +58,35 @@ def timeline(session: Session, selection: Selection) -> Timeline:
         try:
             found = queries.over(session, flt, "day", period.zone)
             if first != period.first and (began := start_of_day(last, period.zone)) < period.before_until:
-                before = [queries.totals(session, flt.narrowed(since=began, until=period.before_until))]
+                end = queries.totals(session, flt.narrowed(since=began, until=period.before_until))
             break
         except DetailPrunedError as error:
             if first == period.first:
                 raise
             pruned = error.before.astimezone(period.zone).date() if first == period.before else None
     daily = {at: row for at, row in found.items() if isinstance(at, date)}
-    before += [row for day, row in daily.items() if period.before <= day < last]
+    compared = {} if pruned else {day: row for day, row in daily.items() if period.before <= day < last}
+    if end is not None and not pruned:
+        compared[last] = end
     total = together(row for day, row in daily.items() if period.first <= day <= period.last)
-    return Timeline(daily=daily, total=total, before=UNKNOWN if pruned else together(before), pruned=pruned)
+    before = UNKNOWN if pruned else together(compared.values())
+    begun = None if pruned else _begun(session, selection, daily, before)
+    return Timeline(daily=daily, total=total, compared=compared, before=before, begun=begun, pruned=pruned)
+
+
+def _begun(session: Session, selection: Selection, daily: Mapping[date, Spend], before: Spend) -> date | None:
+    """The day of the first call that there is, whatever is filtered, where the compared range begins earlier.
+
+    Asked only where that range begins with a day without calls, as it seldom does later on.
+    """
+    period, base = selection.period, selection.base.narrowed(currency=None)
+    first = next((day for day, row in daily.items() if row.calls), None)
+    if not before.calls or first is None or first <= period.before or queries.pruned_before(session) is not None:
+        return None
+    if queries.any_calls(session, base.narrowed(until=period.before_since)):
+        return None
+    earliest, _ = queries.extent(
+        session, base.narrowed(since=period.before_since, until=start_of_day(first + timedelta(days=1), period.zone))
+    )
+    begun = earliest.astimezone(period.zone).date() if earliest is not None else first
+    return begun if begun > period.before else None

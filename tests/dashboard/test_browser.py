@@ -190,7 +190,7 @@ def test_nothing_is_hard_to_read(open_page: Callable[..., Page], name: str) -> N
 
 
 def test_all_works_without_javascript(open_page: Callable[..., Page], site: tuple[str, dict[str, str]]) -> None:
-    """With scripts off one can change the range and the dimension, follow a bar to its calls, and open one."""
+    """With scripts off one can change the range and the dimension, follow a bar to its day and its calls, and open one."""
     page = open_page("overview", java_script_enabled=False)
     page.select_option("select[name=range]", "30d")
     page.select_option("select[name=by]", "model")
@@ -198,6 +198,8 @@ def test_all_works_without_javascript(open_page: Callable[..., Page], site: tupl
     assert "range=30d" in page.url
     assert "by=model" in page.url
     page.locator("svg.wide a.slot").last.click()
+    assert "from=" in page.url
+    page.locator(".facts a").first.click()
     assert "/calls?" in page.url
     page.locator("table.calls th a").first.click()
     assert page.locator("#bill").is_visible()
@@ -237,7 +239,7 @@ def test_a_keyboard_reaches_everything(open_page: Callable[..., Page]) -> None:
     bar = page.locator("svg.wide a.slot").last
     bar.focus()
     page.keyboard.press("Enter")
-    page.wait_for_url("**/calls?**")
+    page.wait_for_url("**/?from=**")
 
 
 @pytest.mark.parametrize("name", NAMES)

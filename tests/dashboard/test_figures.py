@@ -270,3 +270,97 @@ def test_an_app_without_the_extension() -> None:
     response = app.test_client().get(PREFIX + "/")
     assert response.status_code == 503
     assert "LlmCostTracker(app)" in response.get_data(as_text=True)
+
+
+def test_the_compared_column_comes_to_what_is_compared(make: Callable[..., MountedApp]) -> None:
+    """The table's compared days come to the compared total: today's until the same time, and days beyond on their own."""
+    app = make().mount()
+    for day in (1, 20, 23):
+        app.add("1", at=at(day, 14))
+        app.add("2", at=at(day, 14, month=10))
+    app.add("100", at=at(23, 15, month=10))
+    app.add("100", at=at(24, 1, month=10))
+    _, page = ask(app)
+    assert page.before.cost == 6
+    assert sum(row.before or 0 for row in page.days) == 6
+    assert page.days[-1].before == 2
+    assert page.beyond is None
+    # The line goes on to days that are yet to come, so it has the whole of this one.
+    assert page.days[-1].usual == 102
+    _, february = ask(app, {"from": "2026-11-01", "to": "2026-11-30"}, now=NOW + timedelta(days=60))
+    assert february.before.cost == 206
+    assert february.beyond is None
+    app.add("7", at=at(31, 12, month=10))
+    _, november = ask(app, {"from": "2026-11-01", "to": "2026-11-30"}, now=NOW + timedelta(days=60))
+    assert november.beyond is not None
+    assert (november.beyond[0].label, november.beyond[1]) == ("31 Oct", 7)
+    assert sum(row.before or 0 for row in november.days) + november.beyond[1] == november.before.cost == 213
+
+
+def test_the_compared_total_is_said(make: Callable[..., MountedApp]) -> None:
+    """What is compared with is said beside the difference, and in the foot of its column."""
+    app = make().mount()
+    app.add("5", ago=timedelta(minutes=1))
+    app.add("3.25", ago=timedelta(days=9))
+    app.add("9", ago=timedelta(days=90))
+    text = app.get(range="7d").get_data(as_text=True)
+    lead, foot = re.sub(r"<[^>]+>", "", text[text.index("<h1>") :]), re.findall(r"<tfoot>.*?</tfoot>", text)[0]
+    assert "$1.75 more than the 7 days before ($3.25)" in lead
+    assert foot.endswith(">$3.25</data></td></tr></tfoot>")
+
+
+@pytest.mark.parametrize("narrowed", [{}, {"tag.feature": "late"}], ids=["all", "a feature"])
+def test_a_young_ledger_says_when_it_begins(make: Callable[..., MountedApp], narrowed: dict[str, str]) -> None:
+    """Where the first call is within what is compared, its day is said beside the comparison, and not later on."""
+    app = make().mount()
+    # A feature that is newer than the ledger says when the ledger begins, not when it does.
+    app.add("1", at=at(12, month=10), currency="EUR")
+    for day, month in ((15, 10), (20, 11)):
+        app.add("1", at=at(day, month=month), tags={"feature": "late"})
+    _, page = ask(app, narrowed)
+    assert page.begun == at(12, month=10).date()
+    assert ask(app, {**narrowed, "range": "7d"})[1].begun is None
+    app.add("1", at=at(2, month=9))
+    assert ask(app, narrowed)[1].begun is None
+
+
+def test_a_young_ledger_says_so_in_words(make: Callable[..., MountedApp]) -> None:
+    """The overview and the models say it beside the comparison; a customer is told when calls begin."""
+    app = make().mount().mount("/mine", name="mine", scope=lambda: {"tenant_id": "a"})
+    first = datetime.now(UTC) - timedelta(days=10)
+    for day in (first, datetime.now(UTC) - timedelta(minutes=1)):
+        app.add("1", at=day, tags={"tenant_id": "a"})
+    said = f"on {first.day} {first:%B}"
+    for page in ("/", "/models"):
+        assert f"the ledger begins {said}" in app.get(PREFIX + page, range="7d").get_data(as_text=True)
+        assert f"calls begin {said}" in app.get("/mine" + page, range="7d").get_data(as_text=True)
+
+
+def test_one_cost_per_call(make: Callable[..., MountedApp]) -> None:
+    """What changed and every column divide by the calls that have a price, and say so where there are others."""
+    app = make().mount()
+    for ago, cost in ((8, "1"), (8, "1"), (1, "3"), (1, "3"), (1, None), (1, None)):
+        app.add(cost, ago=timedelta(days=ago), tags={"feature": "chat"})
+    (changed,) = (item for item in app.get(range="7d", format="json").get_json()["changed"] if item["value"] == "chat")
+    assert changed["kind"] == "mix"
+    assert changed["why"] == "2 priced calls × $2.00 more each = +$4.00"
+    for page in ("/", "/models", "/tags/feature", "/explore?cols=none"):
+        text = app.get(PREFIX + page, **({} if "?" in page else {"range": "7d"})).get_data(as_text=True)
+        assert 'title="the mean of the calls that have a price"' in text
+        assert "$1.50" not in text
+
+
+def test_what_has_no_price_is_a_sentence(make: Callable[..., MountedApp]) -> None:
+    """Where nothing has a price there is no chart, no trend and no dearest call, and nothing is said of a number."""
+    app = make().mount()
+    for ago in (1, 9):
+        app.add(None, ago=timedelta(days=ago), provider="in_house", model="own", tags={"feature": "chat"})
+    app.add("1", ago=timedelta(days=1), tags={"feature": "search"})
+    text = app.get(range="7d", provider="in_house").get_data(as_text=True)
+    assert "Its one call has no price yet, so there is no number" in text
+    assert "None of these calls has a price, so there is nothing to draw" in text
+    for absent in ('<svg class="bars', "Dearest calls", '<svg class="spark', "not in this number"):
+        assert absent not in text
+    whole = app.get(range="7d").get_data(as_text=True)
+    assert whole.count('<svg class="spark') == 2  # of the feature and the model that have a price
+    assert "is not in this number" in whole

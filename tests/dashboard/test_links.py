@@ -1,0 +1,145 @@
+"""Links that say how many calls they open, or what they open, and open just that."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from html import unescape
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from flask import Flask
+from mounted_app import BUDGETS, PREFIX, MountedApp
+
+from flask_llm_cost import track
+from flask_llm_cost.dashboard.filters import CHOICES, UNPRICED
+from flask_llm_cost.ledger import queries
+from flask_llm_cost.ledger.filter import Filter
+
+Make = Callable[..., MountedApp]
+NAMES = ("outcome", "usage_source", "cost_status")
+STORED = [[value for value in CHOICES[name] if value != "known"] for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def every_kind(sqlite_server: Any) -> Iterator[Callable[[bool], MountedApp]]:
+    """A ledger with a call of every combination of how it ended, was counted and was priced, without and with rollups."""
+    urls = [sqlite_server.create(), sqlite_server.create()]
+    made: list[MountedApp] = []
+    for url in urls:
+        app = MountedApp(Flask(f"kinds{len(made)}"), url, tables=True, LLM_COST_BUDGETS=BUDGETS).mount()
+        app.add_all(
+            (
+                None if status == "unpriced" else "0" if status == "free" else "0.01",
+                {
+                    "outcome": outcome,
+                    "usage_source": source,
+                    "cost_status": status,
+                    "ago": timedelta(hours=n),
+                    "stream": n % 3 == 0,
+                },
+            )
+            for n, (outcome, source, status) in enumerate(itertools.product(*STORED))
+        )
+        made.append(app)
+    made[1].roll_up()
+    yield lambda rolled: made[rolled]
+    for app, url in zip(made, urls, strict=True):
+        app.close()
+        sqlite_server.drop(url)
+
+
+@pytest.mark.parametrize("rolled", [False, True], ids=["calls", "rollups"])
+def test_unpriced_calls_are_those_of_the_filter(every_kind: Callable[[bool], MountedApp], rolled: bool) -> None:
+    """However calls are filtered, as many are said to be without a price as its link counts, from calls and from rollups."""
+    app = every_kind(rolled)
+    chosen = [(None, *CHOICES[name]) for name in NAMES]
+    with app.app.app_context(), app.costs.session() as session:
+        for values in itertools.product(*chosen):
+            asked = {name: value for name, value in zip(NAMES, values, strict=True) if value is not None}
+            said = queries.completeness(session, Filter(scope={}, **asked)).unpriced
+            linked = queries.totals(session, Filter(scope={}, **{**UNPRICED, **asked})).calls
+            assert said == linked or not said, asked
+        assert queries.completeness(session, Filter(scope={})).unpriced == 5 * 6
+        # All but those of which nothing is known, as data quality and the command line group by it.
+        known = queries.totals(session, Filter(scope={}, usage_source="known")).calls
+        sources = {row.key: row.calls for row in queries.pivot(session, Filter(scope={}), ("usage_source",))}
+        assert known == sum(calls for source, calls in sources.items() if source not in ("unknown", "pending"))
+
+
+def linked(text: str) -> list[tuple[str, str]]:
+    """The links to lists of calls: their words and their addresses."""
+    found = re.findall(r'<a (?:class="warn" )?href="([^"]*/calls\?[^"]*)">(?:<data[^>]*>)?([^<]+)<', text)
+    return [(unescape(words), unescape(href)) for href, words in found]
+
+
+def listed(app: MountedApp, href: str) -> int:
+    return len(app.get(href + "&format=json&limit=500").get_json()["calls"])
+
+
+@pytest.mark.parametrize("rolled", [False, True], ids=["calls", "rollups"])
+@pytest.mark.parametrize("page", ["/", "/data-quality", "/models", "/tags"])
+@pytest.mark.parametrize(
+    "query", ["", "&outcome=error", "&usage_source=response", "&usage_source=known", "&cost_status=unpriced&model=gpt-4o"]
+)
+def test_a_link_opens_as_many_calls_as_it_says(
+    every_kind: Callable[[bool], MountedApp], rolled: bool, page: str, query: str
+) -> None:
+    """A link to calls that begins with a number of them lists that many, on every page and with filters set."""
+    app = every_kind(rolled)
+    text = app.get(f"{PREFIX}{page}?range=30d{query}").get_data(as_text=True)
+    for words, href in linked(text):
+        if said := re.match(r"(?:among these )?([\d,]+)", words):
+            assert listed(app, href) == int(said[1].replace(",", "")), (words, href)
+
+
+def test_ways_to_fail_are_linked_apart(every_kind: Callable[[bool], MountedApp]) -> None:
+    """Interrupted, failed and blocked calls have a link each, which opens those and no others, whatever else is filtered."""
+    app = every_kind(True)
+    for query in ("?range=30d", "?range=30d&provider=openai"):
+        found = dict(linked(app.get(PREFIX + "/" + query).get_data(as_text=True)))
+        for words, outcome in (("interrupted", "interrupted"), ("failed", "error"), ("blocked", "blocked")):
+            asked = dict(parse_qsl(urlsplit(found[words]).query))
+            assert asked == {**dict(parse_qsl(query[1:])), "outcome": outcome}
+            assert listed(app, found[words]) == 8 * 4
+
+
+def bars(text: str) -> list[str]:
+    return [unescape(href) for href in re.findall(r'<a class="slot[^"]*" href="([^"]+)">', text)]
+
+
+def test_a_bar_opens_its_day(make: Make) -> None:
+    """A bar leads to the overview of its day with the filters that are set; the one bar of a day leads to its calls."""
+    app = make().mount()
+    now = datetime.now(UTC)
+    for days, cost in ((9, "4"), (0, "1")):
+        app.add(cost, at=now - timedelta(days=days, seconds=1), tags={"feature": "chat", "tenant_id": "t1"})
+        app.add("8", at=now - timedelta(days=days, seconds=1), tags={"feature": "other", "tenant_id": "t1"})
+    opened = bars(app.get(PREFIX + "/?range=30d&tag.feature=chat&by=model").get_data(as_text=True))[0]
+    day = (now - timedelta(days=9, seconds=1)).date().isoformat()
+    assert urlsplit(opened).path == PREFIX + "/"
+    assert dict(parse_qsl(urlsplit(opened).query)) == {"from": day, "to": day, "tag.feature": "chat", "by": "model"}
+    assert app.get(opened + "&format=json").get_json()["total"]["cost"] == "4"
+    deeper = bars(app.get(opened).get_data(as_text=True))
+    assert {urlsplit(href).path for href in deeper} == {PREFIX + "/calls"}
+    assert listed(app, deeper[0]) == 1
+
+
+def test_a_budget_opens_its_own_period(make: Make) -> None:
+    """A daily budget leads to what counts in it today; budgets stand on pages that run until now, and on no others."""
+    app = make(LLM_COST_BUDGETS=[{"name": "each", "limit": "10", "period": "day", "per": "tenant_id"}]).mount()
+    app.add("1", tags={"tenant_id": "acme"})
+    app.add("1", ago=timedelta(days=40), tags={"tenant_id": "acme"})
+    with app.app.app_context():
+        track("openai", model="gpt-4o", usage={"input": 1000}, tags={"tenant_id": "acme"})
+        assert app.costs.flush(20)
+    today = datetime.now(UTC).date().isoformat()
+    for page in ("/", "/budgets"):
+        text = app.get(PREFIX + page).get_data(as_text=True)
+        assert f"from={today}&amp;to={today}" in text, page
+    then = {"from": str(date.today() - timedelta(days=45)), "to": str(date.today() - timedelta(days=35))}
+    assert 'id="budgets"' in app.get(PREFIX + "/?range=7d").get_data(as_text=True)
+    assert 'id="budgets"' not in app.get(PREFIX + "/", **then).get_data(as_text=True)

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from click.testing import Result
@@ -163,4 +164,14 @@ def test_how_far_a_replica_is_behind(make: Make) -> None:
     with reader.app.app_context():
         track("openai", model="gpt-4o", usage={"input": 1_000_000}, tags=TAGS)
         assert reader.app.extensions["llm_cost"].ledger.flush(20)
-    assert "read from a replica 0 ms behind" in reader.get().get_data(as_text=True)
+    assert "read from a replica that is up to date" in reader.get().get_data(as_text=True)
+
+
+def test_a_replica_without_the_newest_call_is_behind(make: Make, tmp_path: Path) -> None:
+    """Between two heartbeats the newest call tells how far behind the replica is."""
+    replica = make()
+    replica.mount().add("1", at=(newest := datetime.now(UTC)) - timedelta(seconds=90))
+    bind = {"reader": replica.app.config["SQLALCHEMY_DATABASE_URI"]}
+    reader = make(url=f"sqlite:///{tmp_path}/ledger.db", LLM_COST_READ_BIND_KEY="reader", SQLALCHEMY_BINDS=bind).mount()
+    reader.add("1", at=newest)
+    assert "read from a replica 1 min 30 s behind" in reader.get().get_data(as_text=True)

@@ -119,7 +119,7 @@ def of_calls(visit: Visit, selection: Selection, rows: list[Soundness], unpriced
             why="No price is known for it, so what it cost is unknown and in no sum."
             if whole
             else "A part of its bill has no rate: what is shown is a lower bound.",
-            remedy=_remedy(
+            remedy=_told(
                 visit, "Say what it costs in LLM_COST_PRICE_OVERRIDES, then price what was left: flask llm-cost backfill."
             ),
             # There is no filter for calls without a model, and the list would be longer than what is said.
@@ -139,7 +139,7 @@ def of_calls(visit: Visit, selection: Selection, rows: list[Soundness], unpriced
             calls=calls,
             found=plural(calls, "call") if calls else "none",
             why=why,
-            remedy=_remedy(visit, remedy) if calls else "Nothing to do.",
+            remedy=_told(visit, remedy) if calls else "Nothing to do.",
             command=_command(visit, command) if calls else None,
             **_list_of(selection, rows, calls, params),
         )
@@ -160,7 +160,7 @@ def of_tags(visit: Visit, selection: Selection, untagged: Mapping[str, int], cal
             calls=missing,
             found=plural(missing, "call") if missing else "none",
             why=f"Nobody said which {dimension_name('tag:' + key)} they are for. They are in every sum, as (untagged).",
-            remedy=_remedy(visit, f"Set it in the request tagger, or with tags({key}=...) around the call.")
+            remedy=_told(visit, f"Set it in the request tagger, or with tags({key}=...) around the call.")
             if missing
             else "Nothing to do.",
             params=selection.with_value(f"tag:{key}", None) if missing else None,
@@ -172,15 +172,20 @@ def of_bills(visit: Visit, selection: Selection, drifts: list[BilledDrift]) -> I
         name = f"{drift.provider}/{drift.model}"
         off = drift.share is None or abs(drift.share) >= _OFF
         book, bill = (exact_money(amount, drift.currency) for amount in (drift.computed, drift.billed))
+        says = _told(visit, "the book says", "by list prices")
         share = f", {abs(drift.share):.1%} {'more' if drift.share > 0 else 'less'}" if drift.share else ""
         yield Issue(
             name=f"{name}: billed and computed",
             level="warning" if off else "ok",
             calls=drift.calls,
-            found=f"{plural(drift.calls, 'call')}: billed {bill}, the book says {book}{share}",
-            why="This provider says what it charged, and that is the bill. The price book's figure beside it shows "
-            "how far to trust the book for what others do not say.",
-            remedy=_remedy(visit, "Fetch current prices, or set this one.") if off else "Nothing to do.",
+            found=f"{plural(drift.calls, 'call')}: billed {bill}, {says} {book}{share}",
+            why=_told(
+                visit,
+                "This provider says what it charged, and that is the bill. The price book's figure beside it shows how far "
+                "to trust the book for what others do not say.",
+                "This provider says what it charged, and that is the bill.",
+            ),
+            remedy=_told(visit, "Fetch current prices, or set this one.") if off else "Nothing to do.",
             params={**selection.carried, "provider": drift.provider, "model": drift.model},
             command=_command(visit, f"flask llm-cost prices explain {shell_word(drift.provider)} {shell_word(drift.model)}")
             if off
@@ -315,8 +320,8 @@ def _list_of(selection: Selection, rows: list[Soundness], calls: int, wanted: Ma
 _THEIRS: Final = "Nothing that you have to do: whoever runs this app sees it too."
 
 
-def _remedy(visit: Visit, text: str) -> str:
-    return _THEIRS if visit.scoped else text
+def _told(visit: Visit, text: str, customers: str = _THEIRS) -> str:
+    return customers if visit.scoped else text
 
 
 def _command(visit: Visit, text: str | None) -> str | None:

@@ -12,6 +12,7 @@ from flask_llm_cost.dashboard.breakdown import Breakdown, Names, dimension_name
 from flask_llm_cost.dashboard.filters import BREAKDOWNS, CHOICES, Selection
 from flask_llm_cost.dashboard.formatting import UNTAGGED
 from flask_llm_cost.dashboard.periods import RANGES
+from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import KNOWN
 from flask_llm_cost.ledger.tag_queries import latest_values
@@ -66,12 +67,16 @@ class Select:
 
 @dataclass(frozen=True, slots=True)
 class TextInput:
-    """A text input with suggestions."""
+    """A text input with suggestions.
+
+    :param key: of a tag, whose values may have names
+    """
 
     name: str
     label: str
     value: str
     suggestions: tuple[str, ...]
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +132,11 @@ def _narrowing(word: str, selection: Selection, found: Breakdown) -> Select:
     return Select(name, dimension_name(found.dimension).capitalize(), tuple(options), word)
 
 
-def page_controls(
-    session: Session, selection: Selection, report_tags: tuple[str, ...], sentence: Iterable[Select] = ()
-) -> Controls:
-    """Every filter. What comes from the data is what there is in the range, within the scope."""
+def page_controls(visit: Visit, session: Session, selection: Selection, sentence: Iterable[Select] = ()) -> Controls:
+    """Every filter. What comes from the data is what there is in the range, within the scope.
+
+    Made before a page asks for names: those of its suggestions come with them.
+    """
     around = selection.base.narrowed(
         since=selection.filter.since, until=selection.filter.until, currency=selection.filter.currency
     )
@@ -146,11 +152,12 @@ def page_controls(
         values = fixed or tuple(dict.fromkeys([*found[name], *([chosen] if chosen else [])]))
         options = [Option("", "any", not chosen), *(Option(value, _plain(name, value), value == chosen) for value in values)]
         selects.append(Select(name, word(name), tuple(options)))
-    keys = [key for key in report_tags if key not in selection.base.scope]
+    keys = [key for key in visit.report_tags if key not in selection.base.scope]
     known = latest_values(session, around, keys, _MOST_OPTIONS)
     for key in keys:
         value = selection.filter.tags.get(key) or ""
-        inputs.append(TextInput(f"tag.{key}", dimension_name(f"tag:{key}"), value, known[key]))
+        inputs.append(TextInput(f"tag.{key}", dimension_name(f"tag:{key}"), value, known[key], key))
+    visit.expect(known)
     sentence = tuple(sentence)
     names = (*(select.name for select in (*selects, *sentence)), *(field.name for field in inputs))
     return Controls(
@@ -160,7 +167,8 @@ def page_controls(
 
 def sort_select(selection: Selection) -> Select:
     """The orders of single calls."""
-    return Select("sort", "sorted", tuple(Option(name, text, name == selection.order) for name, text in SORTS.items()))
+    orders = tuple(Option(name, text, name == selection.order) for name, text in SORTS.items())
+    return Select("sort", "Sorted", orders, "with the")
 
 
 def simple_controls(selection: Selection) -> Controls:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Final
+
 from flask import Response
 from sqlalchemy.orm import Session
 
@@ -10,6 +13,9 @@ from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.health import Health
+from flask_llm_cost.ledger.tag_queries import latest_values
+
+_MOST_NAMED: Final = 500
 
 
 def nothing(visit: Visit, session: Session, selection: Selection) -> Response:
@@ -17,6 +23,8 @@ def nothing(visit: Visit, session: Session, selection: Selection) -> Response:
     if not queries.any_calls(session, selection.base):
         health = None if visit.scoped else visit.state.ledger.health()
         return visit.html("first_run.html", health=health, wiring=wiring(visit, health))
+    if (meant := _meant(visit, session, selection)) is not None:
+        return Response(status=302, headers={"Location": visit.here(meant)})
     first, last = queries.extent(session, selection.without_range())
     elsewhere = queries.pivot(session, selection.filter.narrowed(currency=None), ("currency",))
     return visit.html(
@@ -28,6 +36,18 @@ def nothing(visit: Visit, session: Session, selection: Selection) -> Response:
         controls=simple_controls(selection),
         chips=chips(selection, visit.here, visit.names),
     )
+
+
+def _meant(visit: Visit, session: Session, selection: Selection) -> Mapping[str, Any] | None:
+    """The query string with values for the names that were typed instead, where the latest calls have such."""
+    typed = {key: value for key, value in selection.filter.tags.items() if value is not None and visit.labels(key)}
+    found = latest_values(session, selection.base.narrowed(currency=None), typed, _MOST_NAMED) if typed else {}
+    meant = {}
+    for key, values in found.items():
+        names = {name.casefold(): value for value, name in visit.names(key, values).items()}
+        if typed[key] not in values and (value := names.get(typed[key].strip().casefold())) is not None:
+            meant[f"tag.{key}"] = value
+    return selection.changed(**meant) if meant else None
 
 
 def wiring(visit: Visit, health: Health | None) -> list[tuple[bool, str, str]]:

@@ -21,6 +21,7 @@ from flask_llm_cost.dashboard.periods import first_of_month, last_of_month
 from flask_llm_cost.dashboard.pivot import Heading, Invoice, Pivot, PivotRow
 from flask_llm_cost.dashboard.sums import before_of, per_call, together, without
 from flask_llm_cost.dashboard.visit import Visit
+from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.queries import NOTHING, Spend
 from flask_llm_cost.ledger.tag_queries import tag_keys
@@ -40,13 +41,14 @@ def explore(visit: Visit) -> Response:
     with visit.session() as session:
         if selection.format == "csv":
             header, rows = _table(session, selection, visit.names)
-            return csv_response(filename("explore", selection), header, rows, decimal=selection.decimal)
+            name = f"explore-{SHOWN[selection.show].replace(' ', '-')}" if selection.cols != "none" else "explore"
+            by = (selection.rows, *([selection.cols] if selection.cols != "none" else []))
+            return csv_response(filename(name, selection, *by), header, rows, decimal=selection.decimal)
         total = queries.totals(session, selection.filter)
         if not total.calls and selection.format == "html":
             return nothing(visit, session, selection)
-        page = build(session, selection, visit.names, total)
         if selection.format == "json":
-            return json_response(as_json(selection, page))
+            return json_response(as_json(selection, build(session, selection, visit.names, total)))
         keys = [f"tag:{key}" for key in tag_keys(session, visit.base) if key not in visit.base.scope]
         choices = dict.fromkeys([*dimensions(selection, visit.report_tags), *keys, selection.rows])
         sentence = [
@@ -58,7 +60,8 @@ def explore(visit: Visit) -> Response:
             ),
             Select("cols", "Columns", tuple(_columns_options(selection, choices)), "and"),
         ]
-        controls = page_controls(session, selection, visit.report_tags, sentence)
+        controls = page_controls(visit, session, selection, sentence)
+        page = build(session, selection, visit.names, total)
     return visit.html(
         "explore.html",
         sel=selection,
@@ -231,6 +234,14 @@ def _invoice(session: Session, selection: Selection) -> Invoice | None:
         return None
     provider, amount = selection.invoice
     ledger = queries.totals(session, selection.filter.narrowed(provider=provider))
+    if not ledger.calls:
+        # Written as on the invoice, or no provider at all: told by those that ever had calls here.
+        rows = queries.pivot(session, selection.base.narrowed(currency=None), ("provider", "currency"))
+        known = {str(row["provider"]).casefold(): str(row["provider"]) for row in rows}
+        if known and provider.casefold() not in known:
+            raise QueryError(f"no call went to a provider {provider[:40]!r}", choices=sorted(known.values()))
+        provider = known.get(provider.casefold(), provider)
+        ledger = queries.totals(session, selection.filter.narrowed(provider=provider))
     return Invoice(provider=provider, amount=amount, ledger=ledger)
 
 
@@ -240,8 +251,10 @@ def _table(session: Session, selection: Selection, names: Names) -> tuple[list[s
     every = queries.pivot(session, flt, (dimension,))
     labels = _labels(dimension, [row.key for row in every], names)
     if selection.cols == "none":
-        plain = ([_key(dimension, row.key), labels[row.key], *(row[name] for name in _SPEND)] for row in every)
-        return [dimension, "name", *_SPEND], plain
+        plain = (
+            [_key(dimension, row.key), labels[row.key], *(row[name] for name in _SPEND), selection.currency] for row in every
+        )
+        return [dimension, "name", *_SPEND, "currency"], plain
     everything = {dimension: [row.key for row in every]} if len(every) <= _MOST_ROWS else {dimension: ()}
     total = queries.totals(session, flt)
     columns, _, cells = _cells(session, selection, names, only=everything, total=total)
@@ -257,9 +270,19 @@ def _table(session: Session, selection: Selection, names: Names) -> tuple[list[s
                 labels[row.key],
                 *(measure(cell) if cell.calls else None for cell in parts),
                 measure(row),
+                SHOWN[selection.show],
+                selection.currency,
             ]
 
-    return [dimension, "name", *(heading.label for _, heading in columns), "total"], rows()
+    return [dimension, "name", *(_dated(key, heading) for key, heading in columns), "total", "figure", "currency"], rows()
+
+
+def _dated(key: Any, heading: Heading) -> str:
+    """A heading as a file has it, which may lie beside those of another year: days in full."""
+    if not isinstance(key, tuple):
+        return heading.label
+    first, last = key
+    return f"{first}" if first == last else f"{first} to {last}"
 
 
 def _all_cells(session: Session, selection: Selection, columns: Sequence[Column]) -> dict[object, dict[object, Spend]]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -14,12 +17,15 @@ from uuid import UUID
 
 from flask import Response, request
 
-from flask_llm_cost.dashboard.filters import Selection
+from flask_llm_cost.dashboard.breakdown import dimension_name
+from flask_llm_cost.dashboard.filters import CHOICES, Selection
 from flask_llm_cost.dashboard.formatting import plain
 
 #: What makes a spreadsheet take a cell for a formula, full-width forms included.
 _FORMULA: Final = tuple("=+-@\t\r\n\x00＝＋－＠")
 _ROWS_A_CHUNK: Final = 200
+_LONGEST_NAME: Final = 100
+_NO_WORD: Final = re.compile(r"[^A-Za-z0-9]+", re.ASCII)
 
 
 def json_response(content: Mapping[str, Any], status: int = 200) -> Response:
@@ -42,9 +48,25 @@ def jsonable(value: Any) -> Any:
     return value
 
 
-def filename(what: str, selection: Selection) -> str:
-    """``llm-spend-2026-11-01-to-2026-11-30.csv``: ASCII, and nothing of what was asked for but the days."""
-    return f"llm-{what}-{selection.period.first}-to-{selection.period.last}.csv"
+def filename(what: str, selection: Selection, *by: str) -> str:
+    """``llm-spend-by-feature-2026-11-01-to-2026-11-30-tenant-42.csv``: other files have other names. ASCII, and bounded.
+
+    :param by: the dimensions of the table
+    """
+    table = "".join(f"-{word}-{_slug(dimension_name(name))}" for word, name in zip(("by", "and", "and"), by, strict=False))
+    days = f"{selection.period.first}-to-{selection.period.last}"
+    held = [(name, str(value)) for name in (*CHOICES, "currency") if (value := selection.params.get(name))]
+    for key, tag in selection.filter.tags.items():
+        name = dimension_name(f"tag:{key}")
+        held.append(("no", name) if tag is None else (name, tag))
+    filters = "".join(f"-{_slug(name)}-{_slug(text)}" for name, text in held)
+    return f"llm-{what}{table}-{days}{filters[:_LONGEST_NAME]}.csv"
+
+
+def _slug(text: str) -> str:
+    """*text* as part of a file's name: what is no letter or digit of ASCII is a dash, and what has none is a number."""
+    plain_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return _NO_WORD.sub("-", plain_text).strip("-").lower()[:40] or f"{zlib.crc32(text.encode()):08x}"
 
 
 def csv_response(filename: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, decimal: str = "point") -> Response:

@@ -98,7 +98,7 @@ def models(visit: Visit) -> Response:
             return nothing(visit, session, selection)
         if selection.format == "json":
             return json_response(as_json(selection, page))
-        controls = page_controls(session, selection, visit.report_tags)
+        controls = page_controls(visit, session, selection)
     return visit.html(
         "models.html", sel=selection, it=page, controls=controls, chips=chips(selection, visit.here, visit.names)
     )

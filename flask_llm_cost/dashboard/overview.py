@@ -161,7 +161,7 @@ def _spend_csv(session: Session, selection: Selection) -> Response:
         for row in found
     ]
     header = [*dimensions, *_SPEND, "currency"]
-    return csv_response(filename("spend", selection), header, rows, decimal=selection.decimal)
+    return csv_response(filename("spend", selection, *dimensions), header, rows, decimal=selection.decimal)
 
 
 def build(

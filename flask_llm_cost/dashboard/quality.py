@@ -97,7 +97,7 @@ def quality(visit: Visit) -> Response:
             return csv_response(filename("data-quality", selection), header, rows, decimal=selection.decimal)
         if not page.calls and not queries.any_calls(session, visit.base):
             return nothing(visit, session, selection)
-        controls = page_controls(session, selection, visit.report_tags)
+        controls = page_controls(visit, session, selection)
     return visit.html(
         "quality.html",
         sel=selection,

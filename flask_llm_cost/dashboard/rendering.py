@@ -31,6 +31,7 @@ _environment.globals.update(
     value_name=value_name,
     kinds=KINDS,
     per_call=PER_CALL,
+    derived_rule="no rate of its own is listed: that of plain input or output stands in",
     ranges=RANGES,
     forecast_rule=FORECAST_RULE,
     anomaly_rule=ANOMALY_RULE,

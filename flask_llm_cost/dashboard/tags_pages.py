@@ -29,7 +29,6 @@ from flask_llm_cost.dashboard.overview import overview_of
 from flask_llm_cost.dashboard.sums import together
 from flask_llm_cost.dashboard.timeline import timeline
 from flask_llm_cost.dashboard.visit import Visit
-from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import check_dimension
 from flask_llm_cost.ledger.queries import NOTHING, Spend
@@ -69,6 +68,8 @@ def tags(visit: Visit) -> Response:
         total = queries.totals(session, selection.filter)
         if not total.calls and selection.format == "html":
             return nothing(visit, session, selection)
+        if selection.format == "html":
+            controls = page_controls(visit, session, selection)
         page = build(session, selection, visit, total)
         if selection.format == "csv":
             header = ("key", "values", "tagged_share", "dearest_value", "dearest_cost", "currency")
@@ -76,7 +77,6 @@ def tags(visit: Visit) -> Response:
             return csv_response(filename("tags", selection), header, rows, decimal=selection.decimal)
         if selection.format == "json":
             return json_response(_json(selection, page))
-        controls = page_controls(session, selection, visit.report_tags)
     return visit.html(
         "tags.html", sel=selection, it=page, controls=controls, chips=chips(selection, visit.here, visit.names)
     )
@@ -154,7 +154,7 @@ def tag(visit: Visit, key: str) -> Response:
     check_dimension(f"tag:{key}")
     selection = visit.selection().valued(key, visit.report_tags)
     if key in visit.base.scope:
-        raise QueryError(f"this view is held to one {dimension_name('tag:' + key)}: it has no list of them")
+        return visit.refusal(f"This view is held to one {dimension_name('tag:' + key)}: it has no list of them.")
     if key in selection.filter.tags:
         return overview_of(visit, selection, key)
     with visit.session() as session:
@@ -163,6 +163,8 @@ def tag(visit: Visit, key: str) -> Response:
         time = timeline(session, selection)
         if not time.total.calls and selection.format == "html":
             return nothing(visit, session, selection)
+        if selection.format == "html":
+            controls = page_controls(visit, session, selection)
         (found,) = named([breakdown(session, selection, f"tag:{key}", time, most=50)], visit.names)
         page = TagKey(
             total=time.total,
@@ -173,7 +175,6 @@ def tag(visit: Visit, key: str) -> Response:
         if selection.format == "json":
             body = {**pages_json.asked(selection), "key": key, "total": pages_json.spend(time.total)}
             return json_response({**body, "tagged_share": page.tagged, "values": pages_json.breakdown(found)})
-        controls = page_controls(session, selection, visit.report_tags)
     return visit.html(
         "tag.html",
         sel=selection,
@@ -205,4 +206,4 @@ def _values_csv(session: Session, visit: Visit, selection: Selection, key: str) 
         for row in every
     ]
     header = (f"tag:{key}", "name", *_SPEND, "currency")
-    return csv_response(filename("tag-values", selection), header, rows, decimal=selection.decimal)
+    return csv_response(filename("tag-values", selection, f"tag:{key}"), header, rows, decimal=selection.decimal)

@@ -70,7 +70,7 @@ def calls(visit: Visit) -> Response:
         total = queries.totals(session, selection.filter)
         if not total.calls:
             return nothing(visit, session, selection)
-        controls = page_controls(session, selection, report_tags, [sort_select(selection)])
+        controls = page_controls(visit, session, selection, [sort_select(selection)])
         since = visit.list_since(session, selection)
     shown = [key for key in report_tags if key not in visit.base.scope]
     names = {key: visit.names(key, sorted({row.tags[key] for row in found.rows if key in row.tags})) for key in shown}
@@ -116,10 +116,7 @@ def call(visit: Visit, call_id: UUID) -> Response:
     with visit.session() as session:
         found = call_queries.one_call(session, visit.base, call_id)
     if found is None:
-        text = ["It was never recorded, was pruned since, or is not yours to see."]
-        if selection.format == "json":
-            return json_response({"error": "There is no such call", "message": text[0]}, 404)
-        return visit.html("notice.html", 404, title="There is no such call", sentences=text, commands=(), retry=True)
+        return visit.refusal("It was never recorded, was pruned since, or is not yours to see.", "There is no such call")
     if selection.format == "json":
         return json_response(pages_json.call(found))
     if selection.format == "csv":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -58,6 +58,7 @@ class Visit:
     now: datetime
     values: Mapping[str, Any] = field(default_factory=dict)
     _names: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    _expected: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def here(self, params: Mapping[str, Any] = {}) -> str:
         """The address of this page with another query string."""
@@ -95,19 +96,33 @@ class Visit:
         with self.state.ledger.session(longest=LONGEST_SECONDS) as session:
             yield session
 
+    def labels(self, key: str) -> Callable[[Sequence[str]], Mapping[str, str]] | None:
+        """What the app registered with ``tag_label`` for a key."""
+        return self.state.tracker.tag_labels.get(key)
+
+    def expect(self, values: Mapping[str, tuple[str, ...]]) -> None:
+        """Values of tags whose names are wanted as well, so that one question for names brings them."""
+        self._expected.update(values)
+
     def names(self, key: str, values: Sequence[str]) -> Mapping[str, str]:
         """Names for the values of a tag, from what the app registered with ``tag_label``; none where it has not or fails."""
-        label = self.state.tracker.tag_labels.get(key)
+        label = self.labels(key)
         if label is None:
             return {}
         known = self._names.setdefault(key, {})
-        if asked := sorted({value for value in values if value not in known}):
+        if asked := sorted({value for value in (*values, *self._expected.pop(key, ())) if value not in known}):
             known.update(dict.fromkeys(asked))
             try:
                 known.update({str(value): str(name) for value, name in label(asked).items() if name})
             except Exception:
                 log.exception("the names for tag %r cannot be had, so its values are shown", key)
         return {value: name for value in values if (name := known.get(value))}
+
+    @property
+    def whose(self) -> str:
+        """The name of whose view it is, where the app gave the tags of its scope one."""
+        held = self.base.scope.items()
+        return ", ".join(name for key, value in held if (name := self.names(key, [value]).get(value)))
 
     def _behind(self) -> timedelta | None:
         """How far the replica that pages read is behind the ledger; ``None`` where there is none, or the ledger is away."""
@@ -123,10 +138,17 @@ class Visit:
         sel = values.get("sel")
         carried = sel.carried if isinstance(sel, Selection) else {}
         values.setdefault("behind", self._behind())
+        values.setdefault("whose", self.whose)
         page = _page(
             template, self.page, self.links, scoped=self.scoped, visit=self, here=self.here, carried=carried, **values
         )
         return Response(page, status)
+
+    def refusal(self, sentence: str, title: str = "There is no such page") -> Response:
+        """A 404 that says why."""
+        if request.args.get("format") == "json":
+            return json_response({"error": title, "message": sentence}, 404)
+        return self.html("notice.html", 404, title=title, sentences=[sentence], commands=(), retry=True)
 
 
 def respond(view: View, page: str, blueprint: str, scope: Scope | None, values: Mapping[str, Any]) -> Response:

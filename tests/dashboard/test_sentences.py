@@ -1,0 +1,199 @@
+"""What pages say in words: true of the case at hand, and fit for whom they say it to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from html import unescape
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from mounted_app import PREFIX, MountedApp
+
+from flask_llm_cost import track
+
+Make = Callable[..., MountedApp]
+NEVER: Mapping[str, Any] = {
+    "usage_source": "unknown", "http_status": 429, "input_tokens": None, "output_tokens": None, "cache_read_tokens": None,
+    "total_tokens": None,
+}  # fmt: skip
+
+
+def words(text: str) -> str:
+    """What a page says, without its markup."""
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<(script|style).*?</\1>|<[^>]+>", " ", text)))
+
+
+def test_what_failed_is_not_unknown(make: Make) -> None:
+    """Of a failed call that reported nothing to bill the page says so; unknown is one of which something may be missing."""
+    app = make().mount()
+    failed = app.add(None, outcome="error", **NEVER)
+    text = words(app.get(f"{PREFIX}/calls/{failed}").get_data(as_text=True))
+    assert "Cost nothing billed was reported" in text
+    assert "Input tokens none reported" in text
+    assert "unknown" not in text
+    assert "no price" not in text
+    lost = app.add(None, **NEVER)
+    text = words(app.get(f"{PREFIX}/calls/{lost}").get_data(as_text=True))
+    assert "Cost unknown: no usage was reported" in text
+
+
+def test_what_was_cut_short_says_so(make: Make) -> None:
+    """An interrupted stream has its ~ in the detail too, and is not said to be priced in full."""
+    app = make().mount()
+    items = [("input", 1000, "2.5", "0.0025")]
+    cut = app.add("0.0025", outcome="interrupted", usage_source="stream_partial", stream=True, items=items)
+    text = words(app.get(f"{PREFIX}/calls/{cut}").get_data(as_text=True))
+    assert "~ $0.0025" in text
+    assert "the provider may have billed more" in text
+    assert "Cost cut short: what had arrived is priced" in text
+    assert "in full" not in text
+    whole = app.add("0.0025", items=items)
+    text = words(app.get(f"{PREFIX}/calls/{whole}").get_data(as_text=True))
+    assert "~" not in text
+    assert "Cost priced in full" in text
+
+
+def test_customers_are_not_told_what_only_operators_can_do(make: Make) -> None:
+    """A scoped data quality page names no setting, command or function, in HTML, CSV and JSON; the operator's names them."""
+    app = make().mount().mount("/mine", name="mine", scope=lambda: {"tenant_id": "a"})
+    tags = {"tenant_id": "a"}
+    for outcome, source in (
+        ("ok", "response"),
+        ("ok", "unknown"),
+        ("unresolved", "pending"),
+        ("interrupted", "stream_partial"),
+    ):
+        app.add(None, outcome=outcome, usage_source=source, tags=tags)
+    app.add("1", cost_status="partial", tags=tags, flags="usage_inconsistent")
+    app.add("1", provider="openrouter", model="far", computed_cost="0.5", tags=tags)
+    operators = re.compile(r"LLM_COST_|flask llm-cost|request tagger|tags\(|watched client|reprice|price book")
+    for fmt in ("html", "csv", "json"):
+        assert operators.search(app.get(PREFIX + "/data-quality", format=fmt).get_data(as_text=True)), fmt
+        told = app.get("/mine/data-quality", format=fmt).get_data(as_text=True)
+        assert "gpt-4o" in told
+        assert not operators.search(told), operators.search(told)
+
+
+def test_a_scoped_dashboard_says_whom_it_shows(make: Make) -> None:
+    """Where the app names the tag of a scope, its pages have the name, and where it does not, they do without."""
+    app = make().mount().mount("/mine", name="mine", scope=lambda: {"tenant_id": "42"})
+    app.add("1", tags={"tenant_id": "42", "feature": "chat"})
+    pages = ("/", "/explore", "/models", "/calls", "/tags", "/budgets", "/data-quality", "/pricing")
+    for page in pages:
+        assert "Northwind" not in app.get("/mine" + page).get_data(as_text=True)
+
+    @app.costs.tag_label("tenant_id")
+    def names(ids: list[str]) -> dict[str, str]:
+        return {"42": "Northwind <Cycles>"}
+
+    for page in pages:
+        assert "Northwind &lt;Cycles&gt;, " in app.get("/mine" + page).get_data(as_text=True), page
+
+
+def test_names_can_be_chosen_and_typed(make: Make) -> None:
+    """Suggestions of a filter have their names, asked once a page; a name that is typed is taken for its value."""
+    app = make().mount()
+    asked: list[list[str]] = []
+
+    @app.costs.tag_label("tenant_id")
+    def names(ids: list[str]) -> dict[str, str]:
+        asked.append(ids)
+        known = {"42": "Northwind Cycles", "7": "Juniper", "Juniper": "Twin"}
+        return {value: known[value] for value in ids if value in known}
+
+    for tenant, feature in (("42", "chat"), ("7", "search")):
+        app.add("1", tags={"tenant_id": tenant, "feature": feature})
+    for page in ("/explore?rows=tag:tenant_id", "/models", "/calls", "/tags", "/tags/tenant_id", "/data-quality"):
+        asked.clear()
+        # The page shows one of the tenants; both can be chosen.
+        text = app.get(PREFIX + page + ("&" if "?" in page else "?") + "tag.feature=search").get_data(as_text=True)
+        assert '<option value="42" label="Northwind Cycles">' in text, page
+        assert len(asked) == 1, page
+    for page in ("/", "/calls", "/tags/tenant_id"):
+        for typed in ("Northwind Cycles", " northwind cycles "):
+            found = app.get(PREFIX + page, **{"tag.tenant_id": typed, "range": "7d"})
+            assert found.status_code == 302
+            led = urlsplit(found.headers["Location"])
+            assert led.path == PREFIX + page
+            assert dict(parse_qsl(led.query)) == {"tag.tenant_id": "42", "range": "7d"}
+            assert "Content-Security-Policy" in found.headers
+    assert app.get(PREFIX + "/tags/tenant_id?value=Juniper").headers["Location"].endswith("?tag.tenant_id=7")
+    # A value that there is stands for itself, whatever else is called so; so does a name that nobody has.
+    app.add("1", ago=timedelta(days=90), tags={"tenant_id": "Juniper"})
+    for typed in ("Juniper", "Nobody"):
+        assert "No calls" in app.get(PREFIX + "/calls", **{"tag.tenant_id": typed}).get_data(as_text=True)
+
+
+def test_names_of_others_are_not_found(make: Make) -> None:
+    """Within a scope the name of somebody else's value leads nowhere."""
+    app = make().mount().mount("/mine", name="mine", scope=lambda: {"tenant_id": "42"})
+
+    @app.costs.tag_label("user_id")
+    def names(ids: list[str]) -> dict[str, str]:
+        return {value: f"Name {value}" for value in ids}
+
+    app.add("1", tags={"tenant_id": "42", "user_id": "1"})
+    app.add("1", tags={"tenant_id": "7", "user_id": "2"})
+    assert app.get("/mine/calls", **{"tag.user_id": "Name 1"}).status_code == 302
+    assert app.get("/mine/calls", **{"tag.user_id": "Name 2"}).status_code == 200
+
+
+def test_an_invoice_of_any_spelling(make: Make) -> None:
+    """A provider is found whatever its case; one without any call is refused, naming those that have some."""
+    app = make().mount()
+    app.add("10", provider="openai")
+    app.add("1", provider="anthropic", ago=timedelta(days=60))
+    found = app.get(PREFIX + "/explore?range=7d&invoice=OpenAI:8&format=json").get_json()["invoice"]
+    assert (found["provider"], found["ledger"]["cost"]) == ("openai", "10")
+    text = app.get(PREFIX + "/explore?range=7d&rows=model&invoice=OpenAI:8").get_data(as_text=True)
+    assert "times the invoice is in the ledger 1.25" in words(text)
+    assert "125%" not in text
+    assert f'href="{PREFIX}/explore?range=7d&amp;rows=model">remove</a>' in text
+    refused = app.get(PREFIX + "/explore?range=7d&invoice=OpneAI:8")
+    assert refused.status_code == 400
+    assert "known are: anthropic, openai" in refused.get_data(as_text=True)
+    # It has calls, though none in these days.
+    assert (
+        app.get(PREFIX + "/explore?range=7d&invoice=Anthropic:8&format=json").get_json()["invoice"]["ledger"]["calls"] == 0
+    )
+
+
+def test_the_price_search_counts_all_that_match(make: Make) -> None:
+    """The number above is that of all models that match, and the line below says how many of them are not shown."""
+    app = make().mount()
+    text = app.get(PREFIX + "/pricing?search=gpt").get_data(as_text=True)
+    number = int(re.search(r"<h1>([\d,]+) models", text)[1].replace(",", ""))  # type: ignore[index]
+    more = int(re.search(r"([\d,]+) more models; type more of the name", text)[1].replace(",", ""))  # type: ignore[index]
+    assert number == more + text.count('<th scope="row">')
+    assert number == sum("gpt" in key.lower() for key in app.app.extensions["llm_cost"].book.keys)
+
+
+def test_what_is_over_and_what_is_ahead_of_a_budget(make: Make) -> None:
+    """A budget that is used up says since when and when it resets; one that will be says when it runs out."""
+    budgets = [
+        {"name": "over", "limit": "1", "period": "month"},
+        {"name": "ahead", "limit": "5.3", "period": "total"},
+    ]
+    app = make(LLM_COST_BUDGETS=budgets).mount()
+    with app.app.app_context():
+        track("openai", model="gpt-4o", usage={"input": 2_000_000}, tags={}, occurred_at=datetime.now(UTC))
+        assert app.costs.flush(20)
+    text = words(app.get(PREFIX + "/budgets").get_data(as_text=True))
+    assert re.search(r"used up (at|on)", text)
+    assert "resets" in text
+    assert "anew" not in text
+    assert re.search(r"at this pace it runs out (at|on|tomorrow)", text)
+    assert not re.search(r"used up [^,]* at this pace", text)
+
+
+def test_a_list_that_a_scope_leaves_out_is_a_page_that_is_not_there(make: Make) -> None:
+    """The key of a scope has no list: the page says so, and not that the address is not understood."""
+    app = make().mount("/mine", name="mine", scope=lambda: {"tenant_id": "a"})
+    app.add("1", tags={"tenant_id": "a"})
+    response = app.get("/mine/tags/tenant_id")
+    assert response.status_code == 404
+    assert "This view is held to one tenant" in response.get_data(as_text=True)
+    assert "not understood" not in response.get_data(as_text=True)
+    assert "held to one tenant" in app.get("/mine/tags/tenant_id?format=json").get_json()["message"]

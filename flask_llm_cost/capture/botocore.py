@@ -1,4 +1,4 @@
-"""``botocore``: Bedrock's calls, by botocore's own events on each client that is made.
+"""``botocore``: Bedrock's calls, by botocore's own events on each client that makes one.
 
 botocore hands out what it has parsed, so a reply is given on as the JSON that it came from.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, Final
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from flask_llm_cost.capture.admission import admit, look_back
 from flask_llm_cost.capture.exchange import Request, observe
@@ -27,23 +28,28 @@ _NEVER_SENT: Final = frozenset(
 
 
 def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], ...]:
-    """What to patch in ``botocore.session``: class, attribute, and how to wrap it."""
-    return ((module.Session, "create_client", _follow_clients),)
+    """What to patch in ``botocore.client``: class, attribute, and how to wrap it."""
+    return ((module.BaseClient, "_make_api_call", _watch),)
 
 
-def _follow_clients(original: Callable[..., Any]) -> Callable[..., Any]:
+#: Clients whose events we hear. Many are made when a module is imported, before there is an app.
+_followed: Final[WeakSet[Any]] = WeakSet()
+
+
+def _watch(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def create_client(self: Any, service_name: str, *args: Any, **kwargs: Any) -> Any:
-        client = original(self, service_name, *args, **kwargs)
-        if service_name == "bedrock-runtime":
-            _follow(client)
-        return client
+    def _make_api_call(self: Any, operation_name: str, *args: Any, **kwargs: Any) -> Any:
+        if operation_name in _OPERATIONS:
+            _follow(self)
+        return original(self, operation_name, *args, **kwargs)
 
-    return create_client
+    return _make_api_call
 
 
 @guarded
 def _follow(client: Any) -> None:
+    if client in _followed or client.meta.service_model.service_name != "bedrock-runtime":
+        return
     events = client.meta.events
     for operation in _OPERATIONS:
         events.register_last(f"before-call.bedrock-runtime.{operation}", _before, unique_id=f"llm-cost-before-{operation}")
@@ -51,6 +57,7 @@ def _follow(client: Any) -> None:
         events.register_first(
             f"after-call-error.bedrock-runtime.{operation}", _failed, unique_id=f"llm-cost-error-{operation}"
         )
+    _followed.add(client)
 
 
 def _before(params: Mapping[str, Any], context: dict[str, Any], **_: Any) -> None:
@@ -145,6 +152,11 @@ class _ObservedRaw(_Observed):
         if whole:
             look_back(self._observation)
         return piece
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self.read(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
 
 
 class _ObservedEvents(_Observed):

@@ -30,7 +30,7 @@ _LIBRARY_MODULES: Final[dict[str, tuple[str, _Targets]]] = {
     "httpx2": ("httpx2", httpx.targets),
     "requests": ("requests.sessions", requests.targets),
     "aiohttp": ("aiohttp", aiohttp.targets),
-    "botocore": ("botocore.session", botocore.targets),
+    "botocore": ("botocore.client", botocore.targets),
 }
 #: The client libraries that can be watched.
 WATCHED: Final = frozenset(_LIBRARY_MODULES)

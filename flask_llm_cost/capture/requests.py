@@ -147,10 +147,16 @@ class _ObservedBody:
         self._raw = raw
         self._observation = observation
         self._encoding = encoding
+        #: What may pass, and nobody has asked for yet: events wait until they are whole, and are longer than what is read.
+        self._left = b""
+        self._over = False
 
     def stream(self, amt: int | None = 65536, decode_content: bool | None = None) -> Iterator[bytes]:
         self._begin(decode_content)
         observation, withholds = self._observation, self._observation.withheld is not None
+        if self._left:
+            left, self._left = self._left, b""
+            yield left
         try:
             for piece in self._raw.stream(amt, decode_content=decode_content):
                 seen = observation.feed(piece)
@@ -165,15 +171,57 @@ class _ObservedBody:
             raise
         observation.closed(True)
 
+    def read_chunked(self, amt: int | None = None, decode_content: bool | None = None) -> Iterator[bytes]:
+        return self.stream(amt, decode_content)
+
     def read(self, amt: int | None = None, decode_content: bool | None = None, **kwargs: Any) -> bytes:
         self._begin(decode_content)
+        kwargs["decode_content"] = decode_content
+        if amt is None or amt < 0:
+            piece = self._take(self._raw.read, amt, kwargs)
+            left, self._left = self._left, b""
+            return left + self._pass(piece, ended=True)
+        return self._some(self._raw.read, amt, kwargs)
+
+    def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:
+        self._begin(decode_content)
+        take = getattr(self._raw, "read1", self._raw.read)
+        return self._some(take, 65536 if amt is None or amt < 0 else amt, {"decode_content": decode_content})
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self.read(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def readline(self, limit: int = -1) -> bytes:
+        line = b""
+        # By the byte, as io.IOBase does it for urllib3: to ask for more could mean to wait for more.
+        while len(line) != limit and not line.endswith(b"\n") and (piece := self.read(1)):
+            line += piece
+        return line
+
+    def readlines(self, hint: int = -1) -> list[bytes]:
+        return list(iter(self.readline, b""))
+
+    def _some(self, take: Callable[..., bytes], amt: int, kwargs: Mapping[str, Any]) -> bytes:
+        """At most *amt* bytes, and none only at the end: a reader takes nothing for that."""
+        while amt and not self._left and not self._over:
+            piece = self._take(take, amt, kwargs)
+            self._left = self._pass(piece, ended=not piece)
+        seen, self._left = self._left[:amt], self._left[amt:]
+        return seen
+
+    def _take(self, take: Callable[..., bytes], amt: int | None, kwargs: Mapping[str, Any]) -> bytes:
         try:
-            piece: bytes = self._raw.read(amt, decode_content=decode_content, **kwargs)
+            return take(amt, **kwargs)
         except BaseException as error:
             self._observation.closed(False, error)
             raise
+
+    def _pass(self, piece: bytes, *, ended: bool) -> bytes:
         seen = self._observation.feed(piece)
-        if amt is None or not piece:
+        if ended:
+            self._over = True
             seen += self._observation.rest()
             self._observation.closed(True)
         return seen

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +14,12 @@ import httpx
 import httpx2
 import pytest
 import requests
+import urllib3
 from flask import Flask
 from played_app import ledger_of
 
 from flask_llm_cost import tags
+from flask_llm_cost.capture import patching
 from flask_llm_cost.capture.httpx import AsyncLlmCostTransport, LlmCostTransport
 from flask_llm_cost.capture.requests import LlmCostAdapter  # type: ignore[attr-defined]  # made on demand
 from flask_llm_cost.ledger import Call
@@ -66,6 +70,51 @@ def test_requests_calls_and_streams(app: Flask, calls: Ledger, provider: PlayedP
         {"include_usage": True},
         {"include_usage": True},
     ]
+
+
+def by_copying(raw: Any) -> list[bytes]:
+    copy = io.BytesIO()
+    shutil.copyfileobj(raw, copy, 50)
+    return [copy.getvalue()]
+
+
+def by_filling(raw: Any) -> list[bytes]:
+    buffer, found = bytearray(41), []
+    while count := raw.readinto(buffer):
+        found.append(bytes(buffer[:count]))
+    return found
+
+
+READERS: dict[str, Callable[[Any], list[bytes]]] = {
+    "read": lambda raw: list(iter(lambda: raw.read(40), b"")),
+    "read1": lambda raw: list(iter(lambda: raw.read1(40), b"")),
+    "readline": lambda raw: list(iter(raw.readline, b"")),
+    "readlines": lambda raw: raw.readlines(),
+    "readinto": by_filling,
+    "copyfileobj": by_copying,
+    "TextIOWrapper": lambda raw: [line.encode() for line in io.TextIOWrapper(raw, "utf-8", newline="")],
+    "read_chunked": lambda raw: list(raw.read_chunked(30)),
+    "read, then all": lambda raw: [raw.read(25), raw.read()],
+}
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+def test_requests_however_the_raw_body_is_read(
+    app: Flask, calls: Ledger, provider: PlayedProvider, url: str, reader: Callable[[Any], list[bytes]]
+) -> None:
+    """Every way to read a raw stream gives what it gives unwatched, without the event that we asked for, and one row."""
+    events: list[Any] = [{"model": "gpt-4o", "choices": [{"index": 0, "delta": {"content": word * 9}}]} for word in "ab"]
+    usage = {"model": "gpt-4o", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}
+    provider.reply_with("chat/completions", events=[*events, usage])
+    provider.reply_with("chat/completions", events=events)
+    with app.app_context(), requests.Session() as session, session.post(url, json=STREAM, stream=True) as reply:
+        watched = reader(reply.raw)
+    with urllib3.PoolManager() as pool:
+        unwatched = reader(pool.request("POST", url, json=STREAM, preload_content=False))
+    assert b"".join(watched) == b"".join(unwatched)
+    if reader in (READERS["readline"], READERS["readlines"], READERS["TextIOWrapper"]):
+        assert watched == unwatched
+    assert seen(calls()) == [(True, "ok", "stream_final")]
 
 
 def test_requests_gives_the_app_its_request_back(app: Flask, provider: PlayedProvider, url: str) -> None:
@@ -285,6 +334,24 @@ def bedrock(bedrock_client: Callable[..., Any]) -> Any:
     return bedrock_client()
 
 
+def test_clients_that_were_made_before_the_app(
+    make_app: Callable[..., Flask], provider: PlayedProvider, bedrock_client: Callable[..., Any], url: str
+) -> None:
+    """Clients of a module that is imported before there is an app are watched like any other."""
+    patching.uninstall()
+    bedrock, session, client, client2 = bedrock_client(), requests.Session(), httpx.Client(), httpx2.Client()
+    app = make_app(hosts={provider.host: "bedrock"})
+    provider.reply_with(
+        "/converse", body={"usage": {"inputTokens": 3, "outputTokens": 2, "totalTokens": 5}, "output": {}}, times=2
+    )
+    with app.app_context(), session, client, client2:
+        for _ in range(2):
+            bedrock.converse(modelId="anthropic.claude-sonnet-4-6-v1:0", messages=[])
+        for made in (session, client, client2):
+            made.post(url, json=BODY)
+    assert [call.operation for call in ledger_of(app)] == ["converse"] * 2 + ["chat.completions"] * 3
+
+
 def test_bedrock_counts_in_headers(make_app: Callable[..., Flask], provider: PlayedProvider, bedrock: Any) -> None:
     """A model whose JSON says nothing is counted by Bedrock's own headers, by botocore and by every other client."""
     app = make_app(hosts={provider.host: "bedrock"})
@@ -304,6 +371,17 @@ def test_bedrock_counts_in_headers(make_app: Callable[..., Flask], provider: Pla
         requests.post(url, json={"prompt": "hi"})
         asyncio.run(by_aiohttp())
     assert [(call.input_tokens, call.output_tokens) for call in ledger_of(app)] == [(17, 4)] * 5
+
+
+def test_bedrock_into_a_buffer(make_app: Callable[..., Flask], provider: PlayedProvider, bedrock: Any) -> None:
+    """A body that is read into the app's buffer is counted as one that is read."""
+    app = make_app(hosts={provider.host: "bedrock"})
+    reply = {"type": "message", "model": "claude", "usage": {"input_tokens": 5, "output_tokens": 7}, "content": []}
+    provider.reply_with("/invoke", body=reply)
+    with app.app_context():
+        body = bedrock.invoke_model(modelId="anthropic.claude-sonnet-4-6-v1:0", body="{}")["body"]
+        assert json.loads(b"".join(by_filling(body))) == reply
+    assert [(call.input_tokens, call.output_tokens, call.outcome) for call in ledger_of(app)] == [(5, 7, "ok")]
 
 
 def test_bedrock_by_botocore(make_app: Callable[..., Flask], provider: PlayedProvider, bedrock: Any) -> None:

@@ -197,3 +197,22 @@ def test_a_list_that_a_scope_leaves_out_is_a_page_that_is_not_there(make: Make) 
     assert "This view is held to one tenant" in response.get_data(as_text=True)
     assert "not understood" not in response.get_data(as_text=True)
     assert "held to one tenant" in app.get("/mine/tags/tenant_id?format=json").get_json()["message"]
+
+
+def test_a_bundled_price_is_nobody_elses(make: Make) -> None:
+    """A price that the book's makers set is said to be theirs, an app's own to be the app's, and a rate by rule says it."""
+    app = make(LLM_COST_PRICE_OVERRIDES={"acme/own": {"input": "1", "output": "2"}}).mount()
+    app.mount("/mine", name="mine", scope=lambda: {"tenant_id": "a"})
+    for provider, model in (("anthropic", "claude-sonnet-4-5"), ("acme", "own"), ("openai", "gpt-4")):
+        app.add("1", provider=provider, model=model, tags={"tenant_id": "a"})
+    text = app.get(PREFIX + "/pricing").get_data(as_text=True)
+    assert "set by the price book&#39;s makers" in text
+    assert "entered by hand" not in text
+    assert "your override" in text
+    assert re.findall(r"<small[^>]*>by rule", text) == [
+        '<small title="no rate of its own is listed: that of plain input or output stands in">by rule'
+    ] * text.count(">by rule")
+    assert ">by rule" in text
+    mine = app.get("/mine/pricing").get_data(as_text=True)
+    assert "set for this app" in mine
+    assert "your override" not in mine

@@ -341,9 +341,9 @@ def test_clients_that_were_made_before_the_app(
     patching.uninstall()
     bedrock, session, client, client2 = bedrock_client(), requests.Session(), httpx.Client(), httpx2.Client()
     app = make_app(hosts={provider.host: "bedrock"})
-    provider.reply_with(
-        "/converse", body={"usage": {"inputTokens": 3, "outputTokens": 2, "totalTokens": 5}, "output": {}}, times=2
-    )
+    message = {"role": "assistant", "content": [{"text": "hi"}]}
+    usage = {"inputTokens": 3, "outputTokens": 2, "totalTokens": 5}
+    provider.reply_with("/converse", body={"usage": usage, "output": {"message": message}}, times=2)
     with app.app_context(), session, client, client2:
         for _ in range(2):
             bedrock.converse(modelId="anthropic.claude-sonnet-4-6-v1:0", messages=[])

@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from flask_llm_cost.budgets.declaration import Budget, DeclarationError, parse_budgets
 from flask_llm_cost.errors import ConfigError
+from flask_llm_cost.records import TAG_KEY
 
 PREFIX: Final = "LLM_COST_"
 
@@ -49,7 +50,6 @@ SECRET_NAMES: Final = (
 
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
-_TAG_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}\Z")
 
 
 class _BadValueError(ValueError):
@@ -163,7 +163,7 @@ def _name(value: Any) -> str:
 
 
 def _tag_key(value: Any) -> str:
-    if not isinstance(value, str) or not _TAG_KEY.match(value):
+    if not isinstance(value, str) or not TAG_KEY.fullmatch(value):
         raise _BadValueError(f"{value!r} is no tag key: a letter, then up to 63 of a-z, 0-9, '_', '.', '-'")
     return value
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ Quantity: TypeAlias = int | Decimal
 
 #: What stands in a tag instead of a secret.
 REDACTED: Final = "[redacted]"
+#: The whole of a tag's key.
+TAG_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 

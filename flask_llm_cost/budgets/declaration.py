@@ -10,6 +10,8 @@ from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Any, Final
 
+from flask_llm_cost.records import TAG_KEY
+
 PERIODS: Final = ("call", "hour", "day", "week", "month", "total")
 UNITS: Final = ("cost", "calls", "tokens")
 ACTIONS: Final = ("notify", "raise", "block")
@@ -17,7 +19,6 @@ ESTIMATES: Final = ("ceiling", "expected")
 UNPRICED: Final = ("dearest", "block", "allow")
 ON_TROUBLE: Final = ("block", "allow")
 
-_TAG_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}\Z")
 _NAME: Final = re.compile(r"[\w.-]{1,128}\Z", re.ASCII)
 _CURRENCY: Final = re.compile(r"[A-Z]{3}\Z")
 _MOST: Final = Decimal(9_000_000)
@@ -168,7 +169,7 @@ def _name(value: Any) -> str | None:
 def _tag(value: Any) -> str | None:
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or not _TAG_KEY.match(value):
+    if not isinstance(value, str) or not TAG_KEY.fullmatch(value):
         raise DeclarationError("give a tag key such as 'tenant_id', or None for one limit in all")
     return value
 
@@ -178,7 +179,7 @@ def _where(value: Any) -> Mapping[str, tuple[str, ...]]:
         raise DeclarationError('give a dict such as {"provider": "openai", "feature": ["chat", "search"]}')
     where = {}
     for key, given in value.items():
-        if not isinstance(key, str) or not _TAG_KEY.match(key.removeprefix("tag:")):
+        if not isinstance(key, str) or not TAG_KEY.fullmatch(key.removeprefix("tag:")):
             raise DeclarationError(f"{key!r} is neither 'provider', 'model' nor a tag key")
         patterns = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list | tuple | set) else ()
         if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ from werkzeug.exceptions import HTTPException
 
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.log import log
+from flask_llm_cost.records import TAG_KEY
 
 View: TypeAlias = Callable[..., Any]
 Guard: TypeAlias = Callable[[View], View]
 Scope: TypeAlias = Callable[[], Mapping[str, Any] | None]
 
-_TAG_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}", re.ASCII)
 _LONGEST_VALUE: Final = 256
 
 _POLICY: Final = (
@@ -121,7 +120,7 @@ def _scope_tags(tags: Mapping[str, Any] | None) -> dict[str, str]:
         raise ScopeRefusedError
     held = {}
     for key, value in tags.items():
-        if not isinstance(key, str) or not _TAG_KEY.fullmatch(key):
+        if not isinstance(key, str) or not TAG_KEY.fullmatch(key):
             raise ScopeRefusedError
         # True and False are no names of anybody, and a longer value than is kept could be somebody else's.
         if isinstance(value, bool) or not isinstance(value, str | int | UUID):

@@ -16,7 +16,7 @@ from werkzeug.datastructures import MultiDict
 from flask_llm_cost.dashboard.periods import Period, period
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger.call_queries import ORDERS
-from flask_llm_cost.ledger.filter import KNOWN, Filter, check_dimension
+from flask_llm_cost.ledger.filter import KNOWN, VALUES, Filter, check_dimension
 
 LONGEST_QUERY: Final = 4096
 _MOST_PARAMETERS: Final = 60
@@ -32,13 +32,9 @@ CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "provider": (),
     "model": (),
     "operation": (),
-    "outcome": ("ok", "interrupted", "error", "blocked", "unresolved"),
-    "cost_status": ("priced", "partial", "unpriced", "free"),
-    "usage_source": (
-        KNOWN, "response", "stream_final", "stream_partial", "batch", "manual", "estimated", "pending", "unknown",
-    ),
+    **VALUES,
     "stream": ("yes", "no"),
-}  # fmt: skip
+}
 #: Calls that were counted and have no price: others without one failed, or told nothing that could have one.
 UNPRICED: Final[Mapping[str, str]] = {"cost_status": "unpriced", "usage_source": KNOWN}
 _FILTERS: Final = ("range", "from", "to", "untagged", "currency", *CHOICES)

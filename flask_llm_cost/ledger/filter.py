@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -14,9 +13,9 @@ import sqlalchemy as sa
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger.models import Call, CallTag
 from flask_llm_cost.ledger.rollup_sums import UNCOUNTED_SOURCES
+from flask_llm_cost.records import TAG_KEY
 
 _NO_TAGS: Final[Mapping[str, Any]] = MappingProxyType({})
-_TAG_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}", re.ASCII)
 #: A ``usage_source`` that stands for every one from which something was counted.
 KNOWN: Final = "known"
 #: As priced: what the reply names, else what was asked for.
@@ -39,6 +38,16 @@ COLUMNS: Final[Mapping[str, Any]] = MappingProxyType(
     }
 )
 TIMES: Final = ("hour", "day", "month")
+#: The values of the columns that have no others.
+VALUES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "outcome": ("ok", "interrupted", "error", "blocked", "unresolved"),
+        "cost_status": ("priced", "partial", "unpriced", "free"),
+        "usage_source": (
+            KNOWN, "response", "stream_final", "stream_partial", "batch", "manual", "estimated", "pending", "unknown",
+        ),
+    }
+)  # fmt: skip
 
 
 def dimensions() -> tuple[str, ...]:
@@ -51,9 +60,9 @@ def check_dimension(name: str) -> str:
 
     :raises QueryError: otherwise
     """
-    if name in COLUMNS or name in TIMES or (name.startswith("tag:") and _TAG_KEY.fullmatch(name[4:])):
+    if name in COLUMNS or name in TIMES or (name.startswith("tag:") and TAG_KEY.fullmatch(name[4:])):
         return name
-    tag = f"; a tag is written {f'tag:{name}'!r}" if len(name) <= 80 and _TAG_KEY.fullmatch(name) else ""
+    tag = f"; a tag is written {f'tag:{name}'!r}" if len(name) <= 80 and TAG_KEY.fullmatch(name) else ""
     raise QueryError(f"spend cannot be grouped by {name[:80]!r}{tag}", choices=dimensions())
 
 

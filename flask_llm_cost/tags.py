@@ -11,19 +11,19 @@ import inspect
 import json
 import re
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from flask_llm_cost.log import log
 from flask_llm_cost.records import REDACTED as REDACTED
+from flask_llm_cost.records import TAG_KEY
 
 MAX_TAGS: Final = 32
 MAX_VALUE: Final = 256
-
-_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}\Z")
 
 #: Shapes of secrets. Every repetition is bounded or starts at a fixed word, so that no value makes the search slow.
 _SECRET: Final = re.compile(
@@ -63,6 +63,8 @@ _NO_BLOCK: Final = _Block(MappingProxyType({}))
 tags_here: ContextVar[_Block] = ContextVar("llm_cost_tags", default=_NO_BLOCK)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+#: Gives a block to enter.
+_Opened: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 
 class tags:  # noqa: N801 - reads as a word in ``with tags(...)``
@@ -97,75 +99,94 @@ class tags:  # noqa: N801 - reads as a word in ``with tags(...)``
             tags_here.set(block.outer)
 
     def __call__(self, function: _F) -> _F:
-        if inspect.isasyncgenfunction(function):
-            wrapper = self._around_async_generator(function)
-        elif inspect.isgeneratorfunction(function):
-            wrapper = self._around_generator(function)
-        elif inspect.iscoroutinefunction(function):
-            wrapper = self._around_coroutine(function)
-        else:
-            wrapper = self._around_function(function)
-        return functools.wraps(function)(wrapper)  # type: ignore[return-value]  # the wrapper keeps the signature
+        return around(function, lambda: self)
 
-    def _around_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return function(*args, **kwargs)
 
-        return call
+def around(function: _F, block: _Opened) -> _F:
+    """*function* inside a block: a plain function, a coroutine, a generator or an async generator, which it stays.
 
-    def _around_coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return await function(*args, **kwargs)
+    A generator is inside at each of its steps, and its consumer never.
 
-        return call
+    :param block: gives what to enter, asked once for each call of the function
+    """
+    if inspect.isasyncgenfunction(function):
+        wrapper = _around_async_generator(function, block)
+    elif inspect.isgeneratorfunction(function):
+        wrapper = _around_generator(function, block)
+    elif inspect.iscoroutinefunction(function):
+        wrapper = _around_coroutine(function, block)
+    else:
+        wrapper = _around_function(function, block)
+    return functools.wraps(function)(wrapper)  # type: ignore[return-value]  # the wrapper keeps the signature
 
-    def _around_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def steps(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            generator = function(*args, **kwargs)
-            step, value = generator.send, None
-            while True:
-                try:
-                    with self:
-                        produced = step(value)
-                except StopIteration as end:
-                    return end.value
-                try:
-                    step, value = generator.send, (yield produced)
-                except GeneratorExit:
-                    with self:
-                        generator.close()
-                    raise
-                except BaseException as error:
-                    step, value = generator.throw, error
 
-        return steps
+def _around_function(function: Callable[..., Any], block: _Opened) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with block():
+            return function(*args, **kwargs)
 
-    def _around_async_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        async def steps(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            generator = function(*args, **kwargs)
-            step, value = generator.asend, None
-            while True:
-                try:
-                    with self:
-                        produced = await step(value)
-                except StopAsyncIteration:
-                    return
-                try:
-                    step, value = generator.asend, (yield produced)
-                except GeneratorExit:
-                    with self:
-                        await generator.aclose()
-                    raise
-                except BaseException as error:
-                    step, value = generator.athrow, error
+    return call
 
-        return steps
+
+def _around_coroutine(function: Callable[..., Any], block: _Opened) -> Callable[..., Any]:
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        with block():
+            return await function(*args, **kwargs)
+
+    return call
+
+
+def _around_generator(function: Callable[..., Any], block: _Opened) -> Callable[..., Any]:
+    def steps(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        inside = block()
+        generator = function(*args, **kwargs)
+        step, value = generator.send, None
+        while True:
+            try:
+                with inside:
+                    produced = step(value)
+            except StopIteration as end:
+                return end.value
+            try:
+                step, value = generator.send, (yield produced)
+            except GeneratorExit:
+                with inside:
+                    generator.close()
+                raise
+            except BaseException as error:
+                step, value = generator.throw, error
+
+    return steps
+
+
+def _around_async_generator(function: Callable[..., Any], block: _Opened) -> Callable[..., Any]:
+    async def steps(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        inside = block()
+        generator = function(*args, **kwargs)
+        step, value = generator.asend, None
+        while True:
+            try:
+                with inside:
+                    produced = await step(value)
+            except StopAsyncIteration:
+                return
+            try:
+                step, value = generator.asend, (yield produced)
+            except GeneratorExit:
+                with inside:
+                    await generator.aclose()
+                raise
+            except BaseException as error:
+                step, value = generator.athrow, error
+
+    return steps
 
 
 def current_tags() -> dict[str, Any]:
-    """The tags of the blocks that are open here, innermost winning. Request and default tags come on top at a call."""
+    """The tags of the blocks that are open here, innermost winning.
+
+    A call made here has more: those of its adapter or transport, of the request and the defaults, which all rank below.
+    """
     return dict(tags_here.get().values)
 
 
@@ -186,7 +207,7 @@ class TagRules:
         for key, value in values.items():
             if value is None:
                 continue
-            if not isinstance(key, str) or not _KEY.match(key):
+            if not isinstance(key, str) or not TAG_KEY.fullmatch(key):
                 self._drop(key, "a key is a letter, then up to 63 of a-z, 0-9, '_', '.', '-'")
             elif len(cleaned) == MAX_TAGS:
                 self._drop(key, f"a call has at most {MAX_TAGS} tags")
@@ -228,7 +249,7 @@ class TagRules:
     def _drop(self, key: object, reason: str) -> None:
         self.dropped += 1
         # The name of a tag is the developer's own word, but one that is no valid key may be anything: show its shape only.
-        shown = key if isinstance(key, str) and _KEY.match(key) else f"<{type(key).__name__}>"
+        shown = key if isinstance(key, str) and TAG_KEY.fullmatch(key) else f"<{type(key).__name__}>"
         if shown not in self._warned and len(self._warned) < 100:
             self._warned.add(shown)
             log.warning("tag %s dropped: %s", shown, reason)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from flask_llm_cost.capture.attribution import CarriedApp, RequestTags, collect_tags, current_request, owner, request_here
 from flask_llm_cost.capture.guard import guarded
-from flask_llm_cost.tags import tags, tags_here
+from flask_llm_cost.tags import around, tags, tags_here
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -46,23 +46,35 @@ def _with_tags_of_here(function: Callable[..., Any]) -> Callable[..., Any] | Non
 def carry_tags(function: _F) -> _F:
     """Take the tags (and the request they belong to) of here into another thread: ``executor.submit(carry_tags(work))``.
 
-    Only our own context variables are carried: an app context, and with it the app's database session, stays where it is.
-    May be called many times and from several threads at once.
+    *function* may be a coroutine, a generator or an async generator as well. Only our own context variables are carried: an
+    app context, and with it the app's database session, stays where it is. May be called many times and from several
+    threads at once.
     """
     block, request = tags_here.get(), _asked_request()
+    return around(function, lambda: _Elsewhere(block, request))
 
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        before = tags_here.get(), request_here.get()
-        tags_here.set(block)
-        request_here.set(request)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            tags_here.set(before[0])
-            request_here.set(before[1])
 
-    return run  # type: ignore[return-value]  # wraps() keeps the signature, not the type
+class _Elsewhere:
+    """The tags and the request of another place, for one call of a function, which a generator enters at every step."""
+
+    __slots__ = ("_here", "_there")
+
+    def __init__(self, block: Any, request: RequestTags | CarriedApp | None) -> None:
+        self._there = block, request
+
+    def __enter__(self) -> None:
+        self._here = _swap(self._there)
+
+    def __exit__(self, *raised: object) -> None:
+        self._there = _swap(self._here)  # a block that a generator has opened is still open at its next step
+
+
+def _swap(wanted: tuple[Any, RequestTags | CarriedApp | None]) -> tuple[Any, RequestTags | CarriedApp | None]:
+    """Let these be the tags and the request here, and give those that were."""
+    before = tags_here.get(), request_here.get()
+    tags_here.set(wanted[0])
+    request_here.set(wanted[1])
+    return before
 
 
 @guarded

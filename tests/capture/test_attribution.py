@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -254,6 +254,60 @@ def test_tags_go_into_a_thread_pool_when_carried(
     expected = {"feature": "pooled", "user_id": "ada"} if carry is carry_tags else {}
     assert [tags_of(call) for call in pooled] == [expected] * 3
     assert tags_of(last) == {}
+
+
+def test_functions_of_every_kind_are_carried(app: Flask) -> None:
+    """carry_tags takes tags and request into coroutines and generators too, at each of their steps, and into no consumer.
+
+    A block that a generator has opened is open at its next step, and nowhere else.
+    """
+    state = tracker_of(app)
+    state.request_tagger(lambda: {"user_id": "ada"})
+
+    def seen() -> dict[str, str]:
+        return attribution.collect_tags(app.extensions["llm_cost"])
+
+    async def coroutine() -> list[dict[str, str]]:
+        await asyncio.sleep(0)
+        return [seen()]
+
+    def generator() -> Iterator[dict[str, str]]:
+        yield seen()
+        with tags(step="inner"):
+            yield seen()
+            yield seen()
+        yield seen()
+
+    async def async_generator() -> AsyncIterator[dict[str, str]]:
+        for found in generator():
+            await asyncio.sleep(0)
+            yield found
+
+    with app.test_request_context("/"), tags(feature="carried"):
+        attribution._open_request()
+        work, steps, async_steps = carry_tags(coroutine), carry_tags(generator), carry_tags(async_generator)
+        attribution._close_request(None)
+
+    def consumed() -> list[dict[str, str]]:
+        found = []
+        for step in steps():
+            assert seen() == {}
+            found.append(step)
+        return found
+
+    async def awaited() -> list[dict[str, str]]:
+        found = []
+        async for step in async_steps():
+            assert seen() == {}
+            found.append(step)
+        return found
+
+    expected = {"feature": "carried", "user_id": "ada"}
+    inner = expected | {"step": "inner"}
+    with ThreadPoolExecutor(2) as pool:
+        assert pool.submit(lambda: asyncio.run(work())).result() == [expected]
+        assert pool.submit(consumed).result() == [expected, inner, inner, expected]
+        assert pool.submit(lambda: asyncio.run(awaited())).result() == [expected, inner, inner, expected]
 
 
 def test_a_copied_request_context_is_the_same_request(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ same filters, by keyword:
 - ``since`` and ``until``: a half-open range of aware datetimes, or of dates, which are days of ``LLM_COST_TIMEZONE``
 - ``provider``, ``model``, ``operation``, ``outcome``, ``cost_status``, ``usage_source``, ``stream``;
   ``usage_source="known"`` is every source but ``unknown`` and ``pending``
-- ``tags={"feature": "chat"}``; a value of ``None`` asks for the calls without that tag
+- ``tags={"feature": "chat"}``, whose values are taken as a call's are; ``None`` asks for the calls without that tag
 - ``currency``, ``"USD"`` where none is given; amounts of different currencies are never added up
 
 Answers are :class:`~flask_llm_cost.ledger.queries.Spend` rows, whose ``cost`` is ``None`` when nothing could be priced. A
@@ -31,12 +31,14 @@ from zoneinfo import ZoneInfo
 
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger import queries
-from flask_llm_cost.ledger.filter import TIMES, Filter, dimensions
+from flask_llm_cost.ledger.filter import TIMES, VALUES, Filter, dimensions
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.queries import Spend
+from flask_llm_cost.records import TAG_KEY
 
 if TYPE_CHECKING:
     from flask_llm_cost.extension import AppState
+    from flask_llm_cost.tags import TagRules
 
 _FILTERS = ("provider", "model", "operation", "outcome", "cost_status", "usage_source", "stream", "tags", "currency")
 
@@ -45,17 +47,19 @@ def total(**filters: Any) -> Spend:
     """All of it, as one row."""
     state = _state()
     with state.ledger.session() as session:
-        return queries.totals(session, _filter(filters, state.config.timezone))
+        return queries.totals(session, _filter(filters, state))
 
 
 def today(**filters: Any) -> Spend:
     """Today so far, in the reporting zone."""
+    _refuse_a_range("today", filters)
     today = datetime.now(_state().config.timezone).date()
     return total(since=today, until=today + timedelta(days=1), **filters)
 
 
 def this_month(**filters: Any) -> Spend:
     """This calendar month so far, in the reporting zone."""
+    _refuse_a_range("this_month", filters)
     first = datetime.now(_state().config.timezone).date().replace(day=1)
     return total(since=first, until=_next_month(first), **filters)
 
@@ -69,9 +73,8 @@ def by(*names: str, **filters: Any) -> list[Spend]:
     if not names:
         raise QueryError("spend.by() needs at least one dimension", choices=dimensions())
     state = _state()
-    zone = state.config.timezone
     with state.ledger.session() as session:
-        return queries.pivot(session, _filter(filters, zone, names), names, zone=zone)
+        return queries.pivot(session, _filter(filters, state, names), names, zone=state.config.timezone)
 
 
 def over(unit: str = "day", **filters: Any) -> list[Spend]:
@@ -79,17 +82,16 @@ def over(unit: str = "day", **filters: Any) -> list[Spend]:
     if unit not in TIMES:
         raise QueryError(f"spend.over() does not know {unit!r}", choices=TIMES)
     state = _state()
-    zone = state.config.timezone
     with state.ledger.session() as session:
-        return list(queries.over(session, _filter(filters, zone), unit, zone).values())
+        return list(queries.over(session, _filter(filters, state), unit, state.config.timezone).values())
 
 
 def top(dimension: str, n: int = 10, **filters: Any) -> list[Spend]:
     """The *n* dearest of a dimension."""
     state = _state()
-    zone = state.config.timezone
     with state.ledger.session() as session:
-        return queries.pivot(session, _filter(filters, zone, (dimension,)), (dimension,), zone=zone, top=n)
+        only = _filter(filters, state, (dimension,))
+        return queries.pivot(session, only, (dimension,), zone=state.config.timezone, top=n)
 
 
 def _state() -> AppState:
@@ -103,17 +105,53 @@ def _next_month(first: date) -> date:
     return (first + timedelta(days=31)).replace(day=1)
 
 
-def _filter(filters: Mapping[str, Any], zone: ZoneInfo, names: tuple[str, ...] = ()) -> Filter:
+def _refuse_a_range(question: str, filters: Mapping[str, Any]) -> None:
+    for name in ("since", "until"):
+        if name in filters:
+            raise QueryError(f"spend.{question}() has a range already, so {name}= cannot be given; ask spend.total()")
+
+
+def _filter(filters: Mapping[str, Any], state: AppState, names: tuple[str, ...] = ()) -> Filter:
     wanted = dict(filters)
+    zone = state.config.timezone
     since, until = (_instant(name, wanted.pop(name, None), zone) for name in ("since", "until"))
-    for name in wanted:
+    for name, value in wanted.items():
         if name not in _FILTERS:
             raise QueryError(f"spend cannot be filtered by {name!r}", choices=("since", "until", *_FILTERS))
+        if name != "tags" and value is not None:
+            _check_value(name, value)
+    wanted["tags"] = _tags(wanted.get("tags"), state.tag_rules)
     if since is not None and until is not None and until < since:
         raise QueryError("until is before since")
     if "currency" in names:
         wanted.setdefault("currency", None)
     return Filter(scope={}, since=since, until=until, **wanted)
+
+
+def _check_value(name: str, value: object) -> None:
+    if not isinstance(value, bool if name == "stream" else str):
+        kind = "True or False" if name == "stream" else "a string"
+        raise QueryError(f"{name}={_shown(value)} must be {kind}, or None for any", choices=VALUES.get(name, ()))
+    if name in VALUES and value not in VALUES[name]:
+        raise QueryError(f"{name}={_shown(value)} is none that calls have", choices=VALUES[name])
+
+
+def _tags(wanted: object, rules: TagRules) -> dict[str, str | None]:
+    """The tags as calls have them, which are texts: ``True`` is ``true`` there."""
+    if wanted is None:
+        return {}
+    if not isinstance(wanted, Mapping):
+        raise QueryError(f"tags={_shown(wanted)} must be a dict of a tag's key to its value")
+    for key in wanted:
+        if not isinstance(key, str) or not TAG_KEY.fullmatch(key):
+            rule = "a key is a letter, then up to 63 of a-z, 0-9, '_', '.', '-'"
+            raise QueryError(f"tags={{{_shown(key)}: ...}}: no call has such a tag; {rule}")
+    # What is empty is kept on no call, and asks for none: not for those without the tag.
+    return {key: None if value is None else rules.clean({key: value}).get(key, "") for key, value in wanted.items()}
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:80]
 
 
 def _instant(name: str, value: date | datetime | None, zone: ZoneInfo) -> datetime | None:

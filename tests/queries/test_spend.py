@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -94,6 +95,43 @@ class TestSpend:
             spend.total(since=date(2026, 11, 2), until=date(2026, 11, 1))
         with pytest.raises(QueryError, match="at least one"):
             spend.by()
+
+    def test_tags_are_asked_for_as_they_are_given(self, database: SQLAlchemy) -> None:
+        """A value is asked for as a call's is kept: True as "true", 7 as "7". An empty one is on no call."""
+        at = datetime(2026, 11, 3, 12, tzinfo=UTC)
+        add_call(database.session, at, "16", tags={"beta": "true", "team": "7", "where": '["a"]', "token": "[redacted]"})
+        database.session.commit()
+        for given in ({"beta": True}, {"team": 7}, {"where": ["a"]}, {"token": "sk-1"}, {"beta": True, "team": 7}):
+            assert spend.total(tags=given).cost == 16, given
+            assert spend.total(tags=given, operation="chat.completions").cost == 16, given
+        assert spend.total(tags={"beta": False}).calls == spend.total(tags={"beta": ""}).calls == 0
+        assert spend.total(tags=None).cost == spend.total().cost == 31
+
+    @pytest.mark.parametrize(
+        ("filters", "words"),
+        [
+            ({"provider": ["openai"]}, r"provider=\['openai'\] must be a string"),
+            ({"model": 4}, "model=4 must be a string"),
+            ({"stream": "yes"}, "stream='yes' must be True or False"),
+            ({"outcome": "failed"}, "outcome='failed' is none that calls have; known are: ok, interrupted"),
+            ({"usage_source": b"known"}, "usage_source=b'known' must be a string, or None for any; known are: known"),
+            ({"cost_status": "unknown"}, "known are: priced, partial, unpriced, free"),
+            ({"tags": ["feature"]}, "must be a dict"),
+            ({"tags": {"Feature": "chat"}}, "{'Feature': ...}: no call has such a tag"),
+            ({"tags": {7: "chat"}}, "{7: ...}: no call has such a tag"),
+        ],
+    )
+    def test_values_that_no_call_can_have_are_refused(self, filters: dict[str, Any], words: str) -> None:
+        """A filter of the wrong type, or with a word that no call has, is an error that names both, never a total of 0."""
+        with pytest.raises(QueryError, match=words):
+            spend.total(**filters)
+
+    def test_today_has_its_range(self) -> None:
+        """today() and this_month() refuse another range, and say whom to ask."""
+        for question in (spend.today, spend.this_month):
+            for name in ("since", "until"):
+                with pytest.raises(QueryError, match=rf"spend.{question.__name__}\(\) has a range.*{name}=.*spend.total"):
+                    question(**{name: date(2026, 11, 1)})
 
     def test_currencies_side_by_side(self) -> None:
         """Grouped by currency, several are told apart; otherwise US dollars are meant."""

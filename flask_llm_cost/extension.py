@@ -28,6 +28,7 @@ from flask_llm_cost.ledger.models import copy_tables
 from flask_llm_cost.ledger.store import Ledger
 from flask_llm_cost.log import log
 from flask_llm_cost.pricing import PriceBook
+from flask_llm_cost.pricing.modes import asked_mode
 from flask_llm_cost.pricing.pricefile import DEFAULT_NAME
 from flask_llm_cost.pricing.shelf import Shelf
 from flask_llm_cost.receivers import Receivers
@@ -35,7 +36,7 @@ from flask_llm_cost.recorder import Recorder
 from flask_llm_cost.records import CallRecord, Cost
 from flask_llm_cost.tags import TagRules
 from flask_llm_cost.usage import Format, HostMap
-from flask_llm_cost.usage.manual import usage_from
+from flask_llm_cost.usage.manual import time_from, usage_from
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -287,10 +288,10 @@ class LlmCostTracker:
         :param usage: component to quantity, where ``input`` is the uncached input; or the provider's own usage block
         :param mode: ``batch``, ``flex``, ``priority``, … or ``None`` for standard
         :param at: the time whose prices count; now when it is left out
-        :raises UsageError: *usage* names an unknown component, or something that is no quantity
+        :raises UsageError: *usage* names an unknown component, or something that is no quantity; no such mode, or no time
         """
-        when = at or datetime.now(UTC)
-        return state_of().book.price(provider, model, usage_from(provider, usage), mode, when)
+        counted = usage_from(provider, usage)
+        return state_of().book.price(provider, model, counted, asked_mode(mode), time_from("at", at))
 
     def flush(self, timeout: float = 10) -> bool:
         """Wait until every record so far is in the database. ``False`` when *timeout* seconds were not enough.

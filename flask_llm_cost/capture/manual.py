@@ -15,10 +15,11 @@ from flask_llm_cost.budgets.accounts import Subject
 from flask_llm_cost.capture.attribution import collect_tags
 from flask_llm_cost.errors import UsageError
 from flask_llm_cost.extension import AppState, state_of
+from flask_llm_cost.pricing.modes import asked_mode
 from flask_llm_cost.records import UNKNOWN_USAGE, CallRecord, Reading, Usage, new_call_id
 from flask_llm_cost.usage import Format, fed_scanner, known_route, named_format, read_stream
 from flask_llm_cost.usage.format import MAX_COUNT
-from flask_llm_cost.usage.manual import usage_from
+from flask_llm_cost.usage.manual import time_from, usage_from
 from flask_llm_cost.usage.scanner import Scanner
 
 
@@ -52,9 +53,10 @@ def track(
     :param enforce_budget: raise, once it is recorded, where a budget that blocks or raises is used up by now
     :returns: the record, priced
     :raises BudgetExceededError: *enforce_budget* is set, and the call is recorded all the same
-    :raises UsageError: an unknown component, or a quantity that is no count; the message lists what is known
+    :raises UsageError: an unknown component or mode, a quantity that is no count, or a time that is none; the message lists
+        what is known
     """
-    _check_words(provider=provider, model=model, mode=mode, response_id=response_id, operation=operation)
+    _check_words(provider=provider, model=model, response_id=response_id, operation=operation)
     if usage is None and billed is None:
         raise UsageError("say what was used: usage={...}, billed=..., or both")
     counted = Usage(source="manual") if usage is None else usage_from(provider, usage)
@@ -65,8 +67,8 @@ def track(
     return _record(
         provider=provider,
         operation=operation,
-        reading=Reading(counted, model, response_id, mode),
-        occurred_at=occurred_at,
+        reading=Reading(counted, model, response_id, asked_mode(mode)),
+        occurred_at=time_from("occurred_at", occurred_at),
         latency_ms=_milliseconds(latency_ms),
         stream=stream,
         tags=tags,
@@ -82,6 +84,8 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
 
     With ``enforce_budget=True`` the block is not entered where a budget that blocks or raises is used up, and at its end it
     raises :exc:`~flask_llm_cost.BudgetExceededError` where one is by then. The call is recorded all the same.
+
+    :raises UsageError: no such mode
     """
 
     def __init__(
@@ -95,11 +99,11 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         operation: str = "manual",
         enforce_budget: bool = False,
     ) -> None:
-        _check_words(provider=provider, model=model, mode=mode, response_id=response_id, operation=operation)
+        _check_words(provider=provider, model=model, response_id=response_id, operation=operation)
         self._provider = provider
         self._model = model
         self._tags = tags
-        self._mode = mode
+        self._mode = asked_mode(mode)
         self._response_id = response_id
         self._operation = operation
         self._enforce_budget = enforce_budget
@@ -107,7 +111,7 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         self._format: Format | None = None
         self._scanners: dict[str, Scanner] = {}
         self._usage: Usage | None = None
-        self._finished = False
+        self._open = self._finished = False
         self._occurred_at = datetime.now(UTC)
         self._start = time.perf_counter()
         self._first: float | None = None
@@ -120,11 +124,11 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         What is read of them is what the provider's own format says, or the one that ``costs.register_format`` taught under
         its name. Long streams do not add up in memory.
 
-        :raises UsageError: the block has ended, or this is none of them
+        :raises UsageError: the block is not open, or this is none of them
         """
         kind, piece = _as_bytes(event)
         with self._lock:
-            self._refuse_late("feed")
+            self._refuse_outside("feed")
             if self._first is None:
                 self._first = time.perf_counter()
             if (scanner := self._scanners.get(kind)) is None:
@@ -136,11 +140,11 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
     def set_usage(self, given: Any = None, /, **components: Any) -> None:
         """Say what was used, in our components (``input=1500, output=320``) or as the provider's own block.
 
-        :raises UsageError: the block has ended, or this makes no sense
+        :raises UsageError: the block is not open, or this makes no sense
         """
         usage = usage_from(self._provider, components if given is None else given)
         with self._lock:
-            self._refuse_late("set_usage")
+            self._refuse_outside("set_usage")
             self._usage = usage
 
     def __enter__(self) -> track_stream:
@@ -149,6 +153,8 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
             self._wire(state)
         if self._enforce_budget:
             _enforce(state, "check", self._provider, (self._model,), collect_tags(state, explicit=self._tags))
+        with self._lock:
+            self._open = True
         return self
 
     def __exit__(
@@ -157,7 +163,7 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         with self._lock:
             if self._finished:
                 return
-            self._finished = True
+            self._open, self._finished = False, True
         first = None if self._first is None else int((self._first - self._start) * 1000)
         try:
             readings, whole = self._read(ended=error is None)
@@ -187,9 +193,11 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
                 raise
             # The app's own exception is on its way, and wins.
 
-    def _refuse_late(self, method: str) -> None:
+    def _refuse_outside(self, method: str) -> None:
         if self._finished:
             raise UsageError(f"{method}() after the end of the track_stream block: the call is recorded already")
+        if not self._open:
+            raise UsageError(f"{method}() outside a block records nothing; write 'with track_stream(...) as stream:'")
 
     def _wire(self, state: AppState | None = None) -> Format:
         if self._format is None:
@@ -232,7 +240,7 @@ def _record(
     provider: str,
     operation: str,
     reading: Reading,
-    occurred_at: datetime | None,
+    occurred_at: datetime,
     latency_ms: int | None,
     stream: bool,
     tags: Mapping[str, Any] | None,
@@ -243,12 +251,9 @@ def _record(
     enforce_budget: bool = False,
 ) -> CallRecord:
     state = state_of()
-    when = datetime.now(UTC) if occurred_at is None else occurred_at
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
     record = CallRecord(
-        id=new_call_id(int(when.timestamp() * 1e9)),
-        occurred_at=when.astimezone(UTC),
+        id=new_call_id(int(occurred_at.timestamp() * 1e9)),
+        occurred_at=occurred_at.astimezone(UTC),
         provider=provider,
         operation=operation,
         model=reading.model,

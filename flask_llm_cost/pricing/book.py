@@ -16,10 +16,11 @@ from typing import Any, Final
 from flask_llm_cost.errors import ConfigError
 from flask_llm_cost.pricing import hosts
 from flask_llm_cost.pricing.catalog import Catalog, bundled, from_file, from_overrides
-from flask_llm_cost.pricing.entries import SERVICES, Entry, canonical_mode
+from flask_llm_cost.pricing.entries import Entry
 from flask_llm_cost.pricing.explain import Explanation, explain_match, explain_unknown
 from flask_llm_cost.pricing.inherit import inherited, told_of_reasoning
 from flask_llm_cost.pricing.matching import MAX_MODEL, MAX_PROVIDER, Aliases, Match, bounds, find
+from flask_llm_cost.pricing.modes import CHOICES, read_mode
 from flask_llm_cost.pricing.rates import EXACT, MAX_QUANTITY, ONE, Place, amount, decimal
 from flask_llm_cost.pricing.tariff import Route, Segment, Tariff, billed_price
 from flask_llm_cost.records import COMPONENTS, UNPRICED, CallRecord, Cost, Line, Price, Quantity, Usage
@@ -124,7 +125,7 @@ class PriceBook:
         """The entry that prices *model*, and by which rule; ``None`` where no rule leads to one."""
         if not _name(provider, MAX_PROVIDER) or not model or not _name(model, MAX_MODEL):
             return None
-        return find(self._catalogs, self._aliases, ((provider, model),), _utc(at), _zone(_mode(mode)[1]))
+        return find(self._catalogs, self._aliases, ((provider, model),), _utc(at), _zone(read_mode(mode)[1]))
 
     def price(self, provider: str, model: str | None, usage: Usage, mode: str | None, at: datetime | None) -> Cost:
         """What a call costs. Never raises for odd usage, models or modes: what is not known has no price.
@@ -181,13 +182,12 @@ class PriceBook:
         if match is None:
             return explain_unknown(provider, model, self.keys, at)
         quantities = usage.quantities if usage is not None else _NOTHING
-        valid, canonical = _mode(mode)
+        valid, canonical = read_mode(mode)
         route = self._route(provider, model or "", canonical, None) if valid else None
         tariff = route.tariff(at, _counted(quantities)) if route is not None else None
         cost = self.price(provider, model, usage, mode, at) if usage is not None else None
         segment = route.segment(at) if route is not None else None
-        choices = f"write {', '.join(SERVICES)} and/or residency:<zone>, joined by +"
-        problem = None if valid else f"{str(mode)[:64]!r} is no pricing mode; {choices}"
+        problem = None if valid else f"{str(mode)[:64]!r} is no pricing mode; {CHOICES}"
         return explain_match(provider, model, match, segment, tariff, mode, at, cost, problem)
 
     def _price(
@@ -225,7 +225,7 @@ class PriceBook:
         """The route of names that can be names; it is kept, so that the next call need not look for it."""
         if model is None or not (model or more) or not _name(provider, MAX_PROVIDER) or not _name(model, MAX_MODEL):
             return None
-        valid, canonical = _mode(mode)
+        valid, canonical = read_mode(mode)
         if not valid:
             return None
         route = self._route(provider, model, canonical, more)
@@ -372,16 +372,6 @@ def _utc(at: datetime | None) -> datetime:
     if at is None:
         return datetime.now(UTC)
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at
-
-
-def _mode(mode: str | None) -> tuple[bool, str | None]:
-    """``(whether it is one, in its one spelling)``. ``standard`` and the empty string are no mode."""
-    if mode is None or mode in ("", "standard", "default"):
-        return True, None
-    if not _name(mode, MAX_PROVIDER):
-        return False, None
-    canonical = canonical_mode(mode)
-    return canonical is not None, canonical
 
 
 def _zone(mode: str | None) -> str | None:

@@ -15,6 +15,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
+from flask_llm_cost.pricing.modes import CHOICES, RESIDENCY, canonical_mode
 from flask_llm_cost.pricing.rates import (
     COMPONENT_ALIASES,
     RATED,
@@ -28,8 +29,6 @@ from flask_llm_cost.pricing.rates import (
     rates,
 )
 
-SERVICES: Final = ("batch", "flex", "priority", "fast", "ultrafast")
-_RESIDENCY: Final = re.compile(r"residency:(?:[a-z0-9][a-z0-9-]{0,40}|\*)")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _SPAN: Final = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
 _DAY: Final = 24 * 60
@@ -294,28 +293,12 @@ def _size(tier: Tier) -> int:
     return tier.above
 
 
-def canonical_mode(name: str) -> str | None:
-    """``residency:eu+batch`` as ``batch+residency:eu``; ``None`` for what is no mode."""
-    services: list[str] = []
-    zones: list[str] = []
-    for part in name.split("+"):
-        if part in SERVICES:
-            services.append(part)
-        elif _RESIDENCY.fullmatch(part):
-            zones.append(part)
-        else:
-            return None
-    if len(services) > 1 or len(zones) > 1:
-        return None
-    return "+".join((*services, *zones))
-
-
 def _modes(value: Any, place: Place) -> dict[str, Mapping[str, Decimal] | None]:
     found: dict[str, Mapping[str, Decimal] | None] = {}
     for name, raw in mapping(value, place).items():
         mode = canonical_mode(name)
         if mode is None:
-            raise place.error(name, f"no such mode; one of {', '.join(SERVICES)}, and/or residency:<zone>, joined by +")
+            raise place.error(name, f"no such mode; {CHOICES}")
         # TOML has no null.
         found[mode] = None if raw is None or raw is False else rates(raw, place.at(name))
     return found
@@ -394,7 +377,7 @@ def _quantities(value: Any, place: Place) -> dict[str, Decimal]:
 def _multipliers(value: Any, place: Place) -> dict[str, Decimal]:
     found: dict[str, Decimal] = {}
     for name, raw in mapping(value, place).items():
-        if name != "fast" and not _RESIDENCY.fullmatch(name):
+        if name != "fast" and not RESIDENCY.fullmatch(name):
             raise place.error(name, 'only "fast" and "residency:<zone>" are multipliers; write other modes as rates')
         found[name] = decimal(raw, place.at(name), maximum=Decimal(100), positive=True)
     return found

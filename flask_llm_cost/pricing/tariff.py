@@ -12,8 +12,9 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from flask_llm_cost.pricing.entries import SERVICES, Block, Entry, Modes, Tier, ToolRate
+from flask_llm_cost.pricing.entries import Block, Entry, Modes, Tier, ToolRate
 from flask_llm_cost.pricing.matching import Match
+from flask_llm_cost.pricing.modes import SERVICES
 from flask_llm_cost.pricing.rates import EXACT, ONE, RATED, default_per, plain
 from flask_llm_cost.records import COMPONENTS, Price, Rate, content_id
 

@@ -1,9 +1,10 @@
-"""Usage that a person hands in: our components, or a provider's own block."""
+"""Usage that a person hands in, as our components or a provider's own block, and when it was."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -36,6 +37,18 @@ def usage_from(provider: str, given: Any, source: str = "manual") -> Usage:
         unknown = next(name for name in block if name not in COMPONENTS)
         raise UsageError(f"{unknown!r} is no component", name=unknown, choices=COMPONENTS)
     return replace(usage, source=source)
+
+
+def time_from(name: str, given: datetime | None) -> datetime:
+    """When it was, with its zone: now where nothing is given, and UTC where no zone is.
+
+    :raises UsageError: it is no time
+    """
+    if given is None:
+        return datetime.now(UTC)
+    if not isinstance(given, datetime):
+        raise UsageError(f"{name}={str(given)[:64]!r} must be a datetime", name=name)
+    return given.replace(tzinfo=UTC) if given.tzinfo is None else given
 
 
 def _speaks(block: Mapping[str, Any]) -> bool:

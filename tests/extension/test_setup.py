@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,43 @@ def test_usage_that_makes_no_sense_is_refused(make_app: Callable[..., Flask], us
             track("openai", model="gpt-4o", usage={"inptu": 5})
 
 
+def test_a_mode_and_a_time_that_are_none_are_refused(make_app: Callable[..., Flask]) -> None:
+    """What a person passes is checked: a word that is no mode, or a day for a time, is an error with what is known."""
+    app = make_app()
+    asked = {"model": "gpt-4o", "usage": {"input": 1}}
+    with app.app_context():
+        quote = app.extensions["llm_cost"].tracker.quote
+        for ask in (lambda: quote("openai", **asked, mode="bulk"), lambda: track("openai", **asked, mode="bulk")):
+            with pytest.raises(UsageError, match="mode='bulk' is no pricing mode; write batch, flex, priority"):
+                ask()
+        for mode in ("bulk", 7):
+            with pytest.raises(UsageError, match="is no pricing mode"):
+                track_stream("openai", model="gpt-4o", mode=mode)  # type: ignore[arg-type]
+        when: Any
+        for when in (date(2026, 11, 1), "2026-11-01"):
+            with pytest.raises(UsageError, match=r"occurred_at='2026-11-01' must be a datetime"):
+                track("openai", **asked, occurred_at=when)
+            with pytest.raises(UsageError, match=r"at='2026-11-01' must be a datetime"):
+                quote("openai", **asked, at=when)
+        assert app.extensions["llm_cost"].tracker.flush()
+        assert spend.total().calls == 0
+        modes = {"standard": None, "default": None, "": None, "residency:eu+batch": "batch+residency:eu"}
+        assert {mode: track("openai", **asked, mode=mode).pricing_mode for mode in modes} == modes
+
+
+def test_a_stream_that_no_block_ends_takes_nothing(make_app: Callable[..., Flask]) -> None:
+    """Without ``with`` nothing would ever be recorded: feeding it is an error that says so, and the block works after it."""
+    with make_app().app_context():
+        stream = track_stream("openai", model="gpt-4o")
+        for feed in (lambda: stream.feed({"choices": []}), lambda: stream.set_usage(input=1)):
+            with pytest.raises(UsageError, match="with track_stream"):
+                feed()
+        with stream:
+            stream.set_usage(input=5)
+        assert stream.call is not None
+        assert stream.call.usage["input"] == 5
+
+
 def test_a_tracked_stream_is_one_call(make_app: Callable[..., Flask]) -> None:
     """track_stream() counts the events that it is fed, in any of their forms, or what it is told."""
     last = {
@@ -253,12 +291,17 @@ def test_the_apps_exception_wins_over_one_of_ours(make_app: Callable[..., Flask]
     app = make_app(LLM_COST_UNKNOWN_PRICE="raise")
     with app.app_context():
         stream = track_stream("openai", model="inhouse-7b")
-        stream.set_usage(input=5)
-        with pytest.raises(error), stream:
-            raise error
-        with pytest.raises(UnknownPriceError), track_stream("openai", model="inhouse-7b") as stream:
-            stream.set_usage(input=5)
-        stream.__exit__(None, None, None)
+
+        def interrupted() -> None:
+            with stream:
+                stream.set_usage(input=5)
+                raise error
+
+        with pytest.raises(error):
+            interrupted()
+        with pytest.raises(UnknownPriceError), track_stream("openai", model="inhouse-7b") as another:
+            another.set_usage(input=5)
+        another.__exit__(None, None, None)
         assert app.extensions["llm_cost"].tracker.flush()
         total = spend.total()
         assert (total.calls, total.unpriced_calls) == (2, 2)

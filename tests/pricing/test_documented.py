@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flask_llm_cost.pricing import PriceBook
-from flask_llm_cost.pricing.entries import FIELDS, SERVICES
+from flask_llm_cost.pricing.entries import FIELDS
 from flask_llm_cost.pricing.matching import FREE
+from flask_llm_cost.pricing.modes import SERVICES
 from flask_llm_cost.pricing.rates import RATED, TOOLS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "prices.rst").read_text("utf-8")

@@ -6,11 +6,12 @@
     ├── ConfigError (ValueError)        a configuration value that cannot be used
     │   └── SetupError (RuntimeError)   the extension was set up twice, or before what it needs
     ├── IntegrationError (RuntimeError) a library named in LLM_COST_INSTRUMENT that cannot be watched
-    ├── UsageError (ValueError)         usage handed to track() or quote() that makes no sense
+    ├── UsageError (ValueError)         what was handed to track(), track_stream() or quote() makes no sense
     ├── PriceBookError (ValueError)     a price file or override that cannot be read
     ├── PriceSourceError (ValueError)   where prices are synchronised from: it cannot be had, or must not be believed
     ├── UnknownPriceError (LookupError) no price, and LLM_COST_UNKNOWN_PRICE is "raise"
     ├── QueryError (ValueError)         a question about spend that makes no sense
+    │   └── DetailPrunedError           a question that only pruned calls could answer
     ├── BudgetExceededError             a budget set to block or raise said no
     └── LedgerError (RuntimeError)      the ledger could not be written or read
         └── SchemaMissingError          its tables are not there yet
@@ -61,7 +62,7 @@ class IntegrationError(LlmCostError, RuntimeError):
 
 
 class UsageError(LlmCostError, ValueError):
-    """Usage that makes no sense: an unknown component, or a quantity that is no count."""
+    """Usage that makes no sense, an unknown component or a quantity that is no count; or no such mode, or no time."""
 
     def __init__(self, problem: str, *, name: str | None = None, choices: Iterable[str] = ()) -> None:
         self.name = name
@@ -107,7 +108,7 @@ class UnknownPriceError(LlmCostError, LookupError):
 
 
 class QueryError(LlmCostError, ValueError):
-    """A question about spend that makes no sense: an unknown dimension, a time without a zone, an end before its start."""
+    """A question about spend that makes no sense: an unknown dimension, a value that no call has, a time without a zone."""
 
     def __init__(self, problem: str, *, choices: Iterable[str] = ()) -> None:
         self.choices = tuple(choices)

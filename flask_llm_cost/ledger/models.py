@@ -262,7 +262,7 @@ class BudgetPeriod(Base):
 
     __tablename__ = "llm_cost_budget_periods"
 
-    #: A hash of budget, scope, period and currency.
+    #: A hash of budget, scope, period, unit and currency.
     id: Mapped[UUID] = mapped_column(primary_key=True)
     budget: Mapped[str] = mapped_column(sa.String(128))
     scope: Mapped[str] = mapped_column(sa.String(512))

@@ -17,7 +17,7 @@ COUNTERS: Final = ("duplicates", "quarantined", "lost", "spooled", "busy", "reda
 
 @dataclasses.dataclass(slots=True)
 class Tally:
-    """What this process has seen, for :class:`~flask_llm_cost.ledger.store.Health`."""
+    """What this process has seen, for :class:`~flask_llm_cost.ledger.health.Health`."""
 
     written: int = 0
     duplicates: int = 0

@@ -12,7 +12,7 @@ from flask import Flask
 from pages import DOCS, ROOT, code_blocks, entries, page, pages, sections
 
 import flask_llm_cost
-from flask_llm_cost import dashboard_blueprint, ledger, signals, testing
+from flask_llm_cost import LlmCostError, LlmCostTracker, budgets, dashboard_blueprint, errors, ledger, signals, testing
 from flask_llm_cost.cli import cli
 from flask_llm_cost.config import LIBRARIES, PREFIX, Config
 from flask_llm_cost.doctor import GROUPS
@@ -21,7 +21,7 @@ from flask_llm_cost.ledger.models import Base
 from flask_llm_cost.records import COMPONENTS
 from flask_llm_cost.usage import _HOSTS, _PATHS
 
-AUTODOC = ("autoclass", "autofunction", "autodata", "autoexception", "data")
+AUTODOC = ("autoclass", "autofunction", "autodata", "automethod", "autoexception", "data")
 
 
 def api_names() -> set[str]:
@@ -121,6 +121,22 @@ def test_public_names_of_the_rooms_are_on_the_api_page() -> None:
     assert public >= {"total", "by"}
     assert sent == {"call_recorded", "budget_exceeded", "unknown_price", "write_failed"}
     assert wanted <= api_names()
+
+
+def test_what_apps_use_of_other_rooms_is_on_the_api_page() -> None:
+    """So have every method of the tracker, the adapter and transports, how budgets stand, and the errors, in both trees."""
+    methods = {name for name in vars(LlmCostTracker) if not name.startswith("_")}
+    members = re.search(r"autoclass:: flask_llm_cost\.LlmCostTracker\n   :members: ((?:.+\n)+)", page("api"))
+    assert members is not None
+    assert set(re.findall(r"\w+", members[1])) == methods
+    assert {"LlmCostAdapter", "LlmCostTransport", "AsyncLlmCostTransport"} <= api_names()
+    assert {"statuses", "open_holds", *budgets.__all__} - {"Budget"} <= api_names()
+    tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, LlmCostError)}
+    for text in (errors.__doc__ or "", page("api")):
+        drawn = re.search(r"LlmCostError\n(?: +[├│└].*\n)+", text)
+        assert drawn is not None
+        assert set(re.findall(r"\b\w+Error\b(?!\))", drawn[0])) == tree
+    assert tree <= api_names()
 
 
 def test_every_fixture_is_on_the_testing_page() -> None:

@@ -78,6 +78,11 @@ class Breakdown:
         return any(row.value is not None for row in self.rows)
 
     @property
+    def values(self) -> int:
+        """How many values there are, of which the calls without the tag are none; of very many, how many are told apart."""
+        return sum(value is not None or not self.dimension.startswith("tag:") for value, _ in self.options)
+
+    @property
     def rest_share(self) -> Decimal | None:
         """The rest's part of the total's cost."""
         if self.rest is None or self.rest.cost is None or not self.total.cost:

@@ -18,6 +18,11 @@ PAGES = {
     "pricing": "/pricing",
     "pricing searched": "/pricing?search=gpt-4o-mini",
 }
+#: What a browser opens: those, and some that take data of their own.
+NAMES = [
+    *PAGES, "overview in weeks", "overview filtered", "scoped", "scoped quality", "calls filtered", "call", "first run",
+    "empty", "not understood",
+]  # fmt: skip
 FORMATS = ("html", "json", "csv")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from typing import Any
 from uuid import UUID
 
@@ -49,6 +51,11 @@ def statements() -> Iterator[list[str]]:
 class User(UserMixin):
     def __init__(self, name: str) -> None:
         self.id = name
+
+
+def said(response: TestResponse) -> str:
+    """What a page says, without its markup."""
+    return unescape(re.sub(r"<[^>]+>", "", response.get_data(as_text=True)))
 
 
 def _user_of(request: Request) -> User | None:

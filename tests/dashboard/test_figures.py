@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from flask import Flask
-from mounted_app import PREFIX, MountedApp
+from mounted_app import PREFIX, MountedApp, said
 from werkzeug.datastructures import MultiDict
 
 from flask_llm_cost.dashboard import dashboard_blueprint
@@ -121,13 +121,23 @@ def test_unpriced_calls_are_said_with_the_command(make: Callable[..., MountedApp
     app.add("1", tags={"tenant_id": "a"})
     for _ in range(3):
         app.add(None, provider="groq", model="odd model;x", tags={"tenant_id": "a"})
-    text = app.get().get_data(as_text=True)
+    text = said(app.get())
     assert "25% of calls priced" in text
     assert "3 calls without a price" in text
-    assert "flask llm-cost prices explain groq &#39;odd model;x&#39;" in text
-    mine = app.get("/mine/").get_data(as_text=True)
+    assert "flask llm-cost prices explain groq 'odd model;x'" in text
+    mine = said(app.get("/mine/"))
     assert "odd model;x" in mine
     assert "flask llm-cost" not in mine
+
+
+def test_all_values_are_as_many_as_their_page_says(make: Callable[..., MountedApp]) -> None:
+    """The link to all values of a tag says how many there are, and so does the page that it opens; (untagged) is none."""
+    app = make().mount()
+    app.add_all(("1", {"tags": {"user_id": f"u{n}"} if n else {}}) for n in range(13))
+    overview, users = app.get(range="7d").get_data(as_text=True), said(app.get(PREFIX + "/tags/user_id", range="7d"))
+    assert re.search(r'/tags/user_id[^>]*">all 12</a>', overview)
+    assert re.search(r"\b12 users\b", users)
+    assert "(untagged)" in users
 
 
 def test_nothing_priced_is_unknown_not_zero(make: Callable[..., MountedApp]) -> None:
@@ -171,9 +181,9 @@ def test_first_run_and_empty_pages_help(make: Callable[..., MountedApp]) -> None
     app = make().mount().mount("/mine", name="mine", scope=lambda: {"tenant_id": "a"})
     first = app.get().get_data(as_text=True)
     assert "with tags(feature=" in first
-    assert "flask llm-cost doctor" in first
+    assert "flask llm-cost doctor" in said(app.get())
     assert '<svg class="bars' not in first
-    assert "flask llm-cost" not in app.get("/mine/").get_data(as_text=True)
+    assert "flask llm-cost" not in said(app.get("/mine/"))
     app.add("1", at=datetime(2026, 3, 5, 12, tzinfo=UTC))
     for page in ("/", "/calls"):
         empty = app.get(PREFIX + page, **{"from": "2026-05-01", "to": "2026-05-31"}).get_data(as_text=True)
@@ -189,13 +199,13 @@ def test_missing_tables_and_a_broken_database(make: Callable[..., MountedApp]) -
     for path in ("/", "/calls", "/calls.csv", "/calls/01a1e992-908b-7c38-93fe-e6531b564a0d"):
         response = app.get(PREFIX + path)
         assert response.status_code == 503
-        assert "flask db upgrade" in response.get_data(as_text=True)
-        assert "flask llm-cost install" in response.get_data(as_text=True)
+        assert "flask db upgrade" in said(response)
+        assert "flask llm-cost install" in said(response)
     assert app.get(format="json").get_json()["error"] == "The ledger has no tables yet"
     broken = make(tables=False, url="sqlite:////nowhere/at/all.db").mount()
     response = broken.get()
     assert response.status_code == 503
-    assert "flask llm-cost doctor" in response.get_data(as_text=True)
+    assert "flask llm-cost doctor" in said(response)
     assert "nowhere" not in response.get_data(as_text=True)
 
 

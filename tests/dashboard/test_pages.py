@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 from addresses import FORMATS, PAGES, in_format
-from mounted_app import BUDGETS, PREFIX, MountedApp, statements
+from mounted_app import BUDGETS, PREFIX, MountedApp, said, statements
 from sqlalchemy import URL
 
 from flask_llm_cost import track
@@ -160,7 +160,7 @@ def test_what_providers_billed_stands_beside_the_book(make: Make) -> None:
         app.add("1.00", provider="openrouter", model="far", computed_cost=Decimal("0.90"))
     app.add("1.000", provider="openrouter", model="near", computed_cost=Decimal("1.001"))
     app.add("3.00", provider="openrouter", model="book only")
-    text = app.get(PREFIX + "/data-quality").get_data(as_text=True)
+    text = said(app.get(PREFIX + "/data-quality"))
     assert "2 calls: billed 2 USD, the book says 1.8 USD, 10.0% less" in text
     assert "1 call: billed 1 USD, the book says 1.001 USD, 0.1% more" in text
     assert "flask llm-cost prices explain openrouter far" in text
@@ -366,7 +366,7 @@ def test_nothing_of_anybody_else_on_any_page(make: Make, fmt: str) -> None:
                 # What was asked for may be said again, in the filter that it became.
                 assert text.count(secret) == 0 or secret in asked, (asked, secret)
             assert "987.65" not in text
-            assert "flask llm-cost" not in text, asked
+            assert "flask llm-cost" not in said(response), asked
             response.close()
 
 

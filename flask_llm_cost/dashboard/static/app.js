@@ -95,10 +95,11 @@
     }
   }
 
-  // On a phone the current page is in sight among the pages.
+  // Where the pages do not fit, the current one is in sight.
   const current = document.querySelector("nav a[aria-current]");
   if (current) {
     const nav = current.parentElement;
-    nav.scrollLeft = current.offsetLeft - nav.offsetLeft - 24;
+    const box = current.getBoundingClientRect(), seen = nav.getBoundingClientRect();
+    if (box.left < seen.left || box.right > seen.right) nav.scrollLeft = current.offsetLeft - nav.offsetLeft - 24;
   }
 })();

@@ -33,15 +33,21 @@ def currency_name(currency: str) -> str:
     return _NAMES.get(currency, currency)
 
 
-def money(amount: Decimal | None, currency: str = "USD") -> str:
-    """Cents from a tenth of a unit up, three significant digits below: ``$2,998.30``, ``$0.0715``, ``$0.0004``."""
+def money(amount: Decimal | None, currency: str = "USD", places: int | None = None) -> str:
+    """Cents from a tenth of a unit up, three significant digits below: ``$2,998.30``, ``$0.0715``, ``$0.0004``.
+
+    :param places: so many for every amount of a column or legend, see :func:`places_of`; one below the last says ``<$0.01``
+    """
     if amount is None:
         return UNKNOWN
     sign, size = (MINUS if amount < 0 else ""), abs(amount)
     if size == 0:
         return f"{symbol(currency)}0"
-    if size < _SMALLEST:
-        return f"{sign}<{symbol(currency)}{_SMALLEST:f}"
+    smallest = _SMALLEST if places is None else Decimal(1).scaleb(-places)
+    if size < smallest:
+        return f"{sign}<{symbol(currency)}{smallest:f}"
+    if places is not None:
+        return f"{sign}{symbol(currency)}{_rounded(size, places):,f}"
     places = _places(size)
     text = f"{_rounded(size, places):,f}"
     if places > 2:
@@ -54,8 +60,14 @@ def _places(size: Decimal) -> int:
     return 2 if size >= Decimal("0.1") or not size else 2 - size.adjusted()
 
 
-def column_money(amount: Decimal | None, currency: str = "USD") -> str:
-    """Four places, so that the points of a column stand under each other; more below a hundredth of a cent."""
+def places_of(total: Decimal | None) -> int:
+    """How many places the sums of a page have, by its total: cents from a unit up, four below, more under a hundredth."""
+    size = abs(total or Decimal(0))
+    return 2 if size >= 1 or not size else max(4, 2 - size.adjusted())
+
+
+def call_money(amount: Decimal | None, currency: str = "USD") -> str:
+    """What a call costs, wherever it is told: four places, three significant digits below a hundredth of a cent."""
     if amount is None or 0 < abs(amount) < Decimal("0.0001"):
         return money(amount, currency)
     return f"{MINUS if amount < 0 else ''}{symbol(currency)}{_rounded(abs(amount), 4):,f}"

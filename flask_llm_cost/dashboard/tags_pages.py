@@ -141,6 +141,7 @@ def _json(selection: Selection, page: Tags) -> dict[str, Any]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagKey:
     total: Spend
+    before: Spend
     found: Breakdown
     tagged: Decimal | None
     past: tuple[date, ...]
@@ -168,6 +169,7 @@ def tag(visit: Visit, key: str) -> Response:
         (found,) = named([breakdown(session, selection, f"tag:{key}", time, most=50)], visit.names)
         page = TagKey(
             total=time.total,
+            before=time.before,
             found=found,
             tagged=_tagged(found, time.total),
             past=tuple(day for day in selection.period.days if day <= selection.period.today),
@@ -180,7 +182,6 @@ def tag(visit: Visit, key: str) -> Response:
         sel=selection,
         it=page,
         key=key,
-        compared=bool(time.before.calls),
         controls=controls,
         chips=chips(selection, visit.here, visit.names),
     )

@@ -98,6 +98,22 @@ def test_small_amounts_are_not_rounded_away(amount: str | None, shown: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("amounts", "shown"),
+    [
+        (["28.4512", "0.95", "0.0319", "0.0254", "0.00186"], ["$28.45", "$0.95", "$0.03", "$0.03", "<$0.01"]),
+        (["0.0987", "0.031", "0.0004"], ["$0.0987", "$0.0310", "$0.0004"]),
+        (["0.00123", "0.0009", "0.0000001"], ["$0.00123", "$0.00090", "<$0.00001"]),
+        (["-3", None, "0"], ["−$3.00", "unknown", "$0"]),
+    ],
+)
+def test_a_column_has_as_many_places_as_its_total_needs(amounts: list[str | None], shown: list[str]) -> None:
+    """The amounts of a page have one number of places, and what is too small for it says so, and is never nothing."""
+    known = [None if amount is None else Decimal(amount) for amount in amounts]
+    places = formatting.places_of(sum((amount for amount in known if amount is not None), Decimal(0)))
+    assert [formatting.money(amount, places=places) for amount in known] == shown
+
+
+@pytest.mark.parametrize(
     ("share", "shown"), [(0, "0%"), (1, "100%"), (0.9999, "99.9%"), (0.00001, "<0.1%"), (0.011, "1.1%"), (None, "unknown")]
 )
 def test_nearly_all_is_not_all(share: float | None, shown: str) -> None:

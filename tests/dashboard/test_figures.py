@@ -140,6 +140,16 @@ def test_all_values_are_as_many_as_their_page_says(make: Callable[..., MountedAp
     assert "(untagged)" in users
 
 
+def test_a_call_costs_the_same_everywhere(make: Callable[..., MountedApp]) -> None:
+    """What a call costs is the same text in the list, on its page and among the dearest."""
+    for cost, shown in (("0.001159", "$0.0012"), ("0.5424001", "$0.5424"), ("0.00003881", "$0.0000388")):
+        app = make().mount()
+        call_id = app.add(cost)
+        for path in ("/", "/calls", f"/calls/{call_id}"):
+            found = app.get(PREFIX + path).get_data(as_text=True)
+            assert f'<data value="{cost}" title="{cost} USD">{shown}</data>' in found, path
+
+
 def test_nothing_priced_is_unknown_not_zero(make: Callable[..., MountedApp]) -> None:
     """Calls without any price come to unknown, on the overview, in the list, in a detail, in JSON and in CSV."""
     app = make().mount()

@@ -10,7 +10,7 @@ from flask import Response
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.dashboard import pages_json
-from flask_llm_cost.dashboard.breakdown import Names, dimension_name, value_name
+from flask_llm_cost.dashboard.breakdown import MOST_VALUES, Names, dimension_name, value_name
 from flask_llm_cost.dashboard.controls import Option, Select, chips, dimensions, page_controls
 from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
@@ -44,11 +44,11 @@ def explore(visit: Visit) -> Response:
             name = f"explore-{SHOWN[selection.show].replace(' ', '-')}" if selection.cols != "none" else "explore"
             by = (selection.rows, *([selection.cols] if selection.cols != "none" else []))
             return csv_response(filename(name, selection, *by), header, rows, decimal=selection.decimal)
-        total = queries.totals(session, selection.filter)
-        if not total.calls and selection.format == "html":
+        top = queries.pivot(session, selection.filter, (selection.rows,), top=_MOST_ROWS + 1)
+        if not top and selection.format == "html":
             return nothing(visit, session, selection)
         if selection.format == "json":
-            return json_response(as_json(selection, build(session, selection, visit.names, total)))
+            return json_response(as_json(selection, build(session, selection, visit.names, top)))
         keys = [f"tag:{key}" for key in tag_keys(session, visit.base) if key not in visit.base.scope]
         choices = dict.fromkeys([*dimensions(selection, visit.report_tags), *keys, selection.rows])
         sentence = [
@@ -61,14 +61,13 @@ def explore(visit: Visit) -> Response:
             Select("cols", "Columns", tuple(_columns_options(selection, choices)), "and"),
         ]
         controls = page_controls(visit, session, selection, sentence)
-        page = build(session, selection, visit.names, total)
+        page = build(session, selection, visit.names, top)
     return visit.html(
         "explore.html",
         sel=selection,
         it=page,
         controls=controls,
         keys=keys,
-        measure=MEASURES[selection.show],
         shown=SHOWN[selection.show],
         chips=chips(selection, visit.here, visit.names),
     )
@@ -90,13 +89,20 @@ MEASURES: Final[Mapping[str, Callable[[Spend], Any]]] = {
 }
 
 
-def build(session: Session, selection: Selection, names: Names, total: Spend) -> Pivot:
-    """Ask for the table, in five or six queries whatever the number of values."""
+def build(session: Session, selection: Selection, names: Names, top: Sequence[Spend]) -> Pivot:
+    """Ask for the table, in five or six queries whatever the number of values.
+
+    :param top: the rows, and one more where that is not all; asked already to see that there is anything
+    """
     dimension, flt = selection.rows, selection.filter
-    top = queries.pivot(session, flt, (dimension,), top=_MOST_ROWS + 1)
     found = top[:_MOST_ROWS]
     values = [row.key for row in found]
-    compared, none = before_of(session, selection, (dimension,), only={dimension: values})
+    whole = len(top) <= _MOST_ROWS
+    total = together(top) if whole else queries.totals(session, flt)
+    compared, none = before_of(session, selection, (dimension,), top=MOST_VALUES + 1) if whole else ([], NOTHING)
+    if not whole or len(compared) > MOST_VALUES:
+        whole = False
+        compared, none = before_of(session, selection, (dimension,), only={dimension: values})
     before = {row.key: row for row in compared}
     columns, sums, cells = _cells(session, selection, names, only={dimension: values}, total=total)
     labels = _labels(dimension, values, names)
@@ -111,7 +117,9 @@ def build(session: Session, selection: Selection, names: Names, total: Spend) ->
         )
         for row in found
     ]
-    all_of_it = PivotRow(value=None, label="All", cells=tuple(sums), total=total, before=NOTHING, share=None)
+    # What values beyond those that were asked for came to before would be one question more.
+    before_all = together(compared) if whole else NOTHING
+    all_of_it = PivotRow(value=None, label="All", cells=tuple(sums), total=total, before=before_all, share=None)
     rest = None
     if len(top) > _MOST_ROWS:
         rest = _minus(all_of_it, rows)
@@ -122,6 +130,7 @@ def build(session: Session, selection: Selection, names: Names, total: Spend) ->
         more=f"All but the {_MOST_ROWS} dearest",
         total=all_of_it,
         invoice=_invoice(session, selection),
+        measure=MEASURES[selection.show],
     )
 
 
@@ -152,8 +161,9 @@ def _cells(
         spans, sums = spans[begun:], sums[begun:]
         return [(span, _days(selection, span)) for span in spans], sums, cells
     column = selection.cols
-    top = queries.pivot(session, flt, (column,), top=_MOST_COLUMNS + 1)
-    shown = top[:_MOST_COLUMNS]
+    top = queries.pivot(session, flt, (column,), top=_MOST_COLUMNS + 2)
+    # A column that says "other" would take the room of the one value that it hides.
+    shown = top if len(top) == _MOST_COLUMNS + 1 else top[:_MOST_COLUMNS]
     values = [row.key for row in shown]
     labels = _labels(column, values, names)
     columns: list[Column] = [
@@ -166,7 +176,7 @@ def _cells(
     elif values:
         for row in queries.pivot(session, flt, (dimension, column), only={**only, column: values}):
             cells.setdefault(row[dimension], {})[row[column]] = row
-    if len(top) > _MOST_COLUMNS:
+    if len(top) > len(shown):
         columns.append((_OTHER, Heading("other")))
         sums.append(without(total, shown))
     return columns, sums, cells
@@ -224,9 +234,7 @@ def _days(selection: Selection, span: Span) -> Heading:
         label = f"{MONTHS[first.month - 1][:3]} {first.year}"
     elif first.month == last.month and first != last:
         label = f"{first.day}–{short_day(last)}"
-    weekly = first.weekday() == 0 and (last - first).days == 6
-    days = {"from": first.isoformat(), "to": last.isoformat()}
-    return Heading(short_day(first) if weekly else label, selection.changed(range="custom", **days), weekly)
+    return Heading(label, selection.changed(range="custom", **{"from": first.isoformat(), "to": last.isoformat()}))
 
 
 def _invoice(session: Session, selection: Selection) -> Invoice | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -20,12 +20,10 @@ class Heading:
     """A column: a value of a dimension, or days.
 
     :param params: the query string that shows this column alone; ``None`` where there is none
-    :param week: whether it is a whole week, named for its Monday
     """
 
     label: str
     params: Mapping[str, Any] | None = None
-    week: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +66,7 @@ class Pivot:
     :param rest: the rows that are not shown, as one
     :param more: how many those are, in words
     :param total: the totals row; its total is the overview's
+    :param measure: what a cell shows, as a figure
     """
 
     columns: tuple[Heading, ...]
@@ -76,11 +75,7 @@ class Pivot:
     more: str
     total: PivotRow
     invoice: Invoice | None
-
-    @property
-    def weekly(self) -> bool:
-        """Whether a column is a whole week."""
-        return any(heading.week for heading in self.columns)
+    measure: Callable[[Spend], Any]
 
     @property
     def linked(self) -> bool:
@@ -89,8 +84,8 @@ class Pivot:
 
     @property
     def highest(self) -> Decimal:
-        """The largest cell, which the others are tinted by."""
-        return max((cell.cost or Decimal(0) for row in self.rows for cell in row.cells), default=Decimal(0))
+        """The largest figure of a cell, which the others are tinted by."""
+        return max((Decimal(self.measure(cell) or 0) for row in self.rows for cell in row.cells), default=Decimal(0))
 
     @staticmethod
     def params(selection: Selection, row: PivotRow, column: Heading | None = None) -> dict[str, Any]:
@@ -105,8 +100,7 @@ class Pivot:
                 asked.pop("range", None)
         return {name: value for name, value in asked.items() if name not in ("rows", "cols", "show", "invoice")}
 
-    def tint(self, cell: Spend) -> int:
-        """0 to 5, by the square root, so that one outlier does not pale the rest."""
-        if not cell.cost or not self.highest:
-            return 0
-        return max(1, round(math.sqrt(cell.cost / self.highest) * 5))
+    def tint(self, cell: Spend, highest: Decimal) -> int:
+        """0 to 5, by the root of its part of the *highest*, so that one outlier does not pale the rest."""
+        figure = Decimal(self.measure(cell) or 0)
+        return max(1, round(math.sqrt(figure / highest) * 5)) if figure > 0 else 0

@@ -39,7 +39,7 @@ _environment.globals.update(
 
 
 #: Where a name may be broken: after what parts its words, save a version's point, and in a word too long for a phone.
-_BREAK: Final = re.compile(r"(?<=[_\-/:@])(?=[^\s_\-./:@])|(?<=\.)(?=[^\s\d_\-./:@])|(?<=[^\s_\-./:@]{14})(?=[^\s_\-./:@])")
+_BREAK: Final = re.compile(r"(?<=[_\-–/:@])(?=[^\s_\-./:@])|(?<=\.)(?=[^\s\d_\-./:@])|(?<=[^\s_\-./:@]{14})(?=[^\s_\-./:@])")
 
 
 def breakable(name: object) -> Markup:

@@ -21,11 +21,15 @@ UNKNOWN: Final = replace(NOTHING, cost=None)
 
 
 def before_of(
-    session: Session, selection: Selection, dimensions: Sequence[str], only: Mapping[str, Collection[Key]] = {}
+    session: Session,
+    selection: Selection,
+    dimensions: Sequence[str],
+    only: Mapping[str, Collection[Key]] = {},
+    top: int | None = None,
 ) -> tuple[list[Spend], Spend]:
     """The compared range by *dimensions*, and what anything else came to in it: nothing, or unknown where it was pruned."""
     try:
-        return queries.pivot(session, selection.compared(), dimensions, only=only), NOTHING
+        return queries.pivot(session, selection.compared(), dimensions, only=only, top=top), NOTHING
     except DetailPrunedError:
         return [], UNKNOWN
 

@@ -92,6 +92,59 @@ def test_a_pivot_larger_than_the_page(make: Make) -> None:
         assert sum(Decimal(row["total"]) for row in file) == sum(range(1, 61))
 
 
+def test_a_column_for_one_value_is_that_value(make: Make) -> None:
+    """Nine columns have their names, ten are eight and one for the rest; with either the sums are right."""
+    app = make().mount()
+    for more, last in ((9, "m0"), (1, "other")):
+        app.add_all((f"{n + 1}", {"model": f"m{n if more == 9 else 'new'}"}) for n in range(more))
+        found = app.get(PREFIX + "/explore?range=7d&rows=provider&cols=model&format=json").get_json()
+        assert len(found["columns"]) == 9
+        assert found["columns"][-1] == last
+        assert sum(Decimal(cell["cost"]) for cell in found["rows"][0]["cells"]) == Decimal(found["total"]["total"]["cost"])
+
+
+def test_explore_is_tinted_and_headed_by_what_it_shows(make: Make) -> None:
+    """The cell with the largest figure is the darkest, whatever is shown, and the headline is that figure's total."""
+    app = make().mount()
+    app.add_all(("0.01", {"model": "busy", "tags": {"feature": "a"}, "total_tokens": 10}) for _ in range(30))
+    app.add_all(("9", {"model": "dear", "tags": {"feature": "a"}, "total_tokens": 70_000}) for _ in range(2))
+    darker = {
+        "cost": ("dear", "$18.30"),
+        "calls": ("busy", "32 calls"),
+        "tokens": ("dear", "140k tokens"),
+        "each": ("dear", "$0.5719 a call"),
+    }
+    for show, (model, headline) in darker.items():
+        response = app.get(PREFIX + f"/explore?range=7d&rows=model&cols=tag:feature&show={show}")
+        text = response.get_data(as_text=True)
+        tints = {name: int(tint) for name, tint in re.findall(r'>(busy|dear)</a>.*?<td class="t(\d)">', text)}
+        assert max(tints, key=lambda name: tints[name]) == model, show
+        assert tints[model] == 5
+        assert headline in said(response), show
+
+
+def test_columns_of_weeks_are_named_for_their_days(make: Make) -> None:
+    """Explore names each week by its first and last day, whole or not, and a week of one day by that day."""
+    app = make().mount()
+    app.add("1", at=datetime(2026, 3, 1, 12, tzinfo=UTC))
+    found = app.get(PREFIX + "/explore?from=2026-03-01&to=2026-04-07&format=json").get_json()
+    assert found["columns"] == ["1 Mar", "2–8 Mar", "9–15 Mar", "16–22 Mar", "23–29 Mar", "30 Mar–5 Apr", "6–7 Apr"]
+
+
+@pytest.mark.parametrize("address", ["/models", "/tags/feature", "/explore?rows=tag:feature&cols=none"])
+def test_the_total_row_says_how_it_changed(make: Make, address: str) -> None:
+    """Under the rows' changes stands the total's, with values that are gone now in it; none where nothing was before."""
+    app = make().mount()
+    app.add("3", tags={"feature": "a"}, model="m")
+    asked = address + ("&" if "?" in address else "?") + "range=7d"
+    foot = re.compile(r'<tfoot>.*?<td class="(?:n )?change">(.*?)</td></tr></tfoot>', re.DOTALL)
+    assert foot.findall(app.get(PREFIX + asked).get_data(as_text=True)) == [""]
+    app.add("1", ago=timedelta(days=8), tags={"feature": "a"}, model="m")
+    app.add("1", ago=timedelta(days=8), tags={"feature": "gone"}, model="gone")
+    (change,) = foot.findall(app.get(PREFIX + asked).get_data(as_text=True))
+    assert "+50%" in change
+
+
 def test_calls_without_the_tag_are_a_row(full: MountedApp) -> None:
     """(untagged) is a row with a link to its calls, in the page and in the file."""
     text = full.get(PREFIX + "/explore?range=30d&rows=tag:feature").get_data(as_text=True)

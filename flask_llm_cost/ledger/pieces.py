@@ -39,22 +39,40 @@ def split_days(flt: Filter, zone: ZoneInfo) -> tuple[Filter | None, list[Filter]
     return replace(flt, since=since, until=None if last is None else start_of_day(last, zone)), edges
 
 
-def part_of_day(flt: Filter, zone: ZoneInfo) -> Iterator[Piece]:
-    """A part of a day that only calls answer for: of a day that is over, where it is more than half, the day less its rest.
+def days_and_calls(flt: Filter, zone: ZoneInfo) -> Iterator[Piece]:
+    """The range of a filter as whole days, and the calls at its ends that these lack, or have too many."""
+    days, edges = split_days(flt, zone)
+    calls: list[Piece] = []
+    for edge in edges:
+        if (found := _day_and_rest(edge, zone)) is None:
+            calls.append(("calls", edge, 1))
+            continue
+        day, rest = found
+        calls.append(("calls", rest, -1))
+        if days is None:
+            days = day
+        else:
+            days = replace(days, until=day.until) if day.since == days.until else replace(days, since=day.since)
+    if days is not None:
+        yield "days", days, 1
+    yield from calls
+
+
+def _day_and_rest(edge: Filter, zone: ZoneInfo) -> tuple[Filter, Filter] | None:
+    """The day that is over of which this is the larger part, at one of its ends, and the other part.
 
     While a day runs, calls come in between one question and the next, and would be taken off what they are not in.
     """
-    since, until = flt.since, flt.until
-    if since is not None and until is not None:
-        day = since.astimezone(zone).date()
-        start, end = start_of_day(day, zone), start_of_day(day + timedelta(days=1), zone)
-        rest = (until, end) if since == start else (start, since)
-        at_one_end = until < end if since == start else until == end
-        if at_one_end and (until - since) * 2 > end - start and end <= datetime.now(UTC):
-            yield "days", replace(flt, since=start, until=end), 1
-            yield "calls", replace(flt, since=rest[0], until=rest[1]), -1
-            return
-    yield "calls", flt, 1
+    since, until = edge.since, edge.until
+    if since is None or until is None:
+        return None
+    day = since.astimezone(zone).date()
+    start, end = start_of_day(day, zone), start_of_day(day + timedelta(days=1), zone)
+    rest = (until, end) if since == start else (start, since)
+    at_one_end = until < end if since == start else until == end
+    if not at_one_end or (until - since) * 2 <= end - start or end > datetime.now(UTC):
+        return None
+    return replace(edge, since=start, until=end), replace(edge, since=rest[0], until=rest[1])
 
 
 def quarters(flt: Filter) -> Iterator[Piece]:

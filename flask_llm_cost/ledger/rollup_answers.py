@@ -22,7 +22,7 @@ from flask_llm_cost.ledger.endings import ENDINGS, asks, sums_of_days, with_call
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import TagRollup, UsageRollup
-from flask_llm_cost.ledger.pieces import PLAIN, Piece, day_key, days_of, part_of_day, plain, quarters, split_days
+from flask_llm_cost.ledger.pieces import PLAIN, Piece, day_key, days_and_calls, days_of, plain, quarters, split_days
 from flask_llm_cost.ledger.rollup_state import MOST_KEYS, RollupState, pair_of, state_of
 from flask_llm_cost.ledger.rollup_sums import PRESENT
 
@@ -196,11 +196,14 @@ def _pieces(flt: Filter, question: _Question, state: RollupState) -> Iterator[Pi
     if "hour" in by_time or (by_time and question.by.zone.key != state.zone):
         yield from [("calls", flt, 1)] if only_days else quarters(flt)
         return
+    if only_days:
+        yield from days_and_calls(flt, zone)
+        return
     days, edges = split_days(flt, zone)
     if days is not None:
         yield "days", days, 1
     for edge in edges:
-        yield from part_of_day(edge, zone) if only_days else quarters(edge)
+        yield from quarters(edge)
 
 
 class _Rollups:

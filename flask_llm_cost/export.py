@@ -17,12 +17,16 @@ from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger import call_queries
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call
+from flask_llm_cost.ledger.rollup_answers import check_detail
+from flask_llm_cost.ledger.rollup_state import state_of
 
 
 def export_calls(state: AppState, flt: Filter, path: str) -> int:
     """Write the calls to the file *path*, or to standard output for ``-``. Returns how many there are.
 
     They are read a page at a time, so memory does not grow with them. The file appears when it is complete.
+
+    :raises DetailPrunedError: some of them were pruned, so that the file would add up to less
     """
     if path == "-":
         # UTF-8 whatever the terminal's encoding, and line ends as they are.
@@ -41,6 +45,7 @@ def _write(state: AppState, flt: Filter, write: Callable[[str], object]) -> int:
     keys = state.config.report_tags
     counted = 0
     with state.ledger.session() as session:
+        check_detail(flt, state_of(session))
         expected = session.scalar(sa.select(sa.func.count()).select_from(Call).where(*flt.conditions())) or 0
 
         def rows(calls: Iterable[call_queries.CallRow]) -> Iterator[list[Any]]:

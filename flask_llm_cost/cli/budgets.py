@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from flask_llm_cost.budgets.accounts import ALL, Account, Subject, account_of, j
 from flask_llm_cost.budgets.declaration import DeclarationError, amount
 from flask_llm_cost.budgets.enforcement import Budgets
 from flask_llm_cost.budgets.reading import BudgetStatus
-from flask_llm_cost.cli.group import cli, format_option
+from flask_llm_cost.cli.group import actor, cli, format_option
 from flask_llm_cost.extension import state_of
 from flask_llm_cost.ledger.transaction import WriteError, not_written
 from flask_llm_cost.wording import plural
@@ -42,13 +41,6 @@ def _run(budgets: Budgets, work: Callable[[sa.Connection], _T]) -> _T:
         raise not_written(error) from None
 
 
-def _actor() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "unknown"
-
-
 @cli.group(invoke_without_command=True)
 @click.option("--check", is_flag=True, help="Exit with 1 when a limit is reached, for cron.")
 @click.option("--repair", is_flag=True, help="Make held and unresolved what the holds add up to.")
@@ -63,7 +55,7 @@ def budgets(check: bool, repair: bool, release: bool, name: str | None, scope: s
         return
     ours = _budgets()
     if repair:
-        wrong = _run(ours, lambda connection: operating.repair(connection, _actor()))
+        wrong = _run(ours, lambda connection: operating.repair(connection, actor()))
         for mismatch in wrong:
             click.echo(f"{mismatch.budget} ({mismatch.scope}) since {mismatch.starts_at:%Y-%m-%d %H:%M} UTC is set right")
         click.echo(f"{len(wrong)} accounts did not add up" if wrong else "every account adds up")
@@ -73,7 +65,7 @@ def budgets(check: bool, repair: bool, release: bool, name: str | None, scope: s
     except WriteError as error:
         raise not_written(error) from None
     if release:
-        released = _run(ours, lambda connection: operating.release(connection, name, scope, _actor(), None))
+        released = _run(ours, lambda connection: operating.release(connection, name, scope, actor(), None))
         scales = {budget.name: budget.scale for budget in ours.declared}
         for item in released:
             shown = item.amount * scales.get(item.budget, Decimal(1))
@@ -127,7 +119,7 @@ def lift_(name: str, scope: str, to: str, until: str | None, reason: str | None)
         raise click.ClickException(
             f"the limit is {_amount(current, account.budget.unit)} already; lift it to more, or declare a lower one"
         )
-    _run(ours, lambda connection: operating.lift(connection, account, limit, ends, _actor(), reason))
+    _run(ours, lambda connection: operating.lift(connection, account, limit, ends, actor(), reason))
     end = "for good" if ends is None else f"until {ends.astimezone(ours.zone):%Y-%m-%d %H:%M %Z}"
     click.echo(f"{name} ({scope}) may use {_amount(limit, account.budget.unit)} {end}")
 

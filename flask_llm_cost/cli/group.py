@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -21,6 +22,14 @@ class _Commands(AppGroup):
             return super().invoke(ctx)
         except LlmCostError as error:
             raise click.ClickException(str(error)) from None
+
+
+def actor() -> str:
+    """Who runs a command, for the record."""
+    try:
+        return getpass.getuser()[:128]
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"
 
 
 def format_option(*formats: str) -> Callable[[_F], _F]:

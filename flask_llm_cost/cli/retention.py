@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import datetime, timedelta
 
 import click
 
-from flask_llm_cost.cli.group import cli
+from flask_llm_cost.cli.group import actor, cli
 from flask_llm_cost.extension import state_of
 from flask_llm_cost.ledger import retention
 from flask_llm_cost.wording import plural
@@ -70,7 +69,7 @@ def forget(tag: str, dry_run: bool, yes: bool) -> None:
         click.confirm("Erase it? It does not come back.", abort=True)
     erased = 0
     with click.progressbar(length=count, label="forget") as bar:
-        for done in retention.forget(ledger.writer.transactions, ledger.rollups, key, value, actor=getpass.getuser()[:128]):
+        for done in retention.forget(ledger.writer.transactions, ledger.rollups, key, value, actor=actor()):
             bar.update(done)
             erased += done
     click.echo(f"erased in {plural(erased, 'call')}, in the rollups and in budgets; backups of yours still have it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -88,8 +89,11 @@ def test_doctor_names_tags_without_rollups(make_app: Callable[..., Flask]) -> No
     assert "by feature, team" in run(wider, "doctor").output
 
 
-def test_prune_keeps_what_is_said(make_app: Callable[..., Flask]) -> None:
-    """``prune`` says what it would delete, asks, deletes, keeps the sums; without days it names both ways to give them."""
+def test_prune_keeps_what_is_said(make_app: Callable[..., Flask], tmp_path: Path) -> None:
+    """``prune`` says what it would delete, asks, deletes, keeps the sums; without days it names both ways to give them.
+
+    A file that would add up to less is refused, as on the dashboard; one of the days that are left is written.
+    """
     app = make_app()
     with app.app_context():
         old = datetime.now(UTC) - timedelta(days=100)
@@ -107,10 +111,19 @@ def test_prune_keeps_what_is_said(make_app: Callable[..., Flask]) -> None:
         assert spend.by("month")[0].calls == 1
         with pytest.raises(DetailPrunedError, match="detail pruned before"):
             spend.by("operation")
+    file = tmp_path / "calls.csv"
+    refused = run(app, "export", str(file))
+    assert (refused.exit_code, "detail pruned before" in refused.output, list(tmp_path.glob("calls*"))) == (1, True, [])
+    assert run(app, "export", str(file), "--from", f"{datetime.now(UTC) - timedelta(days=89):%Y-%m-%d}").exit_code == 0
 
 
-def test_forget_erases_a_value(make_app: Callable[..., Flask]) -> None:
-    """``forget user_id=42`` erases the value and keeps the sums; a tag without a value is refused."""
+def test_forget_erases_a_value(make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch) -> None:
+    """``forget user_id=42`` erases the value and keeps the sums, also for a user without a name, as containers have; a tag
+    without a value is refused.
+    """
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
     app = make_app()
     assert record(app, user_id="42", feature="chat")
     assert "key=value" in run(app, "forget", "user_id").output

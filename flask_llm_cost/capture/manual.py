@@ -15,7 +15,7 @@ from flask_llm_cost.budgets.accounts import Subject
 from flask_llm_cost.capture.attribution import collect_tags
 from flask_llm_cost.errors import UsageError
 from flask_llm_cost.extension import AppState, state_of
-from flask_llm_cost.pricing.modes import asked_mode
+from flask_llm_cost.pricing.modes import told_mode
 from flask_llm_cost.records import UNKNOWN_USAGE, CallRecord, Reading, Usage, new_call_id
 from flask_llm_cost.usage import Format, fed_scanner, known_route, named_format, read_stream
 from flask_llm_cost.usage.format import MAX_COUNT
@@ -53,10 +53,10 @@ def track(
     :param enforce_budget: raise, once it is recorded, where a budget that blocks or raises is used up by now
     :returns: the record, priced
     :raises BudgetExceededError: *enforce_budget* is set, and the call is recorded all the same
-    :raises UsageError: an unknown component or mode, a quantity that is no count, or a time that is none; the message lists
-        what is known
+    :raises UsageError: an unknown component, a quantity that is no count, or a time that is none; the message lists what is
+        known
     """
-    _check_words(provider=provider, model=model, response_id=response_id, operation=operation)
+    _check_words(provider=provider, model=model, mode=mode, response_id=response_id, operation=operation)
     if usage is None and billed is None:
         raise UsageError("say what was used: usage={...}, billed=..., or both")
     counted = Usage(source="manual") if usage is None else usage_from(provider, usage)
@@ -67,7 +67,7 @@ def track(
     return _record(
         provider=provider,
         operation=operation,
-        reading=Reading(counted, model, response_id, asked_mode(mode)),
+        reading=Reading(counted, model, response_id, told_mode(mode)),
         occurred_at=time_from("occurred_at", occurred_at),
         latency_ms=_milliseconds(latency_ms),
         stream=stream,
@@ -84,8 +84,6 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
 
     With ``enforce_budget=True`` the block is not entered where a budget that blocks or raises is used up, and at its end it
     raises :exc:`~flask_llm_cost.BudgetExceededError` where one is by then. The call is recorded all the same.
-
-    :raises UsageError: no such mode
     """
 
     def __init__(
@@ -99,11 +97,11 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         operation: str = "manual",
         enforce_budget: bool = False,
     ) -> None:
-        _check_words(provider=provider, model=model, response_id=response_id, operation=operation)
+        _check_words(provider=provider, model=model, mode=mode, response_id=response_id, operation=operation)
         self._provider = provider
         self._model = model
         self._tags = tags
-        self._mode = asked_mode(mode)
+        self._mode = told_mode(mode)
         self._response_id = response_id
         self._operation = operation
         self._enforce_budget = enforce_budget

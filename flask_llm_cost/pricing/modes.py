@@ -11,7 +11,7 @@ SERVICES: Final = ("batch", "flex", "priority", "fast", "ultrafast")
 RESIDENCY: Final = re.compile(r"residency:(?:[a-z0-9][a-z0-9-]{0,40}|\*)")
 CHOICES: Final = f"write {', '.join(SERVICES)} and/or residency:<zone>, joined by +"
 #: What providers call it when there is no mode.
-_STANDARD: Final = ("", "standard", "default")
+_STANDARD: Final = ("", "standard", "default", "auto", "on_demand")
 _LONGEST: Final = 64
 
 
@@ -41,8 +41,17 @@ def read_mode(mode: str | None) -> tuple[bool, str | None]:
     return canonical is not None, canonical
 
 
+def told_mode(mode: str | None) -> str | None:
+    """A mode that the app passes on of a call that was made, perhaps the reply's ``service_tier``, in its one spelling.
+
+    A word that is none is kept: the call has no price then, and is not lost.
+    """
+    valid, canonical = read_mode(mode)
+    return canonical if valid else mode
+
+
 def asked_mode(mode: str | None) -> str | None:
-    """A mode that a person names, in its one spelling. What a provider names goes without: it may be any word.
+    """A mode that a person asks about, in its one spelling.
 
     :raises UsageError: it is none
     """

@@ -236,7 +236,8 @@ class LlmCostTracker:
         """Let a function say the limit of the budget *name* for each scope, from a tenant's plan for instance.
 
         It gets the tag of the scope, ``{"tenant_id": "42"}``, in an app context, and returns an amount, or ``None`` for the
-        declared limit. It is asked before a call in a thread of its own, and its answer is used for five seconds.
+        declared limit. It is asked in a thread of ours, before a call or once calls are in the ledger, while no write of
+        ours is open, and by the dashboard and the commands in theirs. Its answer is used for five seconds.
         """
 
         def register(function: _F) -> _F:

@@ -134,9 +134,13 @@ def _wake(loop: asyncio.AbstractEventLoop, answered: asyncio.Event) -> None:
 
 
 class Desk:
-    """Runs jobs in threads that come when they are needed and go when they are not."""
+    """Runs jobs in threads that come when they are needed and go when they are not.
 
-    def __init__(self) -> None:
+    :param threads: how many jobs run at the same time
+    """
+
+    def __init__(self, threads: int = THREADS) -> None:
+        self._most = threads
         self._changed = threading.Condition()
         self._jobs: deque[Job[Any]] = deque()
         self._threads = 0
@@ -149,7 +153,7 @@ class Desk:
         job = Job(work, undo)
         with self._changed:
             self._jobs.append(job)
-            start = self._idle < len(self._jobs) and self._threads < THREADS
+            start = self._idle < len(self._jobs) and self._threads < self._most
             if start:
                 self._threads += 1
             else:
@@ -187,6 +191,11 @@ class Desk:
             self._idle -= 1
             self._busy += 1
             return self._jobs.popleft()
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs nobody has begun with."""
+        return len(self._jobs)
 
     def settle(self, seconds: float) -> bool:
         """Whether all that was handed in was done within *seconds*."""

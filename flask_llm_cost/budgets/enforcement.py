@@ -18,13 +18,13 @@ from flask_llm_cost.budgets import estimate, holds
 from flask_llm_cost.budgets.accounts import Account, Subject, Verdict, accounts_of, judge
 from flask_llm_cost.budgets.asking import Answer, Ask
 from flask_llm_cost.budgets.declaration import Budget
-from flask_llm_cost.budgets.desk import Job, LateError
+from flask_llm_cost.budgets.desk import Desk, Job, LateError
 from flask_llm_cost.budgets.holds import Hold, Standing, stored
 from flask_llm_cost.budgets.keeper import PATIENCE_SECONDS, TRANSACTION_SECONDS, Keeper
 from flask_llm_cost.budgets.limits import LimitError, Limits, active_lifts
 from flask_llm_cost.budgets.reading import BudgetStatus, OpenHold, open_holds, status_of, statuses
 from flask_llm_cost.budgets.refusals import Trouble, exceeded, not_checked, unpriced
-from flask_llm_cost.budgets.settling import Crossing, Settling
+from flask_llm_cost.budgets.settling import Crossing, Measured, Settling
 from flask_llm_cost.errors import BudgetExceededError
 from flask_llm_cost.ledger.models import BudgetPeriod
 from flask_llm_cost.ledger.transaction import WriteError
@@ -35,6 +35,9 @@ _T = TypeVar("_T")
 
 #: What a call is told that was left waiting.
 _LATE: Final = Trouble("unavailable", "it did not answer in time")
+
+#: How many writes may wait for the app to say the limits that they moved.
+_MOST_WAITING: Final = 100
 
 UNAVAILABLE, ALLOWED, UNPRICED_CALLS = "budget_unavailable", "budget_unavailable_allowed", "budget_unpriced"
 
@@ -67,7 +70,7 @@ class Budgets:
         self.declared = tuple(budgets)
         self.zone = zone
         self.limits = Limits(functions, context)
-        self.settling = Settling(self.declared, zone, self.limits, self._tell)
+        self.settling = Settling(self.declared, zone, self.limits, self._moved)
         self._blocking = tuple(budget for budget in budgets if budget.blocks)
         self._raising = tuple(budget for budget in budgets if budget.action == "raise")
         self._strict = self._blocking + self._raising
@@ -320,16 +323,35 @@ class Budgets:
         self.keeper.count(ALLOWED)
         return None
 
-    def _tell(self, crossings: Sequence[Crossing]) -> None:
-        def tell() -> None:
-            for crossing in crossings:
-                self._crossed(crossing)
+    def _moved(self, crossings: Sequence[Crossing], unasked: Sequence[Measured]) -> None:
+        """Calls are in the ledger. Whoever wrote them has work to do, and holds locks: the rest is done elsewhere."""
+        if crossings:
+            self._elsewhere(self.keeper.desk, functools.partial(self._tell, crossings))
+        # Functions that never come back must not fill the memory. What is left out is measured when it moves again.
+        if unasked and self.keeper.asker.waiting < _MOST_WAITING:
+            self._elsewhere(self.keeper.asker, functools.partial(self._ask_limits, unasked))
 
+    def _elsewhere(self, desk: Desk, work: Callable[[], None]) -> None:
         if self.keeper.inline:
-            tell()
+            work()
         else:
-            # Whoever wrote the calls has work to do, and holds locks.
-            self.keeper.desk.submit(tell)
+            desk.submit(work)
+
+    def _tell(self, crossings: Sequence[Crossing]) -> None:
+        for crossing in crossings:
+            self._crossed(crossing)
+
+    def _ask_limits(self, unasked: Sequence[Measured]) -> None:
+        if limits := self.limits.asked(found.account for found in unasked):
+            self._elsewhere(self.keeper.desk, functools.partial(self._measure, unasked, limits))
+
+    def _measure(self, measured: Sequence[Measured], limits: Mapping[UUID, Decimal]) -> None:
+        work = functools.partial(self.settling.measure, measured=measured, limits=limits)
+        try:
+            crossings = self.keeper.run(work)
+        except WriteError:
+            return  # whatever moves these accounts next measures them again
+        self._tell(crossings)
 
     def statuses(self, scope: str | None = None, *, at: datetime | None = None, most: int = 200) -> list[BudgetStatus]:
         """How each budget stands in the current period, the most used first.

@@ -110,6 +110,7 @@ _MOVE: Final = (
         updated_at=sa.bindparam("now"),
     )
 )
+_SET_LIMIT: Final = sa.update(PERIODS).where(PERIODS.c.id == sa.bindparam("row")).values(limit_amount=_money("limit"))
 _BLOCKED: Final = (
     sa.update(PERIODS)
     .where(PERIODS.c.id == sa.bindparam("row"))
@@ -242,6 +243,12 @@ def move(connection: sa.Connection, moves: Mapping[UUID, Move], now: datetime) -
         if connection.execute(_MOVE, values).rowcount:
             there.add(period_id)
     return there
+
+
+def set_limits(connection: sa.Connection, limits: Mapping[UUID, Decimal]) -> None:
+    """Say the limits that the app has told, and lock the rows."""
+    for period_id in sorted(limits, key=lambda key: key.int):
+        connection.execute(_SET_LIMIT, {"row": period_id, "limit": limits[period_id]})
 
 
 def locked(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, cast
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.budgets.accounts import Account, scope_tags
-from flask_llm_cost.budgets.declaration import DeclarationError, amount
+from flask_llm_cost.budgets.declaration import Budget, DeclarationError, amount
 from flask_llm_cost.budgets.holds import stored
 from flask_llm_cost.ledger.models import Adjustment
 from flask_llm_cost.log import log
@@ -55,8 +56,15 @@ def active_lifts(connection: sa.Connection | Session) -> list[Lift]:
     return list({(row.budget, row.scope): Lift(*row) for row in connection.execute(query)}.values())
 
 
+def _declared(budget: Budget) -> Decimal | None:
+    """The limit of the declaration, as stored."""
+    return None if budget.limit is None else stored(budget.limit, budget.scale)
+
+
 class Limits:
     """The limits of one app.
+
+    What asks the app may take as long as the app likes, and use the database: never while a connection of ours is open.
 
     :param functions: what ``@costs.budget_limit`` registered, by the name of the budget
     :param context: an app context for them
@@ -74,26 +82,35 @@ class Limits:
         self._lifts: dict[tuple[str, str], Lift] = {}
         self._warned: set[str] = set()
 
-    def is_fresh(self, account: Account) -> bool:
-        """Whether :meth:`declared` answers from memory."""
-        if account.budget.name not in self._functions:
-            return True
-        answer = self._answers.get((account.budget.name, account.scope))
-        return answer is not None and answer[0] > time.monotonic()
+    def known(self, accounts: Iterable[Account]) -> dict[UUID, Decimal | None]:
+        """The limits, without any lift, that nobody has to be asked for, as stored; ``None`` for no limit.
 
-    def declared(self, account: Account) -> Decimal | None:
-        """The limit without any lift, as stored; ``None`` for no limit. May ask the app.
+        An account whose limit only the app can say is not in it, unless it was asked a moment ago.
+        """
+        now, found = time.monotonic(), {}
+        for account in accounts:
+            if account.budget.name not in self._functions:
+                found[account.id] = _declared(account.budget)
+                continue
+            answer = self._answers.get((account.budget.name, account.scope))
+            if answer is not None and answer[0] > now:
+                found[account.id] = None if isinstance(answer[1], LimitError) else answer[1]
+        return found
+
+    def ask(self, account: Account) -> Decimal | None:
+        """The limit without any lift, as stored; ``None`` for no limit. Asks the app where it has not just been asked.
 
         :raises LimitError: the app's function raised, or gave no amount
         """
         budget = account.budget
         function = self._functions.get(budget.name)
         if function is None:
-            return None if budget.limit is None else stored(budget.limit, budget.scale)
+            return _declared(budget)
         key = (budget.name, account.scope)
         answer = self._answers.get(key)
         if answer is None or answer[0] <= time.monotonic():
-            answer = (time.monotonic() + FRESH_SECONDS, self._ask(account, function))
+            given = self._call(account, function)
+            answer = (time.monotonic() + FRESH_SECONDS, given)
             with self._lock:
                 if len(self._answers) >= _MOST:
                     self._answers.clear()
@@ -102,19 +119,21 @@ class Limits:
             raise answer[1]
         return answer[1]
 
-    def remembered(self, account: Account) -> Decimal | None:
-        """The same, and none where the app did not say."""
-        try:
-            return self.declared(account)
-        except LimitError:
-            return None
+    def asked(self, accounts: Iterable[Account]) -> dict[UUID, Decimal]:
+        """The same of several accounts: those that have a limit, as far as the app says so."""
+        found = {}
+        for account in accounts:
+            with suppress(LimitError):
+                if (limit := self.ask(account)) is not None:
+                    found[account.id] = limit
+        return found
 
     def effective(self, account: Account) -> Decimal | None:
-        """The limit that is enforced: the declared one, or a higher one that somebody lifted it to.
+        """The limit that is enforced: that one, or a higher one that somebody lifted it to. Asks the app like :meth:`ask`.
 
-        :raises LimitError: as :meth:`declared`
+        :raises LimitError: as :meth:`ask`
         """
-        limit = self.declared(account)
+        limit = self.ask(account)
         lift = self._lifts.get((account.budget.name, account.scope))
         if limit is None or lift is None or (lift.until is not None and lift.until <= datetime.now(UTC)):
             return limit
@@ -124,16 +143,13 @@ class Limits:
         """Look which lifts are in force. Done where a limit would refuse a call, so that a lift works at once."""
         self._lifts = {(lift.budget, lift.scope): lift for lift in active_lifts(connection)}
 
-    def lift_of(self, account: Account) -> Lift | None:
-        return self._lifts.get((account.budget.name, account.scope))
-
-    def _ask(self, account: Account, function: Callable[[Mapping[str, str]], Any]) -> Decimal | LimitError | None:
+    def _call(self, account: Account, function: Callable[[Mapping[str, str]], Any]) -> Decimal | LimitError | None:
         budget = account.budget
         try:
             with self._context():
                 given = function(scope_tags(account.scope))
             if given is None:
-                return None if budget.limit is None else stored(budget.limit, budget.scale)
+                return _declared(budget)
             return stored(amount(given), budget.scale)
         except Exception as error:
             problem = "gave no amount" if isinstance(error, DeclarationError) else f"raised {type(error).__name__}"

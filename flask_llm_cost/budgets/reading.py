@@ -150,7 +150,7 @@ def status_of(
 ) -> BudgetStatus:
     """How one account stands; without a row, nothing of it is used."""
     budget, scale = account.budget, account.budget.scale
-    limit, lift = limits.remembered(account), lifts.get((budget.name, account.scope))
+    limit, lift = limits.asked([account]).get(account.id), lifts.get((budget.name, account.scope))
     if limit is not None and lift is not None and lift.to > limit:
         limit = lift.to
     else:

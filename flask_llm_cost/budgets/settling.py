@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -34,6 +34,17 @@ class Crossing:
     limit: Decimal
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An account whose thresholds a change may have crossed.
+
+    :param amount: of the call, as stored, where the account is for a call alone; ``None`` where its row says what it has
+    """
+
+    account: Account
+    amount: Decimal | None = None
+
+
 def subject_of(rows: CallRows) -> Subject:
     """What budgets ask of a recorded call: from its rows, so that it is the same however it came here."""
     call = rows.call
@@ -58,10 +69,9 @@ _MILLION: Final = Decimal(1_000_000)
 
 
 class Settling:
-    """The step.
+    """The step. It asks nobody: a limit that only the app can say is asked for once the calls are in.
 
-    :param limits: the limits, which may have to be asked for beforehand
-    :param crossed: told of thresholds, once the change is committed
+    :param moved: told of thresholds, and of accounts whose limits have to be asked for first, once the change is committed
     """
 
     def __init__(
@@ -69,13 +79,13 @@ class Settling:
         budgets: Sequence[Budget],
         zone: ZoneInfo,
         limits: Limits,
-        crossed: Callable[[Sequence[Crossing]], None],
+        moved: Callable[[Sequence[Crossing], Sequence[Measured]], None],
     ) -> None:
         self._budgets = tuple(budgets)
         self._holding = any(budget.blocks for budget in budgets)
         self._zone = zone
         self._limits = limits
-        self._crossed = crossed
+        self._moved = moved
 
     def __call__(self, connection: sa.Connection, change: Change) -> Callable[[], None] | None:
         now = datetime.now(UTC)
@@ -85,22 +95,27 @@ class Settling:
         for sign, rows in ((-1, change.removed), (1, change.added)):
             for row in rows:
                 self._count(row, sign, work)
-        accounts = [*work.accounts.values(), *(single[0] for single in work.single_calls)]
-        if unasked := [account for account in accounts if not self._limits.is_fresh(account)]:
-            # The app's function may use the database: not in the middle of this transaction.
-            raise DoFirst(lambda _: self._ask(unasked))
         self._leave_out_what_was_never_counted(connection, change, work)
         there = holds.move(connection, work.moves, now)
         missing = [account for key, account in work.accounts.items() if key in work.moves and key not in there]
         if missing:
-            raise DoFirst(holds.open_accounts((account, self._limits.remembered(account)) for account in missing))
+            known = self._limits.known(missing)
+            raise DoFirst(holds.open_accounts((account, known.get(account.id)) for account in missing))
         work.write_holds(connection)
-        crossings = self._cross(connection, work)
-        return (lambda: self._crossed(crossings)) if crossings else None
+        measured = [Measured(account) for key, account in work.accounts.items() if key in work.moves]
+        measured = [found for found in (*measured, *work.single_calls) if found.account.budget.warn_at]
+        known = self._limits.known(found.account for found in measured)
+        crossings = self._cross(connection, measured, known, now)
+        unasked = [found for found in measured if found.account.id not in known]
+        return (lambda: self._moved(crossings, unasked)) if crossings or unasked else None
 
-    def _ask(self, accounts: Iterable[Account]) -> None:
-        for account in accounts:
-            self._limits.remembered(account)
+    def measure(
+        self, connection: sa.Connection, measured: Sequence[Measured], limits: Mapping[UUID, Decimal]
+    ) -> list[Crossing]:
+        """The thresholds that are crossed where limits had to be asked for: all of a transaction of its own."""
+        lasting = [found.account.id for found in measured if found.amount is None]
+        holds.set_limits(connection, {key: limits[key] for key in lasting if key in limits})
+        return self._cross(connection, measured, limits, datetime.now(UTC))
 
     def _find_holds(self, connection: sa.Connection, change: Change, work: _Work) -> None:
         calls = {row.id: row.id for row in change.added}
@@ -129,7 +144,8 @@ class Settling:
             amount = amount_of(budget.unit, budget.currency, call)
             if budget.period == "call":
                 if sign > 0 and amount is not None:
-                    work.single_calls.append((account, call["id"], call["occurred_at"], amount))
+                    key, at = account_id(budget, account.scope, str(call["id"])), call["occurred_at"]
+                    work.single_calls.append(Measured(Account(budget, account.scope, Period(at, at), key), amount))
                 continue
             work.accounts[account.id] = account
             counted[account.id] = amount
@@ -165,48 +181,37 @@ class Settling:
                 continue
             work.moves.setdefault(period_id, Move()).spent += amount
 
-    def _cross(self, connection: sa.Connection, work: _Work) -> list[Crossing]:
-        """The thresholds that are crossed by now and that no row says were crossed before."""
-        warned = {
-            key: work.accounts[key] for key in work.moves if key in work.accounts and work.accounts[key].budget.warn_at
-        }
-        found: list[tuple[Account, Decimal, Decimal, UUID]] = []
-        if warned:
-            query = sa.select(PERIODS.c.id, PERIODS.c.spent, PERIODS.c.unresolved).where(PERIODS.c.id.in_(warned))
-            for row in connection.execute(query):
-                account = warned[row.id]
-                limit = self._limits.remembered(account)
-                if limit is not None and row.spent + row.unresolved >= limit * account.budget.warn_at[0]:
-                    found.append((account, row.spent + row.unresolved, limit, row.id))
-        for account, call_id, occurred_at, amount in work.single_calls:
-            limit, shares = self._limits.remembered(account), account.budget.warn_at
-            if limit is not None and shares and amount >= limit * shares[0]:
-                key = account_id(account.budget, account.scope, str(call_id))
-                single = Account(account.budget, account.scope, Period(occurred_at, occurred_at), key)
-                if connection.scalar(sa.select(PERIODS.c.id).where(PERIODS.c.id == key)) is None:
-                    values = {**holds.period_row(single, limit, work.now), "spent": amount}
-                    connection.execute(sa.insert(PERIODS).values(values))
-                found.append((single, amount, limit, key))
-        if not found:
-            return []
-        return self._first_crossings(connection, found, work.now)
-
     @staticmethod
-    def _first_crossings(
-        connection: sa.Connection, found: Iterable[tuple[Account, Decimal, Decimal, UUID]], now: datetime
+    def _cross(
+        connection: sa.Connection, measured: Sequence[Measured], limits: Mapping[UUID, Decimal | None], now: datetime
     ) -> list[Crossing]:
-        found = list(found)
-        known = sa.select(_ALERTS.c.period_id, _ALERTS.c.threshold).where(
-            _ALERTS.c.period_id.in_([key for *_, key in found])
-        )
-        told = {(row.period_id, row.threshold.normalize()) for row in connection.execute(known)}
+        """The thresholds that are crossed by now and that no row says were crossed before."""
+        totals = {found.account.id: found.amount for found in measured if limits.get(found.account.id) is not None}
+        if lasting := [key for key, amount in totals.items() if amount is None]:
+            query = sa.select(PERIODS.c.id, PERIODS.c.spent, PERIODS.c.unresolved).where(PERIODS.c.id.in_(lasting))
+            totals.update({row.id: row.spent + row.unresolved for row in connection.execute(query)})
+        reached: list[tuple[Account, Decimal, Decimal]] = []
+        for found in measured:
+            account, key = found.account, found.account.id
+            total, limit = totals.get(key), limits.get(key)
+            if total is None or limit is None or total < limit * account.budget.warn_at[0]:
+                continue
+            reached.append((account, total, limit))
+            if found.amount is not None and connection.scalar(sa.select(PERIODS.c.id).where(PERIODS.c.id == key)) is None:
+                values = {**holds.period_row(account, limit, now), "spent": total}
+                connection.execute(sa.insert(PERIODS).values(values))
+        if not reached:
+            return []
+        told_of = _ALERTS.c.period_id.in_([account.id for account, *_ in reached])
+        known = connection.execute(sa.select(_ALERTS.c.period_id, _ALERTS.c.threshold).where(told_of))
+        told = {(row.period_id, row.threshold.normalize()) for row in known}
         crossings, rows = [], []
-        for account, total, limit, key in found:
+        for account, total, limit in reached:
             for threshold in account.budget.warn_at:
-                if total < limit * threshold or (key, threshold) in told:
+                if total < limit * threshold or (account.id, threshold) in told:
                     continue
-                told.add((key, threshold))
-                rows.append({"period_id": key, "threshold": threshold, "crossed_at": now, "total": total})
+                told.add((account.id, threshold))
+                rows.append({"period_id": account.id, "threshold": threshold, "crossed_at": now, "total": total})
                 scale = account.budget.scale
                 crossings.append(Crossing(account, threshold, total * scale, limit * scale))
         if rows:
@@ -227,7 +232,7 @@ class _Work:
         #: Period, call, and by how much it adds to what is spent.
         self.parts: list[tuple[UUID, UUID, Decimal]] = []
         self.moves: dict[UUID, Move] = {}
-        self.single_calls: list[tuple[Account, UUID, datetime, Decimal]] = []
+        self.single_calls: list[Measured] = []
         self._closed: dict[str, list[dict[str, Any]]] = {SETTLED: [], UNRESOLVED: [], RELEASED: []}
         self._renamed: list[tuple[Mapping[str, Any], UUID]] = []
 

@@ -18,6 +18,8 @@ from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.queries import Spend, UnpricedModel
+from flask_llm_cost.spreadsheets import defused
+from flask_llm_cost.wording import plural
 
 #: Columns of the report after its keys, with what stands above them.
 _NUMBERS = (
@@ -151,7 +153,8 @@ def as_csv(report: Report) -> str:
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
     for row in report.rows:
-        writer.writerow({name: _defused(value) for name, value in _plain(report, row).items()})
+        cells = _plain(report, row).items()
+        writer.writerow({name: defused(value) if isinstance(value, str) else value for name, value in cells})
     return text.getvalue()
 
 
@@ -177,11 +180,6 @@ def _exact(amount: Decimal | None) -> str | None:
     return None if amount is None else format(amount.normalize(), "f")
 
 
-def _defused(value: object) -> object:
-    """A spreadsheet takes a text that begins like a formula for one."""
-    return "'" + value if isinstance(value, str) and value.lstrip()[:1] in tuple("=+-@\t\r\n") and value.strip() else value
-
-
 def _missing(report: Report) -> list[str]:
     return [*_without_price(report), *_without_usage(report)]
 
@@ -191,7 +189,7 @@ def _without_usage(report: Report) -> list[str]:
         return []
     return [
         "",
-        f"Not in this number: {report.uncounted} {'call' if report.uncounted == 1 else 'calls'} that reported no usage.",
+        f"Not in this number: {plural(report.uncounted, 'call')} that reported no usage.",
         "Which, and how they ended: flask llm-cost report --by usage_source,outcome,model",
     ]
 
@@ -205,7 +203,7 @@ def _without_price(report: Report) -> list[str]:
     more = f" and {len(report.unpriced) - 3} more" if len(report.unpriced) > 3 else ""
     return [
         "",
-        f"Not in this number: {calls} {'call' if calls == 1 else 'calls'} without a price ({names}{more}).",
+        f"Not in this number: {plural(calls, 'call')} without a price ({names}{more}).",
         f"Why, and what to do: flask llm-cost prices explain {first.provider} {first.model or '?'}",
     ]
 

@@ -15,6 +15,7 @@ from flask_llm_cost.export import export_calls
 from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.ledger.filter import Filter, dimensions
 from flask_llm_cost.ledger.local_time import start_of_day
+from flask_llm_cost.wording import plural
 
 
 def _complete_dimension(context: click.Context, option: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -111,7 +112,7 @@ def export(path: str, first: datetime | None, last: datetime | None) -> None:
     except OSError as error:
         raise click.FileError(path, hint=f"{error.strerror}; name a file in a folder that can be written") from None
     if path != "-":
-        click.echo(f"{written:,} {'call' if written == 1 else 'calls'} in {path}")
+        click.echo(f"{plural(written, 'call')} in {path}")
 
 
 def _start(state: AppState, day: datetime | None, later: int = 0) -> datetime | None:

@@ -20,9 +20,8 @@ from flask import Response, request
 from flask_llm_cost.dashboard.breakdown import dimension_name
 from flask_llm_cost.dashboard.filters import CHOICES, Selection
 from flask_llm_cost.dashboard.formatting import plain
+from flask_llm_cost.spreadsheets import defused
 
-#: What makes a spreadsheet take a cell for a formula, full-width forms included.
-_FORMULA: Final = tuple("=+-@\t\r\n\x00＝＋－＠")
 _ROWS_A_CHUNK: Final = 200
 _LONGEST_NAME: Final = 100
 _NO_WORD: Final = re.compile(r"[^A-Za-z0-9]+", re.ASCII)
@@ -118,7 +117,4 @@ def cell(value: Any, mark: str = ".") -> str:
         return plain(Decimal(str(value))).replace(".", mark)
     if isinstance(value, date | datetime):
         return value.isoformat()
-    text = str(value)
-    if text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA):
-        return "'" + text
-    return text
+    return defused(str(value))

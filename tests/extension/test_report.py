@@ -170,6 +170,13 @@ def test_what_is_no_invoice(written: str, run: Run) -> None:
     assert "2026-10=openai:1234.56" in result.output
 
 
+@pytest.mark.parametrize("name", ["=1+1", "＝1+1", "－1", "\u00a0@x"])
+def test_no_cell_of_a_report_is_a_formula(add: Callable[..., Any], run: Run, name: str) -> None:
+    """Text that a spreadsheet would run begins with an apostrophe in the report's CSV as in the dashboard's."""
+    add(0, "1", model=name)
+    assert f"'{name},1,1," in run("--by", "model", "--format", "csv").output
+
+
 def test_one_report_at_a_time(run: Run) -> None:
     """Odd days and an invoice at once, or as CSV, are refused with a sentence."""
     assert run("--anomalies", "--invoice", "2026-10=openai:1").exit_code == 2

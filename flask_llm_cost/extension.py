@@ -57,7 +57,6 @@ class AppState:
         self.libraries = patching.libraries(config.instrument)
         self.hosts = HostMap(config.hosts, config.stream_usage, tracker.formats)
         self.tag_rules = TagRules(config.redacted_tags)
-        self.recorder = Recorder(config, lambda: self.book, self._send)
         #: ``None`` for an app that has declared none.
         self.budgets: Budgets | None = self._make_budgets() if config.budgets else None
         self.ledger = Ledger(
@@ -67,11 +66,12 @@ class AppState:
             instance_path=app.instance_path,
             engine=functools.partial(self._engine, config.bind_key),
             read_engine=functools.partial(self._engine, config.read_bind_key or config.bind_key),
-            price=self.recorder.price,
+            price=lambda record: self.recorder.price(record),
             committed=self._committed,
             write_failed=self._write_failed,
             within=(self.budgets.settling,) if self.budgets is not None else (),
         )
+        self.recorder = Recorder(config, lambda: self.book, self.ledger, self._send)
         self.prices = Shelf(
             overrides=config.price_overrides,
             aliases=config.model_aliases,
@@ -196,7 +196,6 @@ class LlmCostTracker:
         if config.write_mode != "log" or "sqlalchemy" in app.extensions:
             _add_tables(app, config)
         app.extensions[attribution.EXTENSION] = state = AppState(app, config, self)
-        state.recorder.ledger = state.ledger
         self._states.add(state)
         from flask_llm_cost.cli import cli
 

@@ -30,12 +30,14 @@ class Recorder:
     which it was made, unless somebody needs the price at once.
     """
 
-    def __init__(self, config: Config, book: Callable[[], PriceBook], send: Callable[[Signal, CallRecord], None]) -> None:
+    def __init__(
+        self, config: Config, book: Callable[[], PriceBook], ledger: Ledger, send: Callable[[Signal, CallRecord], None]
+    ) -> None:
         self._config = config
         self._book = book
+        self._ledger = ledger
         self._send = send
         self._warned: set[tuple[str, str | None]] = set()
-        self.ledger: Ledger | None = None
         #: The errors that the app asked to see. Any other is ours, and stays with us.
         self.raises: tuple[type[LlmCostError], ...] = (
             *((UnknownPriceError,) if config.unknown_price == "raise" else ()),
@@ -44,8 +46,8 @@ class Recorder:
 
     def started(self, record: CallRecord) -> None:
         """A stream has begun. Should its end never come, this is what is known of it."""
-        if self.ledger is not None and not _captures:
-            self.ledger.started(record)
+        if not _captures:
+            self._ledger.started(record)
 
     def record(self, record: CallRecord, *, quick: bool = False) -> CallRecord:
         """Keep a finished call.
@@ -55,16 +57,16 @@ class Recorder:
         :raises LedgerError: it could not be written at once, and the app asked for that to be raised
         """
         if not record.is_call:
-            if self.ledger is not None and not _captures:
-                self.ledger.append(record, quick=quick)
+            if not _captures:
+                self._ledger.append(record, quick=quick)
             return record
         if _captures or self._config.unknown_price == "raise":
             record = self.price(record)
         if _captures:
             for calls in _captures:
                 calls.append(record)
-        elif self.ledger is not None:
-            self.ledger.append(record, quick=quick)
+        else:
+            self._ledger.append(record, quick=quick)
         if self._config.unknown_price == "raise" and _lacks_price(record):
             raise UnknownPriceError(record.provider, record.price_model)
         return record

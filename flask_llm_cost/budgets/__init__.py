@@ -11,6 +11,6 @@ To read them, from the dashboard, a command or the app itself::
 """
 
 from flask_llm_cost.budgets.declaration import Budget
-from flask_llm_cost.budgets.reading import BudgetStatus, OpenHold
+from flask_llm_cost.budgets.statuses import BudgetStatus, OpenHold
 
 __all__ = ["Budget", "BudgetStatus", "OpenHold"]

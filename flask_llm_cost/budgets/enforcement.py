@@ -22,9 +22,9 @@ from flask_llm_cost.budgets.desk import Desk, Job, LateError
 from flask_llm_cost.budgets.holds import Hold, Standing, stored
 from flask_llm_cost.budgets.keeper import PATIENCE_SECONDS, TRANSACTION_SECONDS, Keeper
 from flask_llm_cost.budgets.limits import LimitError, Limits, active_lifts
-from flask_llm_cost.budgets.reading import BudgetStatus, OpenHold, open_holds, status_of, statuses
 from flask_llm_cost.budgets.refusals import Trouble, exceeded, not_checked, unpriced
 from flask_llm_cost.budgets.settling import Crossing, Measured, Settling
+from flask_llm_cost.budgets.statuses import BudgetStatus, OpenHold, open_holds, status_of, statuses
 from flask_llm_cost.errors import BudgetExceededError
 from flask_llm_cost.ledger.models import BudgetPeriod
 from flask_llm_cost.ledger.transaction import WriteError

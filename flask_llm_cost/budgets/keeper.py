@@ -20,7 +20,7 @@ from flask_llm_cost.ledger import lifecycle
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.faults import Fault, fault_of, name_of
 from flask_llm_cost.ledger.models import Counter as Counters
-from flask_llm_cost.ledger.reading import reading
+from flask_llm_cost.ledger.read_session import reading
 from flask_llm_cost.ledger.transaction import Transactions, WriteError
 
 _T = TypeVar("_T")

@@ -18,7 +18,7 @@ from flask_llm_cost.budgets import operating
 from flask_llm_cost.budgets.accounts import ALL, Account, Subject, account_of, judge
 from flask_llm_cost.budgets.declaration import DeclarationError, amount
 from flask_llm_cost.budgets.enforcement import Budgets
-from flask_llm_cost.budgets.reading import BudgetStatus
+from flask_llm_cost.budgets.statuses import BudgetStatus
 from flask_llm_cost.cli.group import actor, cli, format_option
 from flask_llm_cost.extension import state_of
 from flask_llm_cost.ledger.transaction import WriteError, not_written
@@ -130,11 +130,10 @@ def _account(ours: Budgets, name: str, scope: str) -> Account:
         known = ", ".join(budget.name for budget in ours.declared)
         raise click.BadParameter(f"there is no budget {name!r}; there are: {known}", param_hint="NAME")
     tags = {} if scope == ALL else dict([_pair(scope, "--scope")])
-    wanted = None if budget.per is None else budget.per
-    if wanted is None and tags:
+    if budget.per is None and tags:
         raise click.BadParameter(f"budget {name!r} has one limit in all; leave --scope out", param_hint="--scope")
-    if wanted is not None and set(tags) != {wanted}:
-        raise click.BadParameter(f"budget {name!r} is per {wanted}; give --scope {wanted}=…", param_hint="--scope")
+    if budget.per is not None and set(tags) != {budget.per}:
+        raise click.BadParameter(f"budget {name!r} is per {budget.per}; give --scope {budget.per}=…", param_hint="--scope")
     found = judge(budget, Subject(None, (), tags, datetime.now(UTC)))
     return account_of(budget, found.scope or scope, datetime.now(UTC), ours.zone)
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import UUID
 
-from flask_llm_cost.ledger.adoption import Reading, orphans, sweep_stalled
+from flask_llm_cost.ledger.adoption import SpoolReading, orphans, sweep_stalled
 from flask_llm_cost.ledger.spool import Generation, Spool, UnreadableError
-from flask_llm_cost.ledger.tally import Tally, log
+from flask_llm_cost.ledger.tally import Tally
 from flask_llm_cost.ledger.writer import BATCH
+from flask_llm_cost.log import log
 from flask_llm_cost.records import CallRecord, Usage
 
 #: After this many seconds the process's own records have their turn again.
@@ -51,7 +52,7 @@ class Adopter:
         """
         sweep_stalled(self._spool.folders)
         until = time.monotonic() + PASS_SECONDS
-        held: dict[Generation, Reading] = {}
+        held: dict[Generation, SpoolReading] = {}
         found, complete = False, True
         self._begun, self._ended = {}, set()
         try:
@@ -61,7 +62,7 @@ class Adopter:
                     complete = False
                     break
                 found = True
-                reading = held[generation] = Reading()
+                reading = held[generation] = SpoolReading()
                 if self._take(generation, reading) <= self._ended:
                     self._finish(generation, held.pop(generation))
             self._deliver([_interrupted(record) for name, record in self._begun.items() if name not in self._ended])
@@ -72,7 +73,7 @@ class Adopter:
                 generation.release()
         return found, complete
 
-    def _take(self, generation: Generation, reading: Reading) -> set[UUID]:
+    def _take(self, generation: Generation, reading: SpoolReading) -> set[UUID]:
         """Deliver the finished calls of one file. The ids of those that it saw begin."""
         begun: set[UUID] = set()
         batch: list[CallRecord] = []
@@ -94,7 +95,7 @@ class Adopter:
         self._deliver(batch)
         return begun
 
-    def _finish(self, generation: Generation, reading: Reading) -> None:
+    def _finish(self, generation: Generation, reading: SpoolReading) -> None:
         self._tally.torn += reading.torn
         if reading.corrupt and generation.path is not None:
             try:

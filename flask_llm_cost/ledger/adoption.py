@@ -32,7 +32,7 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Reading:
+class SpoolReading:
     """Reads a file's entries, and says afterwards how the file was."""
 
     #: Lines with a wrong CRC.

@@ -18,15 +18,16 @@ import sqlalchemy as sa
 
 from flask_llm_cost.errors import SchemaMissingError
 from flask_llm_cost.ledger.adopter import Adopter
-from flask_llm_cost.ledger.adoption import Reading, ledger_of, orphans, spool_files
+from flask_llm_cost.ledger.adoption import SpoolReading, ledger_of, orphans, spool_files
 from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.lines import encode
 from flask_llm_cost.ledger.quarantine import set_aside
 from flask_llm_cost.ledger.spool import ROTATE_BYTES, Generation, Spool, UnreadableError
-from flask_llm_cost.ledger.tally import COUNTERS, Tally, log, price_or_leave
+from flask_llm_cost.ledger.tally import COUNTERS, Tally
 from flask_llm_cost.ledger.transaction import WriteError
 from flask_llm_cost.ledger.variety import MANY_VALUES_OF
 from flask_llm_cost.ledger.writer import BATCH, Writer, Written
+from flask_llm_cost.log import log
 from flask_llm_cost.records import CallRecord
 
 ADOPT_SECONDS: Final = 30.0
@@ -40,7 +41,7 @@ _MINUTE: Final = 60.0
 class Drain:
     """Drains one spool through one writer.
 
-    :param price: puts the cost into a record
+    :param price: puts the cost into a record, or says that there is none; never raises
     :param committed: told of the records that this process recorded and that are now in the database
     :param write_failed: told the kind of error, and how many calls wait, when a batch could not be written
     :param max_bytes: of spool files, beyond which the oldest calls are given up while the database is away
@@ -214,7 +215,7 @@ class Drain:
         self._beaten = seen
 
     def _deliver_own(self, generation: Generation) -> None:
-        reading = Reading()
+        reading = SpoolReading()
         batch: list[CallRecord] = []
         for entry in reading.entries(generation.read()):
             if entry.record is None:
@@ -230,7 +231,7 @@ class Drain:
     def _deliver(self, batch: Sequence[CallRecord], *, tell: bool) -> None:
         if not batch:
             return
-        priced = [price_or_leave(self._price, record, self.tally) for record in batch]
+        priced = [self._price(record) for record in batch]
         with self.database:
             written = self._writer.write(priced)
         self.note(written)

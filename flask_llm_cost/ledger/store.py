@@ -27,13 +27,14 @@ from flask_llm_cost.ledger.health import Health, set_aside, survey
 from flask_llm_cost.ledger.lines import encode
 from flask_llm_cost.ledger.models import Counter
 from flask_llm_cost.ledger.quarantine import put_back
-from flask_llm_cost.ledger.reading import reading
+from flask_llm_cost.ledger.read_session import reading
 from flask_llm_cost.ledger.rollups import Rollups
 from flask_llm_cost.ledger.settings import LedgerConfig
 from flask_llm_cost.ledger.spool import Spool
-from flask_llm_cost.ledger.tally import COUNTERS, Tally, log, log_call, price_or_leave
+from flask_llm_cost.ledger.tally import COUNTERS, Tally, log_call
 from flask_llm_cost.ledger.transaction import WriteError
 from flask_llm_cost.ledger.writer import Writer
+from flask_llm_cost.log import log
 from flask_llm_cost.records import CallRecord
 
 INLINE_SECONDS: Final = 0.2
@@ -60,7 +61,7 @@ class Ledger:
     :param testing: a spool of its own in a temporary folder, no adoption, no wait at exit
     :param engine: gives the host's engine of the ledger's bind
     :param read_engine: the same for reading, perhaps a replica
-    :param price: puts the cost into a record; called by whoever writes
+    :param price: puts the cost into a record, or says that there is none; never raises; called by whoever writes
     :param committed: told of records that are in the database now, once each
     :param write_failed: told the kind of error and how many calls wait
     :param within: what else moves in the transaction of the rows, in order
@@ -149,7 +150,7 @@ class Ledger:
             self._log_memory()
 
     def _append_inline(self, record: CallRecord) -> None:
-        priced = price_or_leave(self._price, record, self._tally)
+        priced = self._price(record)
         try:
             if self._away is not None and time.monotonic() < self._away_until:
                 raise self._away
@@ -199,14 +200,14 @@ class Ledger:
 
     def _log_memory(self) -> None:
         for record in filter(lambda record: record.is_call, _taken(self._memory)):
-            log_call(price_or_leave(self._price, record, self._tally))
+            log_call(self._price(record))
 
     def _write_memory(self) -> bool:
         """Write what waits for an in-memory database, unless the app has a transaction open on its one connection."""
         batch = _taken(self._memory)
         if not batch:
             return True
-        priced = [price_or_leave(self._price, record, self._tally) for record in batch]
+        priced = [self._price(record) for record in batch]
         try:
             written = self._writer.write(priced, patience=0.0)
         except WriteError as error:

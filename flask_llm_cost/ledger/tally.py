@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from flask_llm_cost.ledger.variety import MANY_VALUES, Variety
-from flask_llm_cost.log import log as log
-from flask_llm_cost.records import REDACTED, UNPRICED, CallRecord
+from flask_llm_cost.log import log
+from flask_llm_cost.records import REDACTED, CallRecord
 
 #: What is added up in the database for all processes, by the names in :class:`Tally`.
 COUNTERS: Final = ("duplicates", "quarantined", "lost", "spooled", "busy", "redacted", "unattributed")
@@ -24,7 +24,6 @@ class Tally:
     quarantined: int = 0
     lost: int = 0
     torn: int = 0
-    unpriced_by_fault: int = 0
     #: Inline writes that had to wait in the spool.
     spooled: int = 0
     #: Batches that had to wait because somebody else held the database.
@@ -56,19 +55,6 @@ class Tally:
                     key,
                     f"{MANY_VALUES:,}",
                 )
-
-
-def price_or_leave(price: Callable[[CallRecord], CallRecord], record: CallRecord, tally: Tally) -> CallRecord:
-    """*record* with its cost. Where pricing fails it stays unpriced: a record is never lost to a price."""
-    if record.cost is not None:
-        return record
-    try:
-        return price(record)
-    except Exception as error:
-        if not tally.unpriced_by_fault:
-            log.warning("llm_cost: pricing failed (%s); such calls are kept unpriced", type(error).__name__)
-        tally.unpriced_by_fault += 1
-        return dataclasses.replace(record, cost=UNPRICED)
 
 
 def log_call(record: CallRecord) -> None:

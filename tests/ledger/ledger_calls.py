@@ -110,7 +110,7 @@ class LedgerMaker:
             instance_path=str(self.folder),
             engine=lambda: bound,
             read_engine=lambda: bound,
-            price=price,
+            price=lambda record: record if record.cost is not None else price(record),
             committed=self.committed.extend,
             write_failed=lambda name, waiting: self.failed.append((name, waiting)),
         )

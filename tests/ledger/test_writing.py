@@ -15,10 +15,13 @@ from databases import Server
 from ledger_calls import NOON, PRICE, LedgerMaker, a_call, calls, price, total_of
 from sqlalchemy.orm import Session
 
+from flask_llm_cost.config import Config
 from flask_llm_cost.errors import LedgerError, SchemaMissingError
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.models import Base, Call, PriceSnapshot
 from flask_llm_cost.ledger.writer import Writer
+from flask_llm_cost.pricing import PriceBook
+from flask_llm_cost.recorder import Recorder
 from flask_llm_cost.records import CallRecord, Usage, content_id, new_call_id, settled_call_id
 
 
@@ -280,11 +283,13 @@ def test_no_tables_yet(database_url: sa.URL, tmp_path: Any, caplog: pytest.LogCa
 def test_a_price_that_fails_loses_no_call(make_ledger: LedgerMaker, caplog: pytest.LogCaptureFixture) -> None:
     """When pricing raises, the call is kept unpriced with its quantities, so that it can be priced later."""
 
-    def broken(record: CallRecord) -> CallRecord:
+    def broken() -> PriceBook:
         raise ZeroDivisionError("MARKER")
 
-    ledger = make_ledger(price=broken)
-    ledger.append(a_call())
+    recorder: Recorder
+    ledger = make_ledger(price=lambda record: recorder.price(record))
+    recorder = Recorder(Config.from_mapping({}), broken, ledger, lambda signal, record: None)
+    recorder.record(a_call())
     assert ledger.flush(10)
     with ledger.session() as session:
         call = session.scalars(sa.select(Call)).one()

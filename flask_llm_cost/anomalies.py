@@ -64,9 +64,9 @@ def find_anomalies(session: Session, *, days: int, today: date, zone: ZoneInfo, 
     by_day: dict[date, Decimal] = {day: cost for day, cost in costs.items() if isinstance(day, date)}
     asked = [first + timedelta(days=step) for step in range(days)]
     found = []
-    for day, times in odd_days(asked, by_day):
+    for day, usual in odd_days(asked, by_day):
         rises = _rises(session, day, zone, ("model", *(f"tag:{key}" for key in tags)))
-        found.append(OddDay(day, by_day[day], round(by_day[day] / times, 12), rises))
+        found.append(OddDay(day, by_day[day], usual, rises))
     return Anomalies(first, today, str(zone), tuple(found))
 
 

@@ -107,7 +107,7 @@ def drawn(
         )
 
     odd = odd_days([day for day in past if day != period.today], costs)
-    remark = _remark(odd[0], by, past) if odd else None
+    remark = _remark(odd[0][0], costs[odd[0][0]] / odd[0][1], by, past) if odd else None
     wide_rows = tuple(row(bucket) for bucket in buckets(past))
     narrow_rows = tuple(row(bucket) for bucket in buckets(past, _NARROW_BARS))
 
@@ -163,9 +163,8 @@ def series_of(by: Breakdown) -> tuple[Series, ...]:
     return tuple(found)
 
 
-def _remark(odd: tuple[date, Decimal], by: Breakdown, past: Sequence[date]) -> str:
+def _remark(day: date, times: Decimal, by: Breakdown, past: Sequence[date]) -> str:
     """What an odd day says of itself: whose part of it grew most, and by how much."""
-    day, times = odd
     before = [at for at in past if at < day]
 
     def grown(row: Row) -> Decimal:

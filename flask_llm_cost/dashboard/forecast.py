@@ -79,7 +79,7 @@ def forecast(spent: Decimal, by_day: Mapping[date, Decimal], today: date, last: 
 
 
 def odd_days(days: Sequence[date], by_day: Mapping[date, Decimal]) -> list[tuple[date, Decimal]]:
-    """Days out of line with the 28 before them, with how many times their median they came to, the dearest first."""
+    """Days out of line with the 28 before them, with the median of those, the dearest first."""
     found = []
     begun = min((day for day, amount in by_day.items() if amount), default=date.max)
     for day in days:
@@ -91,7 +91,7 @@ def odd_days(days: Sequence[date], by_day: Mapping[date, Decimal]) -> list[tuple
         usual = median(before)
         deviation = median(abs(value - usual) for value in before)
         if usual > 0 and amount > usual + 4 * deviation and amount > usual * Decimal("1.5"):
-            found.append((day, amount / usual))
+            found.append((day, usual))
     return sorted(found, key=lambda item: -by_day[item[0]])
 
 

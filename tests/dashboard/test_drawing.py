@@ -38,7 +38,7 @@ def test_an_odd_day_is_named_by_its_rule() -> None:
     days = [date(2026, 11, 1) + timedelta(days=n) for n in range(20)]
     usual = dict.fromkeys(days, Decimal(10))
     assert odd_days(days, usual) == []
-    assert odd_days(days, {**usual, days[15]: Decimal(31)}) == [(days[15], Decimal("3.1"))]
+    assert odd_days(days, {**usual, days[15]: Decimal(31)}) == [(days[15], Decimal(10))]
     assert odd_days(days, {**dict.fromkeys(days, Decimal("0.01")), days[15]: Decimal("0.9")}) == []
     late = {day: (Decimal(10) if n > 9 else Decimal(0)) for n, day in enumerate(days)}
     assert odd_days(days, late) == []

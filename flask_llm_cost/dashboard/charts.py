@@ -10,8 +10,7 @@ from typing import Final
 
 from flask_llm_cost.dashboard.formatting import plain, symbol
 
-#: Series have colours of their own up to here; what is left over is one grey.
-SERIES: Final = 7
+#: The grey of what is left over; series before it have colours of their own.
 OTHER: Final = 8
 _GAP: Final = 0.7
 

@@ -7,7 +7,6 @@ Every question takes a :class:`Filter`, and every filter names its scope. What i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -31,8 +30,8 @@ from flask_llm_cost.ledger.rollup_sums import ESTIMATED_SOURCES, FAILED_OUTCOMES
 
 __all__ = [
     "ESTIMATED_SOURCES", "FAILED_OUTCOMES", "NOTHING", "UNCOUNTED_SOURCES", "Completeness", "Key", "Spend", "UnpricedModel",
-    "any_calls", "completeness", "count_known", "count_values", "extent", "over", "percentile", "pivot", "pruned_before",
-    "ranking", "totals", "unpriced_models",
+    "any_calls", "completeness", "count_values", "extent", "over", "pivot", "pruned_before", "ranking", "totals",
+    "unpriced_models",
 ]  # fmt: skip
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -221,33 +220,6 @@ def pruned_before(session: Session) -> datetime | None:
     """The instant before which calls may be gone, pruned; ``None`` where none are. Their rollups are there."""
     state = state_of(session)
     return state.pruned if state is not None else None
-
-
-_MEASURED: Final[Mapping[str, Any]] = MappingProxyType(
-    {"total_cost": Call.total_cost, "latency_ms": Call.latency_ms, "first_token_ms": Call.first_token_ms}
-)
-
-
-def percentile(session: Session, flt: Filter, measure: str, share: float, known: int) -> Decimal | int | None:
-    """The value that *share* of the calls do not exceed, by nearest rank.
-
-    :param measure: ``total_cost``, ``latency_ms`` or ``first_token_ms``
-    :param known: for how many calls it is known, where the caller has that already; 0 answers ``None``
-    """
-    column: Any = {"total_cost": Call.total_cost, "latency_ms": Call.latency_ms, "first_token_ms": Call.first_token_ms}[
-        measure
-    ]
-    if known <= 0:
-        return None
-    rank = max(0, math.ceil(share * known) - 1)
-    query = sa.select(column).where(*flt.conditions(), column.is_not(None)).order_by(column).offset(rank).limit(1)
-    found: Decimal | int | None = session.scalar(query)
-    return found
-
-
-def count_known(session: Session, flt: Filter, measure: str) -> int:
-    """For how many calls ``latency_ms``, ``first_token_ms`` or ``total_cost`` is known."""
-    return session.scalar(sa.select(sa.func.count(_MEASURED[measure])).where(*flt.conditions())) or 0
 
 
 def any_calls(session: Session, flt: Filter) -> bool:

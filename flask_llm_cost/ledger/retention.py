@@ -177,8 +177,8 @@ def forget(transactions: Transactions, rollups: Rollups, key: str, value: str, *
             count = transactions.run(functools.partial(_erase_calls, rollups=rollups, key=key, value=value))
             erased += count
             yield count
-        for erase in (_erase_rollups, _erase_scopes):
-            _until_none(transactions, functools.partial(erase, rollups=rollups, key=key, value=value))
+        _until_none(transactions, functools.partial(_erase_rollups, rollups=rollups, key=key, value=value))
+        _until_none(transactions, functools.partial(_erase_scopes, key=key, value=value))
         transactions.run(functools.partial(_audit, key=key, erased=erased, actor=actor))
     except WriteError as error:
         raise not_written(error) from None
@@ -240,8 +240,7 @@ def _id(row: Row) -> int:
     return value.int
 
 
-def _erase_scopes(connection: sa.Connection, rollups: Rollups, key: str, value: str) -> int:
-    del rollups
+def _erase_scopes(connection: sa.Connection, key: str, value: str) -> int:
     changed = 0
     for table in (_PERIODS, _ADJUSTMENTS):
         erased: Any = sa.update(table).where(table.c.scope == f"{key}={value}").values(scope=f"{key}={ERASED}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Final, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -232,16 +232,15 @@ class Writer:
             inserts = self.inserts(connection)
             inserts.prices(connection, inserts.prices.bind([price_row(prices[price_id], now) for price_id in missing]))
 
-    def count(self, counts: dict[str, int], texts: dict[str, str] | None = None) -> None:
-        """Add *counts* to the counters of these names, and set *texts*. In a transaction of its own.
+    def count(self, counts: dict[str, int]) -> None:
+        """Add *counts* to the counters of these names, in a transaction of its own.
 
         :raises WriteError: it could not be done
         """
-        texts = texts or {}
 
         def add(connection: sa.Connection) -> None:
-            for name in sorted({*counts, *texts}):
-                _add(connection, name, counts.get(name, 0), texts.get(name))
+            for name in sorted(counts):
+                _add(connection, name, counts[name])
 
         self.transactions.run(add)
 
@@ -287,9 +286,7 @@ def _skips(connection: sa.Connection) -> bool:
     return connection.dialect.name == "postgresql"
 
 
-def _add(connection: sa.Connection, name: str, amount: int, text: str | None) -> None:
-    values: dict[str, Any] = {"value": _COUNTERS.c.value + amount, "updated_at": datetime.now(UTC)}
-    if text is not None:
-        values["text"] = text[:256]
+def _add(connection: sa.Connection, name: str, amount: int) -> None:
+    values = {"value": _COUNTERS.c.value + amount, "updated_at": datetime.now(UTC)}
     if connection.execute(sa.update(_COUNTERS).where(_COUNTERS.c.name == name).values(values)).rowcount == 0:
         connection.execute(sa.insert(_COUNTERS).values({**values, "name": name, "value": amount}))

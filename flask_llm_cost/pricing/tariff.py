@@ -115,10 +115,6 @@ class Route:
         self._tools = tools
         self._discount = discount
 
-    @property
-    def known(self) -> bool:
-        return any(segment.match is not None for segment in self._segments)
-
     def segment(self, at: datetime) -> Segment:
         return self._segments[bisect_right(self._bounds, at)] if self._bounds else self._segments[0]
 

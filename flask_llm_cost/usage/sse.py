@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from flask_llm_cost.usage.scanner import DelimitedScanner
 
-_EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _LINES: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _DONE: Final = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
 
@@ -21,7 +21,7 @@ class EventScanner(DelimitedScanner):
     __slots__ = ()
 
     def _next_end(self, text: bytes, position: int) -> int:
-        end = _EVENT_END.search(text, position)
+        end = EVENT_END.search(text, position)
         return end.end() if end else -1
 
     def _last_end(self, text: bytes, floor: int, ceiling: int) -> int:

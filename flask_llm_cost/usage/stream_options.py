@@ -11,12 +11,11 @@ import json
 import re
 from typing import Final
 
-from flask_llm_cost.usage.sse import last_event_end, parse_event
+from flask_llm_cost.usage.sse import EVENT_END, last_event_end, parse_event
 
 _FIELD: Final = re.compile(rb'"stream_options"\s*:\s*')
 _STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
 _ASKED: Final = rb'"include_usage":true'
-_EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 def ask_for_usage(content: bytes) -> bytes | None:
@@ -86,7 +85,7 @@ class UsageEventFilter:
     def _filter(self, events: bytes) -> bytes:
         passed = []
         start = 0
-        for end in _EVENT_END.finditer(events):
+        for end in EVENT_END.finditer(events):
             event = events[start : end.end()]
             start = end.end()
             if b'"usage"' in event:

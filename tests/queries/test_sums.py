@@ -171,16 +171,6 @@ def test_unpriced_models_are_named(session: Session) -> None:
     ]
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0, "0.01"), (0.5, "0.05"), (0.95, "0.10"), (1, "0.10")])
-def test_percentiles_by_nearest_rank(session: Session, share: float, expected: str) -> None:
-    """A percentile is a cost that a call really had; unpriced calls have none."""
-    for n in range(1, 11):
-        add_call(session, AT, f"{n / 100:.2f}")
-    add_call(session, AT, None)
-    assert queries.percentile(session, EVERYTHING, "total_cost", share, 10) == Decimal(expected)
-    assert queries.percentile(session, EVERYTHING, "first_token_ms", share, 0) is None
-
-
 @pytest.mark.parametrize("name", ["modle", "tag:", "tag:A", "tag:a b", "raw_usage", "k0", "1; DROP TABLE llm_cost_calls"])
 def test_only_known_dimensions(session: Session, name: str) -> None:
     """What spend cannot be grouped by is refused with the choices, and never reaches the SQL."""

@@ -99,7 +99,45 @@ class tags:  # noqa: N801 - reads as a word in ``with tags(...)``
             tags_here.set(block.outer)
 
     def __call__(self, function: _F) -> _F:
-        return around(function, lambda: self)
+        return around(function, lambda: Inside(self._values))
+
+
+class Inside:
+    """The tags inside one call of a function. A generator enters at every step, and with it the blocks that it has opened.
+
+    :param alone: whether these are all the tags there, whoever calls
+    """
+
+    __slots__ = ("_alone", "_here", "_opened", "_values")
+
+    def __init__(self, values: Mapping[str, Any], *, alone: bool = False) -> None:
+        self._values = values
+        self._alone = alone
+        self._opened: list[tags] = []
+
+    def __enter__(self) -> None:
+        outer = tags_here.get()
+        self._here = _Block(self._values if self._alone else {**outer.values, **self._values}, outer)
+        tags_here.set(self._here)
+        for block in self._opened:
+            block.__enter__()
+
+    def __exit__(self, *raised: object) -> None:
+        self.leave()
+
+    def leave(self) -> bool:
+        """Whether this was where it was entered. What is closed by a collector may be anywhere, and leaves nothing there."""
+        opened = []
+        block = tags_here.get()
+        while block is not self._here and block.outer is not None:
+            if block.opened_by is not None:
+                opened.append(block.opened_by)
+            block = block.outer
+        if block is not self._here or block.outer is None:
+            return False
+        self._opened = opened[::-1]
+        tags_here.set(block.outer)
+        return True
 
 
 def around(function: _F, block: _Opened) -> _F:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from flask_llm_cost.capture.attribution import CarriedApp, RequestTags, collect_tags, current_request, owner, request_here
 from flask_llm_cost.capture.guard import guarded
-from flask_llm_cost.tags import around, tags, tags_here
+from flask_llm_cost.tags import Inside, around, tags, tags_here
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -50,31 +50,29 @@ def carry_tags(function: _F) -> _F:
     app context, and with it the app's database session, stays where it is. May be called many times and from several
     threads at once.
     """
-    block, request = tags_here.get(), _asked_request()
-    return around(function, lambda: _Elsewhere(block, request))
+    values, request = tags_here.get().values, _asked_request()
+    return around(function, lambda: _Elsewhere(values, request))
 
 
-class _Elsewhere:
-    """The tags and the request of another place, for one call of a function, which a generator enters at every step."""
+class _Elsewhere(Inside):
+    """The tags of another place, and its request."""
 
-    __slots__ = ("_here", "_there")
+    __slots__ = ("_request", "_request_here")
 
-    def __init__(self, block: Any, request: RequestTags | CarriedApp | None) -> None:
-        self._there = block, request
+    def __init__(self, values: Mapping[str, Any], request: RequestTags | CarriedApp | None) -> None:
+        super().__init__(values, alone=True)
+        self._request = request
 
     def __enter__(self) -> None:
-        self._here = _swap(self._there)
+        super().__enter__()
+        self._request_here = request_here.get()
+        request_here.set(self._request)
 
-    def __exit__(self, *raised: object) -> None:
-        self._there = _swap(self._here)  # a block that a generator has opened is still open at its next step
-
-
-def _swap(wanted: tuple[Any, RequestTags | CarriedApp | None]) -> tuple[Any, RequestTags | CarriedApp | None]:
-    """Let these be the tags and the request here, and give those that were."""
-    before = tags_here.get(), request_here.get()
-    tags_here.set(wanted[0])
-    request_here.set(wanted[1])
-    return before
+    def leave(self) -> bool:
+        left = super().leave()
+        if left:
+            request_here.set(self._request_here)
+        return left
 
 
 @guarded

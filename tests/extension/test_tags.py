@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from flask_llm_cost import carry_tags
 from flask_llm_cost.config import SECRET_NAMES
 from flask_llm_cost.tags import REDACTED, TagRules, current_tags, tags
 
@@ -104,6 +105,46 @@ def test_a_tagged_generator_is_a_whole_generator() -> None:
         next(whole)
 
 
+def test_a_block_inside_a_tagged_generator_lasts_over_its_steps() -> None:
+    """What a decorated generator opens is open until it closes it, and never in its consumer, whose tags it has."""
+    shared = tags(feature="x")
+
+    @shared
+    def generator() -> Iterator[dict[str, Any]]:
+        with tags(step="one"), shared:
+            yield current_tags()
+            with tags(step="two"):
+                yield current_tags()
+            yield current_tags()
+        yield current_tags()
+
+    @shared
+    async def async_generator() -> AsyncIterator[dict[str, Any]]:
+        with tags(step="one"):
+            yield current_tags()
+            await asyncio.sleep(0)
+            yield current_tags()
+        yield current_tags()
+
+    async def consume() -> list[dict[str, Any]]:
+        return [found async for found in async_generator()]
+
+    seen = []
+    for found in generator():
+        assert current_tags() == {}
+        seen.append(found)
+    one, two = {"feature": "x", "step": "one"}, {"feature": "x", "step": "two"}
+    assert seen == [one, two, one, {"feature": "x"}]
+    assert asyncio.run(consume()) == [one, one, {"feature": "x"}]
+    steps = generator()
+    next(steps)
+    with tags(consumer="c"):
+        assert next(steps) == {"consumer": "c", **two}
+        assert current_tags() == {"consumer": "c"}
+    steps.close()
+    assert current_tags() == {}
+
+
 def test_one_object_serves_many_tasks() -> None:
     """Two tasks inside the same tags object keep their own surroundings."""
     shared = tags(feature="shared")
@@ -145,6 +186,33 @@ class Unprintable:
 @pytest.fixture
 def rules() -> TagRules:
     return TagRules(["password"])
+
+
+@pytest.mark.parametrize("wrap", [tags(feature="inside"), carry_tags], ids=["tagged", "carried"])
+def test_a_call_closed_in_another_context_harms_nobody(wrap: Any) -> None:
+    """A coroutine that ends where it never ran, as the collector ends one, leaves that place's tags as they were."""
+
+    class Wait:
+        def __await__(self) -> Iterator[None]:
+            yield
+
+    @wrap
+    async def coroutine() -> None:
+        with tags(step="one"):
+            await Wait()
+
+    @wrap
+    async def async_generator() -> AsyncIterator[None]:
+        with tags(step="one"):
+            await Wait()
+            yield
+
+    for waiting in (coroutine(), async_generator().asend(None)):
+        contextvars.copy_context().run(waiting.send, None)
+        with tags(feature="elsewhere"):
+            waiting.close()
+            assert current_tags() == {"feature": "elsewhere"}
+        assert current_tags() == {}
 
 
 def test_values_become_text(rules: TagRules) -> None:

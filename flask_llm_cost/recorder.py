@@ -78,7 +78,7 @@ class Recorder:
         try:
             cost = self._book().price_record(record)
         except Exception as error:
-            log.warning("pricing a call failed with %s: it is kept without a price", type(error).__name__)
+            self._warn_fault(type(error).__name__)
             cost = UNPRICED
         return replace(record, cost=cost)
 
@@ -91,6 +91,11 @@ class Recorder:
                 self._warn_unpriced(record)
             else:
                 self._warn_gap(record)
+
+    def _warn_fault(self, name: str) -> None:
+        if ("", name) not in self._warned:
+            self._warned.add(("", name))
+            log.warning("pricing a call failed with %s: such calls are kept without a price", name)
 
     def _warn_unpriced(self, record: CallRecord) -> None:
         key = record.provider, record.price_model

@@ -281,7 +281,7 @@ def test_no_tables_yet(database_url: sa.URL, tmp_path: Any, caplog: pytest.LogCa
 
 
 def test_a_price_that_fails_loses_no_call(make_ledger: LedgerMaker, caplog: pytest.LogCaptureFixture) -> None:
-    """When pricing raises, the call is kept unpriced with its quantities, so that it can be priced later."""
+    """When pricing raises, calls are kept unpriced with their quantities, to be priced later, and the log says so once."""
 
     def broken() -> PriceBook:
         raise ZeroDivisionError("MARKER")
@@ -289,16 +289,20 @@ def test_a_price_that_fails_loses_no_call(make_ledger: LedgerMaker, caplog: pyte
     recorder: Recorder
     ledger = make_ledger(price=lambda record: recorder.price(record))
     recorder = Recorder(Config.from_mapping({}), broken, ledger, lambda signal, record: None)
-    recorder.record(a_call())
+    for record in calls(3):
+        recorder.record(record)
+    recorder.record(a_call(id=(last := new_call_id())))
     assert ledger.flush(10)
     with ledger.session() as session:
-        call = session.scalars(sa.select(Call)).one()
+        assert session.scalar(sa.select(sa.func.count()).where(Call.cost_status == "unpriced")) == 4
+        call = session.scalars(sa.select(Call).where(Call.id == last)).one()
         assert (call.cost_status, call.total_cost) == ("unpriced", None)
         assert [(line.component, line.quantity, line.cost) for line in call.line_items] == [
             ("input", 1000, None),
             ("output", 20, None),
         ]
     assert "MARKER" not in caplog.text
+    assert caplog.text.count("pricing a call failed with ZeroDivisionError") == 1
 
 
 def test_a_real_record_takes_the_place_of_an_interrupted_one(make_ledger: LedgerMaker) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
@@ -27,6 +28,14 @@ _SKIPS_DUPLICATES: Final = (CALLS, PRICES)
 
 _OPTIONS: Final = {"preserve_rowcount": True}
 _INSERTS: Final[Mapping[str, Callable[[sa.Table], Any]]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+
+
+def one_of(column: sa.Column[Any], ids: Sequence[UUID], dialect: sa.Dialect) -> sa.ColumnElement[bool]:
+    """Whether *column* is one of many ids. PostgreSQL takes them as one array, several times as fast as a parameter each."""
+    if dialect.name != "postgresql":
+        return column.in_(ids)
+    every = sa.literal(array([call_id.hex for call_id in ids]), sa.Text())
+    return column == sa.func.any(sa.cast(every, postgresql.ARRAY(column.type)))
 
 
 class _Statement:

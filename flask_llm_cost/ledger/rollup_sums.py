@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -37,6 +38,7 @@ ENDING_COLUMNS: Final = ("stream", "outcome", "usage_source", "cost_status", "fl
 TAG_KEYS: Final = ("day", "key", "value", "second_value", "provider", "model", "currency")
 
 _NOTHING: Final = Decimal(0)
+_ending_columns: Final = itemgetter(*ENDING_COLUMNS)
 
 #: The amounts of :data:`MEASURES`, in order. Never changed: calls that are alone in a rollup share theirs.
 _Amounts = tuple[Any, ...]
@@ -125,8 +127,7 @@ def _measures(sign: int, call: Row) -> _Amounts:
 
 
 def _ending(call: Row) -> str:
-    stream, outcome, source, status, flags = (call[name] for name in ENDING_COLUMNS)
-    return ending(stream, outcome, source, status, flags, call["computed_cost"] is not None)
+    return ending(*_ending_columns(call), call["computed_cost"] is not None)
 
 
 def ending(stream: bool, outcome: str, source: str, status: str, flags: str | None, computed: bool) -> str:

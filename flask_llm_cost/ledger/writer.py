@@ -11,7 +11,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flask_llm_cost.ledger import batches, makers
-from flask_llm_cost.ledger.bulk import CALLS, ITEMS, PRICES, TAGS, Bound, Inserts
+from flask_llm_cost.ledger.bulk import CALLS, ITEMS, PRICES, TAGS, Bound, Inserts, one_of
 from flask_llm_cost.ledger.change import After, Change, Within
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.faults import Fault, name_of
@@ -194,7 +194,9 @@ class Writer:
     @staticmethod
     def _held(ids: Sequence[UUID], connection: sa.Connection) -> dict[UUID, bool]:
         """Ids that are there already, and whether what is there is provisional."""
-        query = sa.select(CALLS.c.id, CALLS.c.outcome, CALLS.c.usage_source).where(CALLS.c.id.in_(ids))
+        query = sa.select(CALLS.c.id, CALLS.c.outcome, CALLS.c.usage_source).where(
+            one_of(CALLS.c.id, ids, connection.dialect)
+        )
         return {
             call_id: source == "pending" or (outcome == "interrupted" and source == "unknown")
             for call_id, outcome, source in connection.execute(query)

@@ -127,7 +127,8 @@ def _measures(sign: int, call: Row) -> _Amounts:
 
 
 def _ending(call: Row) -> str:
-    return ending(*_ending_columns(call), call["computed_cost"] is not None)
+    stream, outcome, source, status, flags = _ending_columns(call)
+    return ending(stream, outcome, source, status, flags, call["computed_cost"] is not None)
 
 
 def ending(stream: bool, outcome: str, source: str, status: str, flags: str | None, computed: bool) -> str:

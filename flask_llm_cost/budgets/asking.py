@@ -14,6 +14,8 @@ from flask_llm_cost.records import CallRecord
 class Ask:
     """A call that asks whether it may be sent.
 
+    :param accounts: those of budgets that block in which it counts
+    :param before: those for which it has been told already that it may, and holds what it holds: of them it asks no more
     :param content: its body; ``None`` where it is sent piece by piece
     :param length: the length that is announced for it then
     :param host: where it goes, which may decide its price
@@ -28,6 +30,23 @@ class Ask:
     accounts: tuple[Account, ...]
     host: str = ""
     mode: str | None = None
+    before: tuple[Account, ...] = ()
+
+    @property
+    def new(self) -> tuple[Account, ...]:
+        """The accounts that are still to be asked."""
+        known = {account.id for account in self.before}
+        return tuple(account for account in self.accounts if account.id not in known)
+
+    @property
+    def left(self) -> frozenset[UUID]:
+        """The accounts that were asked, and in which the call does not count after all."""
+        return frozenset(account.id for account in self.before) - {account.id for account in self.accounts}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is anything to ask, or to give back."""
+        return self.accounts is not self.before and bool(self.new or self.left)
 
     @property
     def as_recorded(self) -> CallRecord:

@@ -84,19 +84,9 @@ class Budgets:
 
     # Before a call.
 
-    def ask(
-        self,
-        call_id: UUID,
-        subject: Subject,
-        operation: str,
-        content: bytes | None,
-        length: int,
-        host: str = "",
-        mode: str | None = None,
-    ) -> Ask | None:
-        """What a call has to ask; ``None`` where no budget that blocks applies to it."""
-        accounts = accounts_of(self._blocking, subject, self.zone) if self._blocking else ()
-        return Ask(call_id, subject, operation, content, length, tuple(accounts), host, mode) if accounts else None
+    def blocking(self, subject: Subject) -> tuple[Account, ...]:
+        """The accounts that a call has to ask."""
+        return tuple(accounts_of(self._blocking, subject, self.zone))
 
     def authorise(self, ask: Ask) -> Answer:
         """Whether a call may be sent; then what it may cost is held. Takes half a second at most, and raises nothing."""
@@ -139,7 +129,8 @@ class Budgets:
         if (trouble := self.keeper.away) is not None:
             return self._in_doubt(ask, trouble)
         try:
-            return self._asked(ask) or Answer()
+            asked = self._asked(ask)
+            return asked if asked or ask.left else Answer()
         except BudgetExceededError as error:
             return Answer(error)
 
@@ -158,6 +149,8 @@ class Budgets:
 
     def _decide(self, ask: Ask, asked: Sequence[tuple[Account, Decimal]]) -> Answer:
         try:
+            if ask.left:
+                self.keeper.attempt(holds.void(ask.call_id, ask.left))
             wanted = [Hold(account, amount, self.limits.effective(account)) for account, amount in asked]
             refusal = self._too_much_alone(wanted)
             lasting = [hold for hold in wanted if hold.account.budget.period != "call"]
@@ -191,7 +184,7 @@ class Budgets:
         """
         request = estimate.read(ask.content, ask.length)
         asked = []
-        for account in ask.accounts:
+        for account in ask.new:
             budget = account.budget
             amount = self._amount(budget, ask, request)
             if amount is not None:
@@ -246,7 +239,7 @@ class Budgets:
     # When the database does not answer.
 
     def _in_doubt(self, ask: Ask, trouble: Trouble) -> Answer:
-        for account in ask.accounts:
+        for account in ask.new:
             action = account.budget.on_busy if trouble.stage == "busy" else account.budget.on_error
             if action == "block":
                 self.keeper.count(UNAVAILABLE)
@@ -259,10 +252,6 @@ class Budgets:
     def void(self, call_id: UUID) -> None:
         """Give back what is held for a call that costs nothing. Does not wait."""
         self.keeper.later(holds.void(call_id))
-
-    def raises(self, subject: Subject) -> bool:
-        """Whether a budget applies that raises once its limit is reached."""
-        return bool(self._raising) and bool(accounts_of(self._raising, subject, self.zone))
 
     def used_up(self, subject: Subject, stage: str) -> BudgetExceededError | None:
         """Which budget is used up, once what this process has recorded is written.

@@ -6,7 +6,7 @@ ids: so nothing is counted twice, and nobody waits for somebody who waits for hi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal
@@ -281,12 +281,18 @@ def close(connection: sa.Connection, holds: Iterable[Mapping[str, Any]], state: 
         connection.execute(closing, values)
 
 
-def void(call_id: UUID) -> Callable[[sa.Connection], None]:
-    """Gives back what a call holds that was never sent, or was refused by the provider: it costs nothing."""
+def void(call_id: UUID, periods: Collection[UUID] | None = None) -> Callable[[sa.Connection], None]:
+    """Gives back what a call holds that was never sent, or was refused by the provider: it costs nothing.
+
+    :param periods: only of these accounts, in which it does not count after all
+    """
 
     def work(connection: sa.Connection) -> None:
         now = datetime.now(UTC)
-        holds = locked(connection, HOLDS.c.call_id == call_id, HOLDS.c.state.in_((OPEN, UNRESOLVED)), now=now)
+        which = [HOLDS.c.call_id == call_id, HOLDS.c.state.in_((OPEN, UNRESOLVED))]
+        if periods is not None:
+            which.append(HOLDS.c.period_id.in_(periods))
+        holds = locked(connection, *which, now=now)
         moves: dict[UUID, Move] = {}
         for hold in holds:
             moved = moves.setdefault(hold["period_id"], Move())
@@ -295,7 +301,10 @@ def void(call_id: UUID) -> Callable[[sa.Connection], None]:
             else:
                 moved.unresolved -= hold["amount"]
         move(connection, moves, now)
-        close(connection, holds, RELEASED, now)
+        if periods is None:
+            close(connection, holds, RELEASED, now)
+        else:  # gone: what the call is going to cost would be counted where it has a hold, of whatever state
+            connection.execute(sa.delete(HOLDS).where(*which))
 
     return work
 

@@ -11,38 +11,40 @@ from flask_llm_cost.capture.observation import Observation
 from flask_llm_cost.capture.sdk import raise_out
 
 
-def admit(observation: Observation) -> None:
-    """Ask whether a call may be sent.
+def admit(observation: Observation | None) -> None:
+    """Ask whether a call may be sent, as far as that has not been asked. What is not watched may.
 
     :raises BudgetExceededError: it may not; inside an SDK it surfaces where the SDK's own method ends
     """
     try:
-        if observation.ask is None:
+        if observation is None or (ask := observation.ask) is None or not ask.is_open:
             return
-        answer = observation.budgets.authorise(observation.ask)
-        observation.answered(answer)
+        answer = observation.budgets.authorise(ask)
+        observation.answered(ask, answer)
     except Exception as error:
         report(error)
         return
     except BaseException:
-        observation.discard()
+        if observation is not None:
+            observation.discard()
         raise
     if answer.error is not None:
         raise_out(answer.error, observation.marker)
 
 
-async def admit_async(observation: Observation) -> None:
+async def admit_async(observation: Observation | None) -> None:
     """The same, without keeping the event loop."""
     try:
-        if observation.ask is None:
+        if observation is None or (ask := observation.ask) is None or not ask.is_open:
             return
-        answer = await observation.budgets.authorise_async(observation.ask)
-        observation.answered(answer)
+        answer = await observation.budgets.authorise_async(ask)
+        observation.answered(ask, answer)
     except Exception as error:
         report(error)
         return
     except BaseException:  # cancelled
-        observation.discard()
+        if observation is not None:
+            observation.discard()
         raise
     if answer.error is not None:
         raise_out(answer.error, observation.marker)
@@ -54,7 +56,7 @@ def look_back(observation: Observation) -> None:
     :raises BudgetExceededError: it is
     """
     try:
-        if not (observation.judged and observation.ended):
+        if observation.ask is None or not observation.ended:
             return
         used_up = observation.budgets.used_up(observation.subject, "record")
     except Exception as error:
@@ -67,7 +69,7 @@ def look_back(observation: Observation) -> None:
 async def look_back_async(observation: Observation) -> None:
     """The same, without keeping the event loop."""
     try:
-        if not (observation.judged and observation.ended):
+        if observation.ask is None or not observation.ended:
             return
         used_up = await observation.budgets.used_up_async(observation.subject, "record")
     except Exception as error:

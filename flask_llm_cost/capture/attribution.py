@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 from flask import Flask, Response, current_app, g, has_app_context, has_request_context
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from flask_llm_cost.extension import AppState
 
+
+#: What an adapter or transport takes as ``tags=``.
+Tags: TypeAlias = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
 EXTENSION: Final = "llm_cost"
 _ON_G: Final = "_llm_cost_request"
@@ -303,12 +306,10 @@ def _state(app: Flask) -> AppState | None:
     return state if state is not None and state.config.enabled else None
 
 
-def collect_tags(
-    state: AppState, carried: Mapping[str, Any] | None = None, explicit: Mapping[str, Any] | None = None
-) -> dict[str, str]:
+def collect_tags(state: AppState, carried: Tags | None = None, explicit: Mapping[str, Any] | None = None) -> dict[str, str]:
     """The tags of a call made here, cleaned.
 
-    :param carried: tags of the adapter or transport
+    :param carried: the ``tags=`` of the adapter or transport
     :param explicit: tags given to ``track()``
     """
     default = state.config.default_tags
@@ -318,7 +319,7 @@ def collect_tags(
     elif (command := _command()) is not None:
         values["command"] = command
     if carried:
-        values.update(carried)
+        values.update(ask(carried, "the tags of an adapter or transport") if callable(carried) else carried)
     values.update(current_tags())
     if explicit:
         values.update(explicit)

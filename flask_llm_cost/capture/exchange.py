@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from flask_llm_cost import usage as wire
-from flask_llm_cost.capture.attribution import claimants, owner, warn_of_unowned
+from flask_llm_cost.capture.attribution import Tags, claimants, owner, warn_of_unowned
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.observation import Observation
 from flask_llm_cost.capture.sdk import current_marker
@@ -64,18 +64,42 @@ class _Sending:
 _sending: ContextVar[_Sending | None] = ContextVar("llm_cost_sending", default=None)
 
 
+class Layer:
+    """An adapter or transport that the app puts into a client itself."""
+
+    #: Its ``tags=``.
+    carried: Tags | None = None
+
+
+def tags_ahead(client: Any, find: str, url: Any) -> Tags | None:
+    """The tags of the layer of ours that will send to *url*, so that budgets are asked with them before it is its turn.
+
+    :param find: the method of *client* that says which layer sends
+    """
+    try:
+        layer = getattr(client, find)(url)
+        return layer.carried if isinstance(layer, Layer) else None
+    except Exception:
+        return None  # whatever it is, the app hears of it from the client
+
+
 @guarded
-def observe(request: Request, carried: Mapping[str, Any] | None = None, *, explicit: bool = False) -> Observation | None:
+def observe(request: Request, carried: Tags | None = None, *, explicit: bool = False) -> Observation | None:
     """Begin watching, where this is a call that somebody owns. ``None`` for all other traffic.
 
-    :param carried: tags of the adapter or transport that sends it
+    An adapter or transport of ours gets what is on its way already, with its tags taken: they may concern a budget.
+
+    :param carried: the ``tags=`` of the adapter or transport that sends it
     :param explicit: whether the app put that adapter or transport there, so that ``LLM_COST_INSTRUMENT`` does not matter
     """
     outer = _sending.get()
     if outer is not None and outer.request is not None and _is_part_of(request, outer.request, explicit):
-        if carried and outer.observation is not None:
+        if not explicit or outer.observation is None:
+            return None
+        if not outer.observation.ended:
             outer.observation.carry(carried)
-        return None
+            return outer.observation
+        # A budget said no on the way, and somebody tries again: that is a call of its own.
     state, marker = owner(warn=False), current_marker()
     if state is None:
         _pass_unowned(request, explicit, marked=marker is not None)
@@ -85,18 +109,7 @@ def observe(request: Request, carried: Mapping[str, Any] | None = None, *, expli
     route = wire.route(state.hosts, request.method, request.host, request.path, request.headers, marker is not None)
     if route is None:
         return None
-    return Observation(
-        state,
-        route,
-        marker,
-        carried,
-        request.host,
-        request.headers,
-        request.content(),
-        request.may_change(),
-        request.method == "POST",  # what is asked for with GET has been paid for elsewhere
-        request.form,
-    )
+    return Observation(state, route, marker, request, carried)
 
 
 def _pass_unowned(request: Request, explicit: bool, *, marked: bool) -> None:
@@ -124,6 +137,7 @@ def under_way(request: Request, observation: Observation, sent: Callable[[Except
     """
     outer, sending = _sending.get(), _Sending(request, observation)
     _sending.set(sending)
+    observation.on_its_way = True
     try:
         yield
     except BaseException as error:

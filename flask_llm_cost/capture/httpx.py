@@ -9,19 +9,17 @@ from __future__ import annotations
 import functools
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from flask_llm_cost.capture.admission import admit, admit_async, look_back, look_back_async
-from flask_llm_cost.capture.attribution import ask
-from flask_llm_cost.capture.exchange import Request, observe, under_way
+from flask_llm_cost.capture.attribution import Tags
+from flask_llm_cost.capture.exchange import Layer, Request, observe, tags_ahead, under_way
 from flask_llm_cost.capture.guard import guarded, report
 from flask_llm_cost.capture.observation import Observation
 from flask_llm_cost.usage import first_look
-
-Tags: TypeAlias = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
 #: Errors before the request left, by their names in both libraries: nothing was billed.
 _NEVER_SENT: Final = frozenset(
@@ -54,7 +52,7 @@ def _watch(module: ModuleType, stream_class: type, original: Callable[..., Any])
         if follow_redirects is not _LEFT:
             more["follow_redirects"] = follow_redirects
         found = _request(module, request, more.get("stream") is True) if may_be_call else None
-        observation = observe(found) if found else None
+        observation = observe(found, tags_ahead(self, "_transport_for_url", request.url)) if found else None
         if found is None or observation is None:
             return original(self, request, **more)
         admit(observation)
@@ -82,7 +80,7 @@ def _watch_async(
         if follow_redirects is not _LEFT:
             more["follow_redirects"] = follow_redirects
         found = _request(module, request, more.get("stream") is True) if may_be_call else None
-        observation = observe(found) if found else None
+        observation = observe(found, tags_ahead(self, "_transport_for_url", request.url)) if found else None
         if found is None or observation is None:
             return await original(self, request, **more)
         await admit_async(observation)
@@ -316,20 +314,17 @@ def _stream_classes(module: ModuleType) -> tuple[type, type]:
     return ObservedStream, ObservedAsyncStream
 
 
-class _Explicit:
+class _Explicit(Layer):
     """What both explicit transports share."""
 
     def __init__(self, transport: Any = None, *, tags: Tags | None = None) -> None:
         self._transport = transport
-        self._tags = tags
+        self.carried = tags
 
     def _inner(self, request: Any, name: str) -> Any:
         if self._transport is None:
             self._transport = getattr(_module_of(request), name)()
         return self._transport
-
-    def _carried(self) -> Mapping[str, Any] | None:
-        return ask(self._tags, "the tags of a transport") if callable(self._tags) else self._tags
 
 
 def _module_of(request: Any) -> ModuleType:
@@ -351,10 +346,10 @@ class LlmCostTransport(_Explicit):
         module = _module_of(request)
         inner = self._inner(request, "HTTPTransport")
         found = _request(module, request, True)
-        observation = observe(found, self._carried(), explicit=True) if found else None
-        if found is None or observation is None:
-            return inner.handle_request(request)
+        observation = observe(found, self.carried, explicit=True) if found else None
         admit(observation)
+        if found is None or observation is None or observation.on_its_way:
+            return inner.handle_request(request)
         may_have_been_sent = functools.partial(_may_have_been_sent, module)
         with under_way(found, observation, may_have_been_sent), _asking(module, request, observation):
             response = inner.handle_request(request)
@@ -379,10 +374,10 @@ class AsyncLlmCostTransport(_Explicit):
         module = _module_of(request)
         inner = self._inner(request, "AsyncHTTPTransport")
         found = _request(module, request, True)
-        observation = observe(found, self._carried(), explicit=True) if found else None
-        if found is None or observation is None:
-            return await inner.handle_async_request(request)
+        observation = observe(found, self.carried, explicit=True) if found else None
         await admit_async(observation)
+        if found is None or observation is None or observation.on_its_way:
+            return await inner.handle_async_request(request)
         may_have_been_sent = functools.partial(_may_have_been_sent, module)
         with under_way(found, observation, may_have_been_sent), _asking(module, request, observation):
             response = await inner.handle_async_request(request)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from flask_llm_cost import usage as wire
 from flask_llm_cost.budgets.accounts import Subject
+from flask_llm_cost.budgets.asking import Answer, Ask
 from flask_llm_cost.capture.asked import attempt, length, requested_model
-from flask_llm_cost.capture.attribution import collect_tags
+from flask_llm_cost.capture.attribution import Tags, collect_tags
 from flask_llm_cost.capture.complaints import complaint
 from flask_llm_cost.capture.decoding import Decoder, decoder_for
 from flask_llm_cost.capture.guard import guarded, report
@@ -36,8 +38,8 @@ from flask_llm_cost.usage.scanner import Scanner
 from flask_llm_cost.usage.stream_options import UsageEventFilter, ask_for_usage
 
 if TYPE_CHECKING:
-    from flask_llm_cost.budgets.asking import Answer, Ask
     from flask_llm_cost.budgets.enforcement import Budgets
+    from flask_llm_cost.capture.exchange import Request
     from flask_llm_cost.extension import AppState
 
 
@@ -52,33 +54,25 @@ class Observation:
     """One watched call."""
 
     __slots__ = (
-        "_asked", "_begun", "_body", "_decoder", "_first_ns", "_headers", "_holds", "_kept", "_occurred_at", "_open",
-        "_record_id", "_requested_model", "_route", "_scanner", "_silent", "_start_ns", "_state", "_status", "_stream",
-        "_tags", "ask", "attempt", "content", "host", "judged", "marker", "withheld",
+        "_asked", "_begun", "_body", "_carried", "_decoder", "_first_ns", "_headers", "_holds", "_kept", "_occurred_at",
+        "_open", "_requested_model", "_route", "_scanner", "_silent", "_start_ns", "_state", "_status", "_stream", "_tags",
+        "ask", "attempt", "call_id", "content", "host", "marker", "on_its_way", "withheld",
     )  # fmt: skip
 
     def __init__(
-        self,
-        state: AppState,
-        route: wire.Route,
-        marker: Marker | None,
-        carried: Mapping[str, Any] | None,
-        host: str,
-        headers: Mapping[str, str],
-        content: bytes | None,
-        may_change: bool,
-        sends: bool = True,
-        form: Callable[[], bytes | None] = lambda: None,
+        self, state: AppState, route: wire.Route, marker: Marker | None, request: Request, carried: Tags | None
     ) -> None:
         now_ns = time.time_ns()
         self._start_ns = time.perf_counter_ns()
-        self._record_id = new_call_id(now_ns)
+        self.call_id = new_call_id(now_ns)
         self._occurred_at = datetime.fromtimestamp(now_ns / 1e9, UTC)
         self._state = state
         self._route = route
         self.marker = marker
+        self._carried = carried
         self._tags = collect_tags(state, carried)
-        fields = form() if content is None else content
+        content = request.content()
+        fields = request.form() if content is None else content
         self._requested_model = route.model or (marker.model if marker else None) or requested_model(fields)
         self._asked = route.format.quantities_of_request(fields) if route.format.reads_request and fields else {}
         self._status: int | None = None
@@ -93,31 +87,29 @@ class Observation:
         self._kept = 0
         # Whoever takes the token out finishes the call. A list pops atomically: close, finaliser and other threads agree.
         self._open: list[None] = [None]
-        self.host = host
-        self.attempt = attempt(headers)
+        #: Whether a layer of the client library has it in hand already.
+        self.on_its_way = False
+        self.host = request.host
+        self.attempt = attempt(request.headers)
         #: What to send instead of the request's body, where a stream is asked for its usage.
         self.content: bytes | None = None
-        if route.takes_stream_options and may_change and content is not None:
+        if route.takes_stream_options and content is not None and request.may_change():
             self.content = ask_for_usage(content)
         #: Takes the event that was asked for out of the reply; where there is one, :meth:`feed` gives back other bytes.
         self.withheld: UsageEventFilter | None = UsageEventFilter() if self.content is not None else None
-        #: What budgets are asked before this is sent; ``None`` where none applies that blocks.
+        #: What budgets are asked before this is sent, and again once it is recorded; ``None`` where they have no say.
         self.ask: Ask | None = None
-        #: Whether budgets are asked once this is recorded, because one applies that raises then.
-        self.judged = False
         self._holds = False
-        if state.budgets is not None and sends and self._means_a_model() and not capturing_now():
-            self._prepare(state.budgets, headers, content)
+        # What is asked for with GET has been paid for elsewhere.
+        if state.budgets is not None and request.method == "POST" and self._means_a_model() and not capturing_now():
+            subject, size = self.subject, length(request.headers)
+            accounts = state.budgets.blocking(subject)
+            self.ask = Ask(self.call_id, subject, route.operation, content, size, accounts, self.host, route.residency)
 
     def _means_a_model(self) -> bool:
         """Whether budgets may stop it: on a host that nobody knows ``/messages`` is anybody's, unless it names a model."""
         taught = self._route.provider != self.host or self._route.format in self._state.hosts.formats
         return self._route.certain or taught or self._requested_model is not None
-
-    def _prepare(self, budgets: Budgets, headers: Mapping[str, str], content: bytes | None) -> None:
-        route, size = self._route, length(headers)
-        self.ask = budgets.ask(self._record_id, self.subject, route.operation, content, size, self.host, route.residency)
-        self.judged = budgets.raises(self.subject)
 
     @property
     def subject(self) -> Subject:
@@ -127,7 +119,7 @@ class Observation:
 
     @property
     def budgets(self) -> Budgets:
-        """The app's budgets, where :attr:`ask` or :attr:`judged` says that there are some."""
+        """The app's budgets, where :attr:`ask` says that there are some."""
         assert self._state.budgets is not None
         return self._state.budgets
 
@@ -137,15 +129,21 @@ class Observation:
         return not self._open
 
     @guarded
-    def answered(self, answer: Answer) -> None:
+    def answered(self, ask: Ask, answer: Answer) -> None:
         """What budgets said. A call that must not be sent is recorded as blocked, and costs nothing."""
-        self._holds = answer.holds
+        self._holds = self._holds or answer.holds
+        self.ask = replace(ask, before=ask.accounts)
         if answer.error is not None:
             self._finish([Reading()], "blocked", type(answer.error).__name__)
 
-    def carry(self, tags: Mapping[str, Any]) -> None:
-        """Take the tags of an adapter or transport that turned up on the way."""
-        self._tags = collect_tags(self._state, tags)
+    def carry(self, carried: Tags | None) -> None:
+        """Take the tags of an adapter or transport that turned up on the way. They may put the call to other accounts."""
+        if not carried or carried is self._carried:
+            return
+        self._carried, self._tags = carried, collect_tags(self._state, carried)
+        if self.ask is not None:
+            subject = self.subject
+            self.ask = replace(self.ask, subject=subject, accounts=self.budgets.blocking(subject))
 
     # What came back.
 
@@ -165,9 +163,9 @@ class Observation:
         """This was no billed call: nothing is kept, and no budget has a say in how it ended."""
         if self._open:
             self._open.clear()
-            self.judged = False
+            self.ask = None
             if self._holds:
-                self.budgets.void(self._record_id)
+                self.budgets.void(self.call_id)
 
     @guarded
     def replied(self, status: int, content_type: str, content: bytes, headers: Mapping[str, str] = _NO_HEADERS) -> None:
@@ -318,7 +316,7 @@ class Observation:
             self._hand_over(self._record_of_news(new))
         if self._begun and not any(reading.settles is None for reading in readings):
             # It goes by another id, or was no call: what was said when it began must not outlive it.
-            self._hand_over(self._ended(self._record_id))
+            self._hand_over(self._ended(self.call_id))
 
     def _keep(self, readings: Sequence[Reading], outcome: str, error_class: str | None = None) -> None:
         for reading in readings:
@@ -349,7 +347,7 @@ class Observation:
         if reading.settles is not None:
             call_id = settled_call_id(self._route.provider, reading.settles, reading.created_at)
         else:
-            call_id = new_call_id() if number else self._record_id
+            call_id = new_call_id() if number else self.call_id
         usage, requested = reading.usage, self._requested_model
         if requested is None and reading.settles is not None and self._route.subject is None:
             requested = reading.model  # of a stored prompt: by it the ledger tells who made a call from who asks how it went
@@ -373,7 +371,7 @@ class Observation:
             first_token_ms=(self._first_ns - self._start_ns) // 1_000_000 if self._stream and self._first_ns else None,
             provider_response_id=reading.response_id,
             tags=self._tags,
-            hold_id=self._record_id if self._holds and not number and call_id != self._record_id else None,
+            hold_id=self.call_id if self._holds and not number and call_id != self.call_id else None,
             batch=settled_call_id(self._route.provider, reading.batch, None) if reading.batch else None,
         )
 
@@ -386,7 +384,7 @@ class Observation:
 
     def _ended(self, call_id: UUID) -> CallRecord:
         """Word that nothing more comes of a pending call, or of one that has only begun."""
-        own_id = call_id if call_id == self._record_id else new_call_id()
+        own_id = call_id if call_id == self.call_id else new_call_id()
         return CallRecord(
             id=own_id,
             occurred_at=self._occurred_at,

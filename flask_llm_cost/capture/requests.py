@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from flask_llm_cost.capture.admission import admit, look_back
-from flask_llm_cost.capture.attribution import ask
-from flask_llm_cost.capture.exchange import Request, observe, under_way
+from flask_llm_cost.capture.attribution import Tags
+from flask_llm_cost.capture.exchange import Layer, Request, observe, tags_ahead, under_way
 from flask_llm_cost.capture.guard import guarded, report
 from flask_llm_cost.capture.observation import Observation
 from flask_llm_cost.usage import first_look
@@ -35,7 +35,8 @@ def _watch(original: Callable[..., Any]) -> Callable[..., Any]:
     def send(self: Any, request: Any, **kwargs: Any) -> Any:
         if not _may_be_call(request):
             return original(self, request, **kwargs)
-        return _send(functools.partial(original, self), request, kwargs, bool(kwargs.get("stream", self.stream)))
+        streamed, carried = bool(kwargs.get("stream", self.stream)), tags_ahead(self, "get_adapter", request.url)
+        return _send(functools.partial(original, self), request, kwargs, streamed, carried)
 
     return send
 
@@ -45,14 +46,14 @@ def _send(
     request: Any,
     kwargs: dict[str, Any],
     streamed: bool,
-    carried: Mapping[str, Any] | None = None,
+    carried: Tags | None = None,
     explicit: bool = False,
 ) -> Any:
     found = _request(request, streamed)
     observation = observe(found, carried, explicit=explicit) if found else None
-    if found is None or observation is None:
-        return original(request, **kwargs)
     admit(observation)
+    if found is None or observation is None or observation.on_its_way:
+        return original(request, **kwargs)
     with under_way(found, observation, _may_have_been_sent), _asking(request, observation):
         response = original(request, **kwargs)
     _attach(observation, response)
@@ -267,7 +268,7 @@ def __getattr__(name: str) -> Any:
 def _adapter_class() -> type[HTTPAdapter]:
     from requests.adapters import HTTPAdapter
 
-    class LlmCostAdapter(HTTPAdapter):
+    class LlmCostAdapter(Layer, HTTPAdapter):
         """An adapter that records the calls going through it: ``session.mount("https://", LlmCostAdapter(tags={...}))``.
 
         :param tags: a dict, or a function that gives one, asked at each call
@@ -275,11 +276,10 @@ def _adapter_class() -> type[HTTPAdapter]:
 
         def __init__(self, *args: Any, tags: Any = None, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self._tags = tags
+            self.carried = tags
 
         def send(self, request: Any, stream: bool = False, **kwargs: Any) -> Any:  # type: ignore[override]  # by keyword
-            carried = ask(self._tags, "the tags of an adapter") if callable(self._tags) else self._tags
             original = functools.partial(super().send, stream=stream)
-            return _send(original, request, kwargs, True, carried, explicit=True)
+            return _send(original, request, kwargs, True, self.carried, explicit=True)
 
     return LlmCostAdapter

@@ -66,9 +66,8 @@ class Worker:
     def ask(self, tokens: int, tags: dict[str, str] | None = None, at: datetime | None = None) -> Ask:
         """A call that may cost as many dollars as it may have tokens."""
         subject = Subject("acme", ("big",), tags or {"tenant_id": "42"}, at or datetime.now(UTC))
-        found = self.budgets.ask(new_call_id(), subject, "chat.completions", b'{"max_tokens": %d}' % tokens, 0)
-        assert found is not None
-        return found
+        content = b'{"max_tokens": %d}' % tokens
+        return Ask(new_call_id(), subject, "chat.completions", content, 0, self.budgets.blocking(subject))
 
     def call(self) -> Ask:
         """A call that asks nobody."""

@@ -143,7 +143,8 @@ class BudgetExceededError(LlmCostError):
     :param estimate: what the call that was refused may cost
     :param period_ends: when there is room again, in ``LLM_COST_TIMEZONE``; ``None`` where that is never
     :param stage: ``admit`` (before a byte was sent), ``record`` (after the call was recorded), ``check``; or why the budget
-        could not be asked, before a byte was sent: ``unpriced``, ``busy``, ``schema`` or ``unavailable``
+        could not be asked, before a byte was sent: ``unpriced``, ``busy``, ``schema``, ``limit`` (the app's function did not
+        say it) or ``unavailable``
     """
 
     def __init__(
@@ -175,12 +176,13 @@ class BudgetExceededError(LlmCostError):
             return
         until = f"; there is room again from {period_ends:%Y-%m-%d %H:%M %Z}" if period_ends else ""
         if period == "call":
-            used, until = "", ""
+            used, until = "" if stage == "admit" else f", and this call took {_shown(spent, unit)}", ""
         else:
             used = f", of which {_shown(spent, unit)} are spent" + (f" and {_shown(held, unit)} held" if held else "")
         every = {"": "", "call": " a call", "total": " in all"}.get(period, f" a {period}")
         asked = f", and this call may take {_shown(estimate, unit)}" if stage == "admit" and estimate else ""
-        verb = "has no room for this call" if stage == "admit" else "is used up"
+        after = "is passed" if period == "call" else "is used up"
+        verb = "has no room for this call" if stage == "admit" else after
         super().__init__(f"{whose} {verb}: its limit is {_shown(limit, unit)}{every}{used}{asked}{until}")
 
     def __reduce__(self) -> tuple[object, ...]:

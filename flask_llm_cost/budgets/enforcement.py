@@ -23,7 +23,7 @@ from flask_llm_cost.budgets.holds import Hold, Standing, stored
 from flask_llm_cost.budgets.keeper import PATIENCE_SECONDS, TRANSACTION_SECONDS, Keeper
 from flask_llm_cost.budgets.limits import LimitError, Limits, active_lifts
 from flask_llm_cost.budgets.refusals import Trouble, exceeded, not_checked, unpriced
-from flask_llm_cost.budgets.settling import Crossing, Measured, Settling
+from flask_llm_cost.budgets.settling import Crossing, Measured, Settling, standing_after
 from flask_llm_cost.budgets.statuses import BudgetStatus, OpenHold, open_holds, status_of, statuses
 from flask_llm_cost.errors import BudgetExceededError
 from flask_llm_cost.ledger.models import BudgetPeriod
@@ -35,6 +35,7 @@ _T = TypeVar("_T")
 
 #: What a call is told that was left waiting.
 _LATE: Final = Trouble("unavailable", "it did not answer in time")
+_SLOW: Final = Trouble("limit", "it did not answer in time")
 
 #: How many writes may wait for the app to say the limits that they moved.
 _MOST_WAITING: Final = 100
@@ -111,7 +112,7 @@ class Budgets:
         try:
             return self._job(ask, asked).wait(PATIENCE_SECONDS)
         except LateError:
-            return self._in_doubt(ask, _LATE)
+            return self._late(ask)
 
     async def _authorise_async(self, ask: Ask) -> Answer:
         asked = self._asked_at_once(ask)
@@ -122,12 +123,12 @@ class Budgets:
         try:
             return await self._job(ask, asked).wait_async(PATIENCE_SECONDS)
         except LateError:
-            return self._in_doubt(ask, _LATE)
+            return self._late(ask)
 
     def _asked_at_once(self, ask: Ask) -> list[tuple[Account, Decimal]] | Answer:
         """What to hold of each account, or the answer where that is clear without the database."""
         if (trouble := self.keeper.away) is not None:
-            return self._in_doubt(ask, trouble)
+            return self._in_doubt(ask.new, trouble)
         try:
             asked = self._asked(ask)
             return asked if asked or ask.left else Answer()
@@ -137,7 +138,12 @@ class Budgets:
     def _failed(self, ask: Ask, error: Exception) -> Answer:
         # Ours: it must not reach the app as anything else than a budget that said no.
         log.warning("asking a budget failed with %s", type(error).__name__)
-        return self._in_doubt(ask, Trouble("unavailable", type(error).__name__))
+        return self._in_doubt(ask.new, Trouble("unavailable", type(error).__name__))
+
+    def _late(self, ask: Ask) -> Answer:
+        known = self.limits.known(ask.new)
+        slow = [account for account in ask.new if account.id not in known and account.budget.on_error == "block"]
+        return self._in_doubt(slow, _SLOW) if slow else self._in_doubt(ask.new, _LATE)
 
     def _job(self, ask: Ask, asked: Sequence[tuple[Account, Decimal]]) -> Job[Answer]:
         work = functools.partial(self._decide, ask, asked)
@@ -151,15 +157,20 @@ class Budgets:
         try:
             if ask.left:
                 self.keeper.attempt(holds.void(ask.call_id, ask.left))
-            wanted = [Hold(account, amount, self.limits.effective(account)) for account, amount in asked]
+            wanted = []
+            for account, amount in asked:
+                try:
+                    wanted.append(Hold(account, amount, self.limits.effective(account)))
+                except LimitError as error:
+                    answer = self._in_doubt((account,), Trouble("limit", f"it {error}"))
+                    if answer.error is not None:
+                        return answer
             refusal = self._too_much_alone(wanted)
             lasting = [hold for hold in wanted if hold.account.budget.period != "call"]
             if refusal is None and lasting:
                 refusal = self._take(ask, lasting)
         except WriteError as error:
-            return self._in_doubt(ask, self.keeper.trouble(error))
-        except LimitError as error:
-            return self._in_doubt(ask, Trouble("unavailable", f"its limit is not known: the function {error}"))
+            return self._in_doubt(ask.new, self.keeper.trouble(error))
         except Exception as error:
             return self._failed(ask, error)
         self.keeper.back()
@@ -231,15 +242,15 @@ class Budgets:
         if refusal is None:
             return None
         self.keeper.read(self.limits.load_lifts)
-        lifted = [Hold(hold.account, hold.amount, self.limits.effective(hold.account)) for hold in asked]
+        lifted = [replace(hold, limit=self.limits.lifted(hold.account, hold.limit)) for hold in asked]
         if lifted == list(asked):
             return refusal
         return self.keeper.run(holds.take(ask.call_id, lifted, now), patience=TRANSACTION_SECONDS)
 
     # When the database does not answer.
 
-    def _in_doubt(self, ask: Ask, trouble: Trouble) -> Answer:
-        for account in ask.new:
+    def _in_doubt(self, accounts: Sequence[Account], trouble: Trouble) -> Answer:
+        for account in accounts:
             action = account.budget.on_busy if trouble.stage == "busy" else account.budget.on_error
             if action == "block":
                 self.keeper.count(UNAVAILABLE)
@@ -253,53 +264,60 @@ class Budgets:
         """Give back what is held for a call that costs nothing. Does not wait."""
         self.keeper.later(holds.void(call_id))
 
-    def used_up(self, subject: Subject, stage: str) -> BudgetExceededError | None:
+    def used_up(self, subject: Subject, stage: str, call_id: UUID | None = None) -> BudgetExceededError | None:
         """Which budget is used up, once what this process has recorded is written.
 
         :param stage: ``check`` or ``enforce`` for every budget that blocks or raises, ``record`` for those that raise after
             a watched call
+        :param call_id: the call that was recorded, which may have cost more than a call may
         """
-        accounts = self._lasting(stage, subject)
+        accounts = self._accounts_after(stage, subject, call_id)
         if not accounts:
             return None
-        look = functools.partial(self._look, accounts, stage)
+        look = functools.partial(self._look, accounts, stage, call_id)
         try:
             return look() if self.keeper.inline else self.keeper.desk.submit(look).wait(PATIENCE_SECONDS)
         except LateError:
             return self._unseen(accounts, stage, _LATE)
 
-    async def used_up_async(self, subject: Subject, stage: str) -> BudgetExceededError | None:
+    async def used_up_async(self, subject: Subject, stage: str, call_id: UUID | None = None) -> BudgetExceededError | None:
         """The same for a coroutine."""
-        accounts = self._lasting(stage, subject)
+        accounts = self._accounts_after(stage, subject, call_id)
         if not accounts:
             return None
-        look = functools.partial(self._look, accounts, stage)
+        look = functools.partial(self._look, accounts, stage, call_id)
         try:
             return look() if self.keeper.inline else await self.keeper.desk.submit(look).wait_async(PATIENCE_SECONDS)
         except LateError:
             return self._unseen(accounts, stage, _LATE)
 
-    def _lasting(self, stage: str, subject: Subject) -> list[Account]:
+    def _accounts_after(self, stage: str, subject: Subject, call_id: UUID | None) -> list[Account]:
         budgets = self._raising if stage == "record" else self._strict
-        return [account for account in accounts_of(budgets, subject, self.zone) if account.budget.period != "call"]
+        found = accounts_of(budgets, subject, self.zone)
+        return [account for account in found if account.budget.period != "call" or call_id is not None]
 
-    def _look(self, accounts: Sequence[Account], stage: str) -> BudgetExceededError | None:
+    def _look(self, accounts: Sequence[Account], stage: str, call_id: UUID | None) -> BudgetExceededError | None:
         self.keeper.write(TRANSACTION_SECONDS)
 
         def read(connection: sa.Connection) -> dict[UUID, Standing | None]:
             self.limits.load_lifts(connection)
-            return {account.id: holds.standing(connection, account.id) for account in accounts}
+            return {account.id: standing_after(connection, account, call_id) for account in accounts}
 
         try:
             standings = self.keeper.read(read)
-            for account in accounts:
-                limit, found = self.limits.effective(account), standings[account.id]
-                if limit is not None and found is not None and found.total >= limit:
-                    return exceeded(Hold(account, holds.ZERO, limit), found, stage.replace("enforce", "record"), self.zone)
         except WriteError as error:
             return self._unseen(accounts, stage, self.keeper.trouble(error))
-        except LimitError as error:
-            return self._unseen(accounts, stage, Trouble("unavailable", f"its limit is not known: the function {error}"))
+        for account in accounts:
+            try:
+                limit, found = self.limits.effective(account), standings[account.id]
+            except LimitError as error:
+                if (unseen := self._unseen([account], stage, Trouble("limit", f"it {error}"))) is not None:
+                    return unseen
+                continue
+            if limit is None or found is None or found.total < limit:
+                continue
+            if account.budget.period != "call" or found.total > limit:  # one call may cost what a call may
+                return exceeded(Hold(account, holds.ZERO, limit), found, stage.replace("enforce", "record"), self.zone)
         return None
 
     def _unseen(self, accounts: Sequence[Account], stage: str, trouble: Trouble) -> BudgetExceededError | None:

@@ -133,7 +133,10 @@ class Limits:
 
         :raises LimitError: as :meth:`ask`
         """
-        limit = self.ask(account)
+        return self.lifted(account, self.ask(account))
+
+    def lifted(self, account: Account, limit: Decimal | None) -> Decimal | None:
+        """*limit*, or a higher one that somebody lifted it to."""
         lift = self._lifts.get((account.budget.name, account.scope))
         if limit is None or lift is None or (lift.until is not None and lift.until <= datetime.now(UTC)):
             return limit

@@ -17,7 +17,7 @@ _ZERO: Final = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why a budget could not be asked. ``stage`` is ``busy``, ``schema`` or ``unavailable``."""
+    """Why a budget could not be asked. ``stage`` is ``busy``, ``schema``, ``limit`` or ``unavailable``."""
 
     stage: str
     reason: str
@@ -26,6 +26,10 @@ class Trouble:
 _REMEDIES: Final = {
     "busy": "SQLite is locked, most often by a write of your own that is still open: commit before calling the model",
     "schema": "its tables are missing: run 'flask db upgrade' or 'flask llm-cost install'",
+    "limit": (
+        'its limit is not known, and "on_error" of this budget is "block": '
+        'look at the function of @costs.budget_limit("{budget}")'
+    ),
     "unavailable": 'its database cannot be asked, and "on_error" of this budget is "block"',
 }
 
@@ -66,7 +70,8 @@ def unpriced(account: Account, subject: Subject) -> BudgetExceededError:
 
 def not_checked(account: Account, trouble: Trouble, zone: ZoneInfo) -> BudgetExceededError:
     """Nobody could say whether there is room for the call."""
-    return _unasked(account, trouble.stage, zone, f"{_REMEDIES[trouble.stage]} ({trouble.reason})")
+    remedy = _REMEDIES[trouble.stage].format(budget=account.budget.name)
+    return _unasked(account, trouble.stage, zone, f"{remedy} ({trouble.reason})")
 
 
 def _unasked(account: Account, stage: str, zone: ZoneInfo | None, problem: str) -> BudgetExceededError:

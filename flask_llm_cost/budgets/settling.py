@@ -15,13 +15,14 @@ import sqlalchemy as sa
 from flask_llm_cost.budgets import holds
 from flask_llm_cost.budgets.accounts import Account, Period, Subject, account_id, accounts_of
 from flask_llm_cost.budgets.declaration import Budget
-from flask_llm_cost.budgets.holds import HOLDS, OPEN, PERIODS, RELEASED, SETTLED, UNRESOLVED, ZERO, Move, stored
+from flask_llm_cost.budgets.holds import HOLDS, OPEN, PERIODS, RELEASED, SETTLED, UNRESOLVED, ZERO, Move, Standing, stored
 from flask_llm_cost.budgets.limits import Limits
 from flask_llm_cost.ledger.change import Change, DoFirst
-from flask_llm_cost.ledger.models import Alert
+from flask_llm_cost.ledger.models import Alert, Call
 from flask_llm_cost.ledger.rows import CallRows, Row
 
 _ALERTS: Final = cast(sa.Table, Alert.__table__)
+_CALLS: Final = cast(sa.Table, Call.__table__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,16 @@ def amount_of(unit: str, currency: str, call: Row) -> Decimal | None:
 
 
 _MILLION: Final = Decimal(1_000_000)
+
+
+def standing_after(connection: sa.Connection, account: Account, call_id: UUID | None) -> Standing | None:
+    """What an account has, or, where it is for a call alone, what that call came to; ``None`` where that is not known."""
+    budget = account.budget
+    if budget.period != "call":
+        return holds.standing(connection, account.id)
+    call = connection.execute(sa.select(_CALLS).where(_CALLS.c.id == call_id)).mappings().one_or_none()
+    amount = None if call is None else amount_of(budget.unit, budget.currency, dict(call))
+    return None if amount is None else Standing(amount, ZERO, ZERO)
 
 
 class Settling:

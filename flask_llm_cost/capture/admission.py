@@ -58,7 +58,7 @@ def look_back(observation: Observation) -> None:
     try:
         if observation.ask is None or not observation.ended:
             return
-        used_up = observation.budgets.used_up(observation.subject, "record")
+        used_up = observation.budgets.used_up(observation.subject, "record", observation.call_id)
     except Exception as error:
         report(error)
         return
@@ -71,7 +71,7 @@ async def look_back_async(observation: Observation) -> None:
     try:
         if observation.ask is None or not observation.ended:
             return
-        used_up = await observation.budgets.used_up_async(observation.subject, "record")
+        used_up = await observation.budgets.used_up_async(observation.subject, "record", observation.call_id)
     except Exception as error:
         report(error)
         return

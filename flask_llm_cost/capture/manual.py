@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from types import TracebackType
 from typing import Any
+from uuid import UUID
 
 from flask_llm_cost.budgets.accounts import Subject
 from flask_llm_cost.capture.attribution import collect_tags
@@ -270,15 +271,22 @@ def _record(
     if state.config.enabled:
         record = state.recorder.record(record)
         if enforce_budget:
-            _enforce(state, "enforce", provider, (record.model, record.requested_model), record.tags)
+            _enforce(state, "enforce", provider, (record.model, record.requested_model), record.tags, record.id)
     return record
 
 
-def _enforce(state: AppState, stage: str, provider: str, models: tuple[str | None, ...], tags: Mapping[str, str]) -> None:
+def _enforce(
+    state: AppState,
+    stage: str,
+    provider: str,
+    models: tuple[str | None, ...],
+    tags: Mapping[str, str],
+    call_id: UUID | None = None,
+) -> None:
     if state.budgets is None or not state.config.enabled:
         return
     subject = Subject(provider, tuple(model for model in models if model), tags, datetime.now(UTC))
-    if (error := state.budgets.used_up(subject, stage)) is not None:
+    if (error := state.budgets.used_up(subject, stage, call_id)) is not None:
         raise error
 
 

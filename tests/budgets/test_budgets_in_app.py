@@ -319,10 +319,59 @@ def test_a_limit_function_that_raises(sqlite_app: AppMaker, provider: PlayedProv
     def limit(scope: Mapping[str, str]) -> str:
         raise LookupError(scope)
 
-    app = sqlite_app(CAP, costs=costs)
-    with app.flask.app_context(), tags(tenant_id="42"), pytest.raises(BudgetExceededError, match="raised LookupError"):
-        chat(provider)
+    app = sqlite_app({"limit": "5", "period": "day", "action": "block"}, CAP, costs=costs)
+    with app.flask.app_context(), tags(tenant_id="42"):
+        for ask in (lambda: chat(provider), app.costs.check_budget):
+            with pytest.raises(BudgetExceededError) as caught:
+                ask()
+            assert (caught.value.budget, caught.value.stage) == ("cap", "limit")
+            assert str(caught.value) == (
+                "budget 'cap' of tenant_id=42 blocks the call: its limit is not known, and \"on_error\" of this budget is "
+                '"block": look at the function of @costs.budget_limit("cap") (it raised LookupError)'
+            )
     assert provider.requests == []
+
+
+def test_a_limit_that_is_not_known_lets_the_others_judge(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """Where a function that fails lets calls pass, other budgets hold and refuse as ever."""
+    costs = LlmCostTracker()
+
+    @costs.budget_limit("cap")
+    def limit(scope: Mapping[str, str]) -> str:
+        raise LookupError(scope)
+
+    two: Any = {"name": "two", "limit": "2", "unit": "calls", "period": "day", "action": "block"}
+    app = sqlite_app({**CAP, "on_error": "allow"}, two, costs=costs)
+    with app.flask.app_context(), tags(tenant_id="42"):
+        chat(provider)
+        chat(provider)
+        with pytest.raises(BudgetExceededError, match="budget 'two' has no room"):
+            chat(provider)
+    app.flush()
+    assert len(provider.requests) == 2
+
+
+def test_a_limit_function_that_is_slow(
+    sqlite_app: AppMaker, provider: PlayedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call waits so long and no longer for the app's function, and the error does not blame the database."""
+    monkeypatch.setattr(enforcement, "PATIENCE_SECONDS", 0.05)
+    costs, answering = LlmCostTracker(), threading.Event()
+
+    @costs.budget_limit("cap")
+    def limit(scope: Mapping[str, str]) -> str:
+        answering.wait(30)
+        return "5"
+
+    app = sqlite_app(CAP, costs=costs)
+    with app.flask.app_context(), tags(tenant_id="42"):
+        with pytest.raises(BudgetExceededError, match="it did not answer in time") as caught:
+            chat(provider)
+        answering.set()
+    assert caught.value.stage == "limit"
+    app.flush()
+    assert provider.requests == []
+    assert app.open_amount() == 0
 
 
 @pytest.mark.parametrize(("unpriced", "sent"), [("dearest", 1), ("block", 0), ("allow", 1)])
@@ -472,6 +521,34 @@ def test_calls_handed_in(sqlite_app: AppMaker) -> None:
     app.flush()
     assert len(app.calls()) == 3
     assert app.period().spent == app.cost() == Decimal("5.01")
+
+
+def test_one_call_that_cost_too_much(make_app: AppMaker, provider: PlayedProvider) -> None:
+    """A limit per call that raises does so after each call that cost more, by its recorded cost, and after no other."""
+    entry: Any = {"name": "one", "limit": "0.0005", "period": "call", "action": "raise", "warn_at": []}
+    app = make_app(entry, {**entry, "name": "few", "limit": "50000", "unit": "tokens"})
+    usage = {"prompt_tokens": 100, "completion_tokens": 25, "total_tokens": 125}  # exactly what a call may cost
+    message = {"role": "assistant", "content": "hi"}
+    reply = {"id": "c", "object": "chat.completion", "created": 1, "model": "gpt-4o", "usage": usage,
+             "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}  # fmt: skip
+    with app.flask.app_context():
+        provider.reply_with("chat/completions", body=reply)
+        chat(provider)
+        provider.reply_with("chat/completions", body={**reply, "usage": {**usage, "completion_tokens": 26}})
+        with pytest.raises(BudgetExceededError) as caught:
+            chat(provider)
+        assert (caught.value.budget, caught.value.stage, caught.value.limit) == ("one", "record", Decimal("0.0005"))
+        assert caught.value.spent == Decimal("0.00051")
+        assert str(caught.value) == ("budget 'one' is passed: its limit is $0.000500 a call, and this call took $0.000510")
+        track("openai", model="gpt-4o", usage={"output": 50}, enforce_budget=True)
+        with pytest.raises(BudgetExceededError, match="this call took"):
+            track("openai", model="gpt-4o", usage={"output": 51}, enforce_budget=True)
+        with pytest.raises(BudgetExceededError, match=r"'few' is passed: its limit is 50000 tokens a call"):
+            track("openai", model="gpt-4o", usage={"input": 60000}, billed="0.0001", enforce_budget=True)
+        track("openai", model="gpt-4o", usage={"output": 51})
+        app.costs.check_budget()
+    app.flush()
+    assert len(app.calls()) == 6
 
 
 def test_what_may_be_anybodys_is_not_stopped(sqlite_app: AppMaker) -> None:

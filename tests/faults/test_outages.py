@@ -57,7 +57,7 @@ def test_more_than_the_spool_may_hold(sqlite_desk: Desk, calls: int, caplog: pyt
     assert 0 < lost < calls
     assert figures.stored == calls - lost
     assert "calls are lost" in caplog.text
-    assert f"{lost} calls were lost" in app.test_cli_runner().invoke(args=["llm-cost", "doctor"]).output
+    assert f"{lost:,} calls were lost" in app.test_cli_runner().invoke(args=["llm-cost", "doctor"]).output
 
 
 @pytest.mark.parametrize("seconds", [1.5, pytest.param(30.0, marks=pytest.mark.soak)])

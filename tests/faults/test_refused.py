@@ -44,16 +44,16 @@ def test_one_refused_record_among_a_hundred(any_desk: Desk) -> None:
     others = returned[1:]
     any_desk.figures(others).check()
     assert any_desk.stored() == 99
-    assert "set aside  1 calls" in say("spool")
+    assert "set aside  1 call " in say("spool")
     assert say("spool").startswith("1 ")
     shown = json.loads(say("spool", "--format", "json").removeprefix("1 "))
     assert (shown["set_aside"], shown["waiting"], shown["waiting_since"], shown["damaged"]) == (1, 0, None, 0)
     assert "'flask llm-cost spool replay'" in say("doctor")
 
-    assert "1 1 calls tried again, 1 refused once more" in say("spool", "replay")
+    assert "1 1 call tried again, 1 refused once more" in say("spool", "replay")
     assert any_desk.stored() == 99
     take_again(any_desk)
-    assert "0 1 calls tried again, 0 refused once more" in say("spool", "replay")
+    assert "0 1 call tried again, 0 refused once more" in say("spool", "replay")
     assert say("spool").startswith("0 ")
     assert "0 0 calls tried again" in say("spool", "replay")
     figures = any_desk.figures(returned)

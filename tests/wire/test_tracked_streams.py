@@ -167,9 +167,14 @@ def test_a_block_that_raises_wins_over_what_recording_raises(app: Flask) -> None
     started["message"]["usage"] = {"input_tokens": 50, "output_tokens": 1}  # type: ignore[index]
     with capture_calls() as calls:
         stream = track_stream("anthropic")
-        stream.feed(started)
-        with pytest.raises(ZeroDivisionError), stream:
-            raise ZeroDivisionError
+
+        def interrupted() -> None:
+            with stream:
+                stream.feed(started)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            interrupted()
         stream.__exit__(None, None, None)
     (call,) = calls
     assert (call.outcome, call.error_class, call.usage.source) == ("interrupted", "ZeroDivisionError", "stream_partial")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -12,6 +11,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from flask_llm_cost.chance import CHANCE
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import Call, TagRollup, UsageRollup
 from flask_llm_cost.ledger.rollup_state import RollupState
@@ -66,7 +66,7 @@ def _buckets(session: Session, since: datetime | None) -> list[datetime]:
             continue
         found |= {_bucket_of(first), _bucket_of(last)}
         for number in range(_SAMPLES):
-            at = first + (last - first) * ((number + random.random()) / _SAMPLES)
+            at = first + (last - first) * ((number + CHANCE.random()) / _SAMPLES)
             near = sa.select(column).where(there, column >= at).order_by(column).limit(1)
             found.add(_bucket_of(session.scalar(near) or last))
     return sorted(found)

@@ -6,7 +6,6 @@ import _thread
 import contextlib
 import dataclasses
 import functools
-import random
 import threading
 import time
 import weakref
@@ -16,6 +15,7 @@ from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 
+from flask_llm_cost.chance import CHANCE
 from flask_llm_cost.errors import SchemaMissingError
 from flask_llm_cost.ledger.adopter import Adopter
 from flask_llm_cost.ledger.adoption import SpoolReading, ledger_of, orphans, spool_files
@@ -148,7 +148,7 @@ class Drain:
             self._stopped = True
         if self._failures:
             low, high = _BACKOFF_SECONDS
-            return random.uniform(0.5, 1.0) * min(high, low * float(2 ** min(self._failures, 10)))
+            return CHANCE.uniform(0.5, 1.0) * min(high, low * float(2 ** min(self._failures, 10)))
         return BUSY_SECONDS if moved else min(IDLE_SECONDS, max(BUSY_SECONDS, pause * 1.5))
 
     # Work.

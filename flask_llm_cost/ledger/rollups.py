@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import random
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, cast
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from flask_llm_cost.chance import CHANCE
 from flask_llm_cost.ledger import rollup_state
 from flask_llm_cost.ledger.bulk import Upsert
 from flask_llm_cost.ledger.change import Change, DoFirst
@@ -134,7 +134,7 @@ class Rollups:
 
     def measure_sometimes(self, connection: sa.Connection, change: Change, state: RollupState) -> None:
         """:meth:`measure`, once in a while."""
-        if self._keys == "auto" and random.random() * _MEASURE_EVERY < len(change.added):
+        if self._keys == "auto" and CHANCE.random() * _MEASURE_EVERY < len(change.added):
             self.measure(connection, state)
 
     def measure(self, connection: sa.Connection, state: RollupState) -> None:

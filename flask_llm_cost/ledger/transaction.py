@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
+from flask_llm_cost.chance import CHANCE
 from flask_llm_cost.errors import LedgerError, SchemaMissingError
 from flask_llm_cost.ledger.change import DoFirst
 from flask_llm_cost.ledger.engine import OwnEngine
@@ -80,7 +80,7 @@ class Transactions:
         attempt = first = 0
         while attempt < _TRIES:
             if attempt:
-                pause = random.uniform(0.0, 0.01 * 2**attempt)
+                pause = CHANCE.uniform(0.0, 0.01 * 2**attempt)
                 if deadline is not None and time.monotonic() + pause > deadline:
                     break
                 time.sleep(pause)

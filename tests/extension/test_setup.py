@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -211,6 +212,19 @@ def test_usage_that_makes_no_sense_is_refused(make_app: Callable[..., Flask], us
         assert spend.total().calls == 0
         with pytest.raises(UsageError, match="cache_read, cache_write"):
             track("openai", model="gpt-4o", usage={"inptu": 5})
+
+
+def test_the_apps_chance_stays_its_own(make_app: Callable[..., Flask]) -> None:
+    """An app that has seeded Python's generator gets the numbers that it counts on, whatever is recorded meanwhile."""
+    app = make_app()
+    with app.app_context():
+        random.seed(7)
+        before = random.getstate()
+        for number in range(3):
+            track("openai", model="gpt-4o", usage={"input": 1}, tags={"feature": f"f{number}"})
+            assert app.extensions["llm_cost"].tracker.flush(20)
+        assert app.test_cli_runner().invoke(args=["llm-cost", "doctor"]).exit_code == 0
+    assert random.getstate() == before
 
 
 def test_a_mode_and_a_time_that_are_none_are_refused(make_app: Callable[..., Flask]) -> None:

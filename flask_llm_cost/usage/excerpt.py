@@ -12,8 +12,9 @@ import json
 import re
 from typing import Any, Final
 
-#: What is outside of strings, and strings that are short. No group, so that it runs without a step of Python's.
-_SHORT: Final = re.compile(rb'(?:[^"]++|"[^"\\]{0,512}+(?:\\.[^"\\]{0,512}+){0,15}+")*+', re.DOTALL)
+#: What is outside of strings, and strings that are short, some at a time: what a group may go back to is kept in memory.
+#: It is not possessive, as before 3.11.5 Python's re goes wrong where such a group fails half-way (gh-106052).
+_SHORT: Final = re.compile(rb'(?:[^"]++|"[^"\\]{0,512}+(?:\\.[^"\\]{0,512}+){0,15}"){1,64}', re.DOTALL)
 _INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _QUOTE: Final = 0x22
 _CARRIED: Final = 1024
@@ -48,8 +49,9 @@ class StringEraser:
                 return b""
             passed.append(b'""')
         while position < len(text):
-            short = _SHORT.match(text, position)
-            end = short.end() if short else position
+            end = position
+            while short := _SHORT.match(text, end):
+                end = short.end()
             passed.append(text[position:end])
             if end == len(text):
                 break

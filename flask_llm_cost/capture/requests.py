@@ -149,15 +149,14 @@ class _ObservedBody:
         self._observation = observation
         self._encoding = encoding
         #: What may pass, and nobody has asked for yet: events wait until they are whole, and are longer than what is read.
-        self._left = b""
+        self._left = bytearray()
         self._over = False
 
     def stream(self, amt: int | None = 65536, decode_content: bool | None = None) -> Iterator[bytes]:
         self._begin(decode_content)
         observation, withholds = self._observation, self._observation.withheld is not None
         if self._left:
-            left, self._left = self._left, b""
-            yield left
+            yield self._all_left()
         try:
             for piece in self._raw.stream(amt, decode_content=decode_content):
                 seen = observation.feed(piece)
@@ -180,8 +179,7 @@ class _ObservedBody:
         kwargs["decode_content"] = decode_content
         if amt is None or amt < 0:
             piece = self._take(self._raw.read, amt, kwargs)
-            left, self._left = self._left, b""
-            return left + self._pass(piece, ended=True)
+            return self._all_left() + self._pass(piece, ended=True)
         return self._some(self._raw.read, amt, kwargs)
 
     def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:
@@ -195,11 +193,11 @@ class _ObservedBody:
         return len(piece)
 
     def readline(self, limit: int = -1) -> bytes:
-        line = b""
+        line = bytearray()
         # By the byte, as io.IOBase does it for urllib3: to ask for more could mean to wait for more.
         while len(line) != limit and not line.endswith(b"\n") and (piece := self.read(1)):
             line += piece
-        return line
+        return bytes(line)
 
     def readlines(self, hint: int = -1) -> list[bytes]:
         return list(iter(self.readline, b""))
@@ -208,9 +206,15 @@ class _ObservedBody:
         """At most *amt* bytes, and none only at the end: a reader takes nothing for that."""
         while amt and not self._left and not self._over:
             piece = self._take(take, amt, kwargs)
-            self._left = self._pass(piece, ended=not piece)
-        seen, self._left = self._left[:amt], self._left[amt:]
+            self._left += self._pass(piece, ended=not piece)
+        seen = bytes(self._left[:amt])
+        del self._left[:amt]
         return seen
+
+    def _all_left(self) -> bytes:
+        left = bytes(self._left)
+        self._left.clear()
+        return left
 
     def _take(self, take: Callable[..., bytes], amt: int | None, kwargs: Mapping[str, Any]) -> bytes:
         try:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, Final
@@ -34,6 +36,15 @@ def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], .
 
 #: Clients whose events we hear. Many are made when a module is imported, before there is an app.
 _followed: Final[WeakSet[Any]] = WeakSet()
+_following = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _following
+    _following = threading.Lock()  # whoever held the parent's is not in the child
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _watch(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,14 +61,17 @@ def _watch(original: Callable[..., Any]) -> Callable[..., Any]:
 def _follow(client: Any) -> None:
     if client in _followed or client.meta.service_model.service_name != "bedrock-runtime":
         return
-    events = client.meta.events
-    for operation in _OPERATIONS:
-        events.register_last(f"before-call.bedrock-runtime.{operation}", _before, unique_id=f"llm-cost-before-{operation}")
-        events.register_first(f"after-call.bedrock-runtime.{operation}", _after, unique_id=f"llm-cost-after-{operation}")
-        events.register_first(
-            f"after-call-error.bedrock-runtime.{operation}", _failed, unique_id=f"llm-cost-error-{operation}"
-        )
-    _followed.add(client)
+    # Threads share a client, and botocore looks for an id before it adds it: the first calls of two would be heard twice.
+    with _following:
+        if client in _followed:
+            return
+        events = client.meta.events
+        for operation in _OPERATIONS:
+            name = f"bedrock-runtime.{operation}"
+            events.register_last(f"before-call.{name}", _before, unique_id=f"llm-cost-before-{operation}")
+            events.register_first(f"after-call.{name}", _after, unique_id=f"llm-cost-after-{operation}")
+            events.register_first(f"after-call-error.{name}", _failed, unique_id=f"llm-cost-error-{operation}")
+        _followed.add(client)
 
 
 def _before(params: Mapping[str, Any], context: dict[str, Any], **_: Any) -> None:

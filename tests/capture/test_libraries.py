@@ -6,6 +6,8 @@ import asyncio
 import io
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,7 @@ import httpx2
 import pytest
 import requests
 import urllib3
+from botocore import hooks
 from flask import Flask
 from played_app import ledger_of
 
@@ -371,6 +374,43 @@ def test_bedrock_counts_in_headers(make_app: Callable[..., Flask], provider: Pla
         requests.post(url, json={"prompt": "hi"})
         asyncio.run(by_aiohttp())
     assert [(call.input_tokens, call.output_tokens) for call in ledger_of(app)] == [(17, 4)] * 5
+
+
+def test_bedrock_by_threads_that_begin_together(
+    make_app: Callable[..., Flask],
+    provider: PlayedProvider,
+    bedrock_client: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first calls of a client that threads share are heard once each, however close together they are."""
+    app = make_app(hosts={provider.host: "bedrock"})
+    message = {"role": "assistant", "content": [{"text": "hi"}]}
+    usage = {"inputTokens": 3, "outputTokens": 2, "totalTokens": 5}
+    provider.reply_with("/converse", body={"usage": usage, "output": {"message": message}}, times=80)
+    add = hooks._PrefixTrie.append_item
+
+    def add_slowly(self: Any, key: str, *args: Any, **kwargs: Any) -> None:
+        if "before-call.bedrock-runtime.Converse" in key:
+            time.sleep(0.01)  # between botocore's look for an id and its adding it, others have their turn
+        add(self, key, *args, **kwargs)
+
+    monkeypatch.setattr(hooks._PrefixTrie, "append_item", add_slowly)
+    for _ in range(10):
+        client, together = bedrock_client(), threading.Barrier(8)
+
+        def ask(client: Any = client, together: threading.Barrier = together) -> None:
+            together.wait()
+            with app.app_context():
+                client.converse(modelId="anthropic.claude-sonnet-4-6-v1:0", messages=[])
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        heard = client.meta.events._emitter._handlers.prefix_search("before-call.bedrock-runtime.Converse")
+        assert [handler.__name__ for handler in heard].count("_before") == 1
+    assert len(ledger_of(app)) == 80
 
 
 def test_bedrock_into_a_buffer(make_app: Callable[..., Flask], provider: PlayedProvider, bedrock: Any) -> None:

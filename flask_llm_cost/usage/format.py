@@ -18,6 +18,7 @@ MAX_COUNT: Final = 10**12
 
 #: The only keys of a usage block whose text is kept: enum words, never content.
 _ENUMS: Final = frozenset({"inference_geo", "modality", "object", "service_tier", "speed", "trafficType", "ttl", "type"})
+_LONGEST_WORD: Final = 64
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _FIELD_VALUE: Final = re.compile(rb'name="\w+"\r\n(?:[^\r\n]{1,256}\r\n){0,4}\r\n([^\r\n]{1,256})\r\n')
 _NUMBERS: Final = (int, float)
@@ -256,7 +257,7 @@ def numbers_only(value: Any, depth: int = 0) -> Any:
 def _kept_items(mapping: Mapping[Any, Any], depth: int) -> dict[str, Any]:
     kept = {}
     for key, value in itertools.islice(mapping.items(), _MAX_ITEMS):
-        if not isinstance(key, str) or not _is_word(key):
+        if not isinstance(key, str) or len(key) > _LONGEST_WORD or not _is_word(key):
             continue
         if value is None or _is_count(value):
             kept[key] = value
@@ -270,7 +271,7 @@ def _kept_items(mapping: Mapping[Any, Any], depth: int) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1024)
 def _is_word(key: str) -> bool:
-    # A provider's counts have the same names in every reply, and in nearly all a call waits for this.
+    # A provider's counts have the same names in every reply, and a call waits for this. Never asked of long ones: they stay.
     return _WORD.match(key) is not None
 
 

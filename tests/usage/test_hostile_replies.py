@@ -289,6 +289,20 @@ def test_one_long_body(kind: str) -> None:
     assert peak < 1024 * 1024
 
 
+def test_nothing_of_a_reply_stays_in_memory() -> None:
+    """Names of counts that are as long as content are kept nowhere, not even until others take their place."""
+    assert CHAT is not None
+    tracemalloc.start()
+    for number in range(40):
+        usage = {**USAGE, f"{number}" + "x" * 100_000: 1}
+        (reading,) = read_json(CHAT, {"model": "m", "usage": usage})
+        assert reading.usage.raw == USAGE
+    del usage, reading
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 1024 * 1024
+
+
 def test_usage_in_the_middle_of_a_long_event() -> None:
     """Even where an event is cut down to its two ends, the last usage object between them is kept."""
     numbers = b"[" + b"0.5," * 400_000 + b"1]"

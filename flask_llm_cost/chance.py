@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from random import SystemRandom
+import os
+from random import Random
 from typing import Final
 
-#: Has no state that a forked child would share.
-CHANCE: Final = SystemRandom()
+CHANCE: Final = Random()
+# Forked workers would otherwise make the same ids, and try again at the same moments.
+os.register_at_fork(after_in_child=CHANCE.seed)

@@ -6,17 +6,17 @@ All are frozen: a room hands on a new value, it never changes one that it was gi
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from random import Random
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
+
+from flask_llm_cost.chance import CHANCE
 
 Quantity: TypeAlias = int | Decimal
 
@@ -338,15 +338,10 @@ def settled_call_id(provider: str, key: str, created_at: datetime | None) -> UUI
     return _uuid7(milliseconds, int.from_bytes(digest[:10], "big"))
 
 
-#: A generator of our own: the app may seed the shared one, and workers seeded alike would make the same ids.
-_random: Final = Random()
-os.register_at_fork(after_in_child=_random.seed)
-
-
 def new_call_id(now_ns: int | None = None) -> UUID:
     """A time-ordered UUID (version 7, RFC 9562): 48 bits of Unix milliseconds, 74 random bits."""
     milliseconds = (time.time_ns() if now_ns is None else now_ns) // 1_000_000
-    return _uuid7(milliseconds, _random.getrandbits(80))
+    return _uuid7(milliseconds, CHANCE.getrandbits(80))
 
 
 def _uuid7(milliseconds: int, bits: int) -> UUID:

@@ -64,7 +64,7 @@ def _declared(budget: Budget) -> Decimal | None:
 class Limits:
     """The limits of one app.
 
-    What asks the app may take as long as the app likes, and use the database: never while a connection of ours is open.
+    What asks the app may take as long as the app likes, and use the database: never while we write.
 
     :param functions: what ``@costs.budget_limit`` registered, by the name of the budget
     :param context: an app context for them

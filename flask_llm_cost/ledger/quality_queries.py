@@ -16,7 +16,7 @@ from flask_llm_cost.ledger import endings
 from flask_llm_cost.ledger.answers import Amounts, Keys, Sums, add, some
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Adjustment, Call, Counter, TagRollup
-from flask_llm_cost.ledger.pieces import split_days
+from flask_llm_cost.ledger.pieces import days_and_calls
 from flask_llm_cost.ledger.queries import ESTIMATED_SOURCES, FAILED_OUTCOMES, UNCOUNTED_SOURCES
 from flask_llm_cost.ledger.rollup_answers import check_detail
 from flask_llm_cost.ledger.rollup_state import state_of
@@ -75,13 +75,13 @@ def soundness(session: Session, flt: Filter) -> list[Soundness]:
         add(found, _endings_of_calls(session, flt))
     else:
         zone = ZoneInfo(state.zone)
-        days, edges = split_days(flt, zone)
-        if days is not None:
-            ended = endings.days(session, days, zone, (TagRollup.provider,), _SUMS)
-            add(found, {(provider, value): amounts for value, (provider, *amounts) in ended})
-        for edge in edges:
-            check_detail(edge, state)
-            add(found, _endings_of_calls(session, edge))
+        for source, part, sign in days_and_calls(flt, zone):
+            if source == "days":
+                ended = endings.days(session, part, zone, (TagRollup.provider,), _SUMS)
+                add(found, {(provider, value): amounts for value, (provider, *amounts) in ended}, sign)
+            else:
+                check_detail(part, state)
+                add(found, _endings_of_calls(session, part), sign)
     rows = [_soundness(keys, amounts) for keys, amounts in some(found).items()]
     return sorted(rows, key=lambda row: (-row.calls, row.provider, row.outcome, row.usage_source))[:_MOST]
 

@@ -50,7 +50,7 @@ class SQLiteFolder:
 
     def drop(self, url: sa.URL) -> None:
         for path in self.folder.glob(Path(str(url.database)).name + "*"):
-            path.unlink()
+            path.unlink(missing_ok=True)  # a journal goes with the transaction that made it
 
     @contextmanager
     def down(self, url: sa.URL) -> Iterator[None]:

@@ -96,8 +96,10 @@ class AppMaker:
     def close(self) -> None:
         for made in self._made:
             state = made.flask.extensions["llm_cost"]
-            state.ledger.close()
+            # Until nobody writes any more, however busy the machine: the database goes next.
+            state.ledger.close(30.0)
             if state.budgets is not None:
+                state.budgets.keeper.desk.settle(30.0)
                 state.budgets.keeper.close()
             with made.flask.app_context():
                 for engine in made.flask.extensions["sqlalchemy"].engines.values():

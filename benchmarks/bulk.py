@@ -217,7 +217,7 @@ def _statements(*, server: bool) -> Iterator[str]:
                 FROM staged GROUP BY {grouped} ORDER BY {grouped}"""
     yield f"""
         INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
-        SELECT {random_id}, day, '~', '0|ok|response|' || status || '||0', '', provider, model, 'USD', {sums}
+        SELECT {random_id}, day, '~', '0|ok|response|' || status || '||0', 'chat.completions', provider, model, 'USD', {sums}
         FROM staged GROUP BY day, status, provider, model ORDER BY day"""
     for key, _ in keys:
         yield f"""
@@ -226,7 +226,7 @@ def _statements(*, server: bool) -> Iterator[str]:
             FROM staged GROUP BY day, provider, model ORDER BY day"""
     marks = {
         "rollups": "UTC",
-        "rollups.presence": "1970-01-01T00:00:00+00:00",
+        "rollups.presence.2": "1970-01-01T00:00:00+00:00",
         "rollups.filled_to": "",
         "rollups.tag:user_id": "left out",
     }

@@ -18,6 +18,8 @@ from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.queries import Spend
+from flask_llm_cost.ledger.rollup_answers import known
+from flask_llm_cost.ledger.tag_queries import MANY_CALLS
 
 #: Names for the ids of a tag key, asked once a page: key and values to value and name.
 Names: TypeAlias = Callable[[str, Sequence[str]], Mapping[str, str]]
@@ -120,6 +122,18 @@ def breakdown(session: Session, selection: Selection, dimension: str, time: Time
         gone=tuple(_row(queries.NOTHING, labels, before[value], total, {}, value) for value in missing),
         options=tuple((None if value is None else str(value), labels[value]) for value in options),
     )
+
+
+def leading(session: Session, selection: Selection, report_tags: Iterable[str]) -> str:
+    """What spend is broken down by where nobody has said: the first report tag, else another one, or the model.
+
+    Where calls are many it is something of which there are sums: nobody waits for what was not asked for.
+    """
+    flt = selection.filter
+    keys = [f"tag:{key}" for key in report_tags if key not in (*flt.scope, *flt.tags)]
+    if not keys or known(session, flt, keys[0]) or queries.totals(session, flt).calls <= MANY_CALLS:
+        return keys[0] if keys else "model"
+    return next((key for key in keys[1:] if known(session, flt, key)), "model")
 
 
 def _dearest(row: Spend) -> tuple[bool, Decimal, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any, Final, TypeAlias
 
@@ -10,7 +11,7 @@ from flask import Response
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.dashboard import pages_json
-from flask_llm_cost.dashboard.breakdown import MOST_VALUES, Names, dimension_name, value_name
+from flask_llm_cost.dashboard.breakdown import MOST_VALUES, Names, dimension_name, leading, value_name
 from flask_llm_cost.dashboard.controls import Option, Select, chips, dimensions, page_controls
 from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
@@ -39,6 +40,8 @@ def explore(visit: Visit) -> Response:
     """The page, its file and its JSON."""
     selection = visit.selection()
     with visit.session() as session:
+        if not selection.rows:
+            selection = replace(selection, rows=leading(session, selection, visit.report_tags))
         if selection.format == "csv":
             header, rows = _table(session, selection, visit.names)
             name = f"explore-{SHOWN[selection.show].replace(' ', '-')}" if selection.cols != "none" else "explore"

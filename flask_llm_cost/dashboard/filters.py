@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
@@ -67,8 +67,9 @@ class Selection:
 
     :param base: the scope, and nothing else
     :param filter: the scope, the range and every filter; made from *base* only
-    :param by: what spend is broken down by
+    :param by: what spend is broken down by; empty where nobody has said
     :param params: the query string that asks for exactly this, defaults left out
+    :param rows: the rows of a pivot, as *by*
     :param cols: the columns of a pivot, one of :data:`COLUMNS` or a dimension
     :param show: what a pivot's cells show, one of :data:`MEASURES`
     :param invoice: a provider, and what it says one owes
@@ -78,15 +79,15 @@ class Selection:
     base: Filter
     filter: Filter
     period: Period
-    by: str
     params: Mapping[str, str | list[str]]
+    by: str = ""
     format: str = "html"
     table: str = "by"
     order: str = "newest"
     after: UUID | None = None
     before: UUID | None = None
     limit: int = 50
-    rows: str = "model"
+    rows: str = ""
     cols: str = "none"
     show: str = "cost"
     invoice: tuple[str, Decimal] | None = None
@@ -148,7 +149,7 @@ class Selection:
             [*(f"tag:{key}" for key in self.filter.tags), *(name for name in BREAKDOWNS if name in self.params)]
         )
 
-    def valued(self, key: str, report_tags: Iterable[str]) -> Selection:
+    def valued(self, key: str) -> Selection:
         """``?value=`` of a tag's page, as the filter that it stands for."""
         if not self.value:
             return self
@@ -156,8 +157,7 @@ class Selection:
             raise QueryError(f"this page is about one value of {key!r} already: tag.{key} says another")
         params = {name: value for name, value in self.params.items() if name != "value"}
         narrowed = self.filter.narrowed(tags={key: self.value})
-        by = self.by if "by" in params else _first_choice(report_tags, {**self.base.scope, **narrowed.tags})
-        return replace(self, filter=narrowed, by=by, params={**params, f"tag.{key}": self.value})
+        return replace(self, filter=narrowed, params={**params, f"tag.{key}": self.value})
 
     def without_tag(self, key: str) -> dict[str, str | list[str]]:
         """The query string without the filter on one tag."""
@@ -166,9 +166,7 @@ class Selection:
         return {**params, "untagged": untagged} if untagged else params
 
 
-def parse(
-    args: MultiDict[str, str], page: str, base: Filter, *, zone: ZoneInfo, now: datetime, report_tags: tuple[str, ...]
-) -> Selection:
+def parse(args: MultiDict[str, str], page: str, base: Filter, *, zone: ZoneInfo, now: datetime) -> Selection:
     """Read a page's query string. Empty values count as not given.
 
     :raises QueryError: with a sentence for people, for anything that is not understood
@@ -196,7 +194,6 @@ def parse(
     currency = _text("currency", given.get("currency", "USD"))
     if not re.fullmatch(r"[A-Z]{3}", currency):
         raise QueryError("currency is a code of three capital letters, such as USD")
-    first_choice = _first_choice(report_tags, {**base.scope, **tags})
     measure = _among("show", given.get("show", "cost"), MEASURES)
     params: dict[str, str | list[str]] = {
         name: value for name, value in given.items() if name not in ("untagged", "table", *_FILES)
@@ -212,11 +209,11 @@ def parse(
         base=base,
         filter=base.narrowed(since=span.since, until=span.until, currency=currency, tags=tags, **chosen),
         period=span,
-        by=_breakdown(given.get("by", first_choice)),
+        by=_breakdown(given["by"]) if "by" in given else "",
         params=params,
         format=_among("format", given.get("format", "html"), FORMATS),
         table=_among("table", given.get("table", "by"), TABLES),
-        rows=_breakdown(given.get("rows", first_choice)),
+        rows=_breakdown(given["rows"]) if "rows" in given else "",
         cols=cols if (cols := given.get("cols", "time")) in COLUMNS else _breakdown(cols),
         show=measure,
         invoice=_invoice(given.get("invoice")),
@@ -233,11 +230,6 @@ def parse(
         before=_uuid("before", given.get("before")),
         limit=_limit(given.get("limit")),
     )
-
-
-def _first_choice(report_tags: Iterable[str], held: Mapping[str, Any]) -> str:
-    """What spend is broken down by unless asked otherwise: the first report tag that is not held to one value."""
-    return next((f"tag:{key}" for key in report_tags if key not in held), "model")
 
 
 def _given(args: MultiDict[str, str], page: str) -> dict[str, str]:

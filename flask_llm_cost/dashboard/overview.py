@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from typing import Final
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.dashboard import charts, pages_json
 from flask_llm_cost.dashboard.bars import DayRow, Series, beyond, drawn, series_of
-from flask_llm_cost.dashboard.breakdown import Breakdown, Names, Row, breakdown, named
+from flask_llm_cost.dashboard.breakdown import Breakdown, Names, Row, breakdown, leading, named
 from flask_llm_cost.dashboard.budgets_page import BudgetBar, budget_bars
 from flask_llm_cost.dashboard.charts import StackedBars
 from flask_llm_cost.dashboard.controls import chips, overview_controls
@@ -111,6 +111,8 @@ def overview_of(visit: Visit, selection: Selection, key: str | None = None) -> R
     """
     bars: list[BudgetBar] = []
     with visit.session() as session:
+        if not selection.by:
+            selection = replace(selection, by=leading(session, selection, visit.report_tags))
         if selection.format == "csv":
             return _spend_csv(session, selection)
         time = timeline(session, selection)
@@ -171,7 +173,7 @@ def build(
     flt, period = selection.filter, selection.period
     total, before = time.total, time.before
     keys = [key for key in report_tags if key not in selection.base.scope]
-    apart = tuple(key for key in keys if f"tag:{key}" != selection.by and too_many_to_add_up(session, key, total.calls))
+    apart = tuple(key for key in keys if f"tag:{key}" != selection.by and too_many_to_add_up(session, flt, key, total.calls))
     dimensions = [f"tag:{key}" for key in keys if key not in apart] + ["model"]
     dearest = dearest_of_latest(session, flt, latest=MANY_CALLS, limit=_MOST_DEAREST)
     also: dict[str, list[str]] = {}

@@ -92,7 +92,7 @@ def build(session: Session, selection: Selection, visit: Visit, total: Spend) ->
 
 
 def _card(session: Session, selection: Selection, key: str, total: Spend, names: Names, leading: bool) -> KeyCard:
-    if too_many_to_add_up(session, key, total.calls):
+    if too_many_to_add_up(session, selection.filter, key, total.calls):
         return KeyCard(key=key, leading=leading, rows=(), values=None, tagged=None)
     dimension = f"tag:{key}"
     found = queries.pivot(session, selection.filter, (dimension,), tagged=[key], top=MOST_VALUES + 1)
@@ -153,7 +153,7 @@ class TagKey:
 def tag(visit: Visit, key: str) -> Response:
     """One key, or with ``?value=``, or a filter on it, one value. A key within the scope is nobody's to look around in."""
     check_dimension(f"tag:{key}")
-    selection = visit.selection().valued(key, visit.report_tags)
+    selection = visit.selection().valued(key)
     if key in visit.base.scope:
         return visit.refusal(f"This view is held to one {dimension_name('tag:' + key)}: it has no list of them.")
     if key in selection.filter.tags:

@@ -78,11 +78,8 @@ class Visit:
 
         :raises QueryError: with a sentence for people
         """
-        config = self.state.config
         page = "calls" if self.page == "calls_csv" else self.page
-        return parse(
-            request.args, page, self.base, zone=config.timezone, now=self.now, report_tags=tuple(config.report_tags)
-        )
+        return parse(request.args, page, self.base, zone=self.state.config.timezone, now=self.now)
 
     def list_since(self, session: Session, selection: Selection) -> date | None:
         """The day from which single calls are known, where the range begins before it: earlier ones were pruned."""

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger.columns import Money
-from flask_llm_cost.ledger.endings import with_calls
+from flask_llm_cost.ledger.days import with_calls
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
 from flask_llm_cost.ledger.rollup_state import rare_tags
@@ -117,7 +117,7 @@ def calls_page(
     place = None if (start := after or before) is None else _place(session, flt, expression, start)
     if (within := with_calls(session, flt)) is None:
         return CallPage((), None, None)
-    query = sa.select(*_COLUMNS).where(*within.conditions(joined=tag))
+    query = sa.select(*_COLUMNS).where(*within.conditions(joined=tag, few=by_time))
     if start is not None and place is not None:
         query = query.where(_beyond(place, start, *sort, downwards != backwards))
     query = query.order_by(*(item.desc() if downwards != backwards else item.asc() for item in sort)).limit(limit + 1)
@@ -138,7 +138,7 @@ def dearest_of_latest(session: Session, flt: Filter, *, latest: int, limit: int)
     if (within := with_calls(session, flt)) is None:
         return ()
     cost, _ = ORDERS["dearest"]
-    some = newest(session, sa.select(Call.id, cost.label("cost")), within).limit(latest).subquery()
+    some = newest(session, sa.select(Call.id, cost.label("cost")), within, few=False).limit(latest).subquery()
     first = sa.select(some.c.id).order_by(some.c.cost.desc(), some.c.id.desc()).limit(limit).subquery()
     query = sa.select(*_COLUMNS).join(first, first.c.id == Call.id).order_by(cost.desc(), Call.id.desc())
     return _with_tags(session, session.execute(query).all())

@@ -76,7 +76,7 @@ def from_calls(session: Session, flt: Filter, by: Grouping) -> Sums:
             query = query.where(expression.is_not(None))
     for key in by.tagged:
         if f"tag:{key}" not in by.dimensions:
-            query = query.where(sa.exists().where(CallTag.call_id == Call.id, CallTag.key == key).correlate(Call))
+            query = query.where(flt.has_tag(key))
     # By label: PostgreSQL takes two renderings of one expression with parameters for two expressions.
     query = query.add_columns(*(MEASURES[name] for name in by.measures)).group_by(*(sa.text(label) for label in labels))
     if by.top is not None:

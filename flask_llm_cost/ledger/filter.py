@@ -114,10 +114,11 @@ class Filter:
         given = [(key, value) for tags in (self.scope, self.tags) for key, value in tags.items() if value is not None]
         return min(given, key=lambda tag: tag[0] not in rare, default=None)
 
-    def conditions(self, joined: tuple[str, str] | None = None) -> list[sa.ColumnElement[bool]]:
+    def conditions(self, joined: tuple[str, str] | None = None, *, few: bool = False) -> list[sa.ColumnElement[bool]]:
         """What a query about ``llm_cost_calls`` has to hold.
 
         :param joined: the tag of :attr:`a_tag` where the query joins :class:`CallTag` for it
+        :param few: whether it takes only the first of them in the order of time
         """
         found: list[sa.ColumnElement[bool]] = []
         if joined is None:
@@ -133,22 +134,28 @@ class Filter:
         found += [COLUMNS[name] == value for name, value in given.items()]
         # Both, not merged: a tag that was asked for never replaces the scope's.
         tags = (tag for tags in (self.scope, self.tags) for tag in tags.items())
-        found += [self._tagged(key, value, joined) for key, value in tags if (key, value) != joined]
+        found += [self._tagged(key, value, joined, few) for key, value in tags if (key, value) != joined]
         if joined is not None:
             # The tag's own copy of the time, and no other: PostgreSQL takes each for a condition of its own, expects next to
             # no call to meet all, and reads every one of them to find these.
             found += [CallTag.call_id == Call.id, *self._of_tag(*joined)]
         return found
 
-    def _tagged(self, key: str, value: str | None, joined: tuple[str, str] | None) -> sa.ColumnElement[bool]:
+    def _tagged(self, key: str, value: str | None, joined: tuple[str, str] | None, few: bool) -> sa.ColumnElement[bool]:
+        if value is not None and joined is None:
+            return Call.id.in_(sa.select(CallTag.call_id).where(*self._of_tag(key, value)))
+        has = self.has_tag(key, few=few)
+        return ~has if value is None else has.where(CallTag.value == value)
+
+    def has_tag(self, key: str, *, few: bool = False) -> sa.Exists:
+        """Whether a call of the range has a tag, whatever its value.
+
+        :param few: whether only the first calls are looked at
+        """
         has = sa.exists().where(CallTag.key == key, CallTag.call_id == Call.id).correlate(Call)
-        if value is None:
-            return ~has
-        return (
-            has.where(CallTag.value == value)
-            if joined
-            else Call.id.in_(sa.select(CallTag.call_id).where(*self._of_tag(key, value)))
-        )
+        # Of all of them PostgreSQL may begin with the tag, and would read every one that there ever was. The first few it
+        # finds soonest call by call, and with one more condition it expects them to be rarer than they are.
+        return has if few else has.where(*self._in_range(CallTag.occurred_at))
 
     def _of_tag(self, key: str, value: str) -> list[sa.ColumnElement[bool]]:
         """A tag in the filter's range: its own copy of the time lets its index answer for that."""

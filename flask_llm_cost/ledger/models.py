@@ -234,7 +234,8 @@ class TagRollup(_Sums, Base):
 
     The empty key counts all calls of the day. ``feature,tenant_id`` keeps two report tags together, the second's value in
     ``second_value``. ``feature*`` is ``feature`` over all models, whose provider and model are empty. ``feature?`` has the
-    calls that have the tag, whatever its value, of tags that are nearly unique too. ``~`` has how calls ended.
+    calls that have the tag, whatever its value, of tags that are nearly unique too. ``~`` has how calls ended, and
+    ``second_value`` the operation there.
     """
 
     __tablename__ = "llm_cost_tag_rollups"

@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger.answers import Grouping, Key, Sums, add, key_of, some
 from flask_llm_cost.ledger.columns import Money
+from flask_llm_cost.ledger.days import with_calls
 from flask_llm_cost.ledger.detail import amounts_of, from_calls, time_text
 from flask_llm_cost.ledger.detail import extent as detail_extent
-from flask_llm_cost.ledger.endings import ENDINGS, asks, sums_of_days, with_calls
+from flask_llm_cost.ledger.endings import ENDINGS, asks, sums_of_days
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import TagRollup, UsageRollup
@@ -39,7 +40,8 @@ def sums(session: Session, flt: Filter, by: Grouping) -> Sums:
         flt = bounded(session, flt)
     question = _question(flt, by, state)
     if question is None or state is None:
-        return _from_calls(session, flt, by, state)
+        within = with_calls(session, flt)
+        return {} if within is None else _from_calls(session, within, by, state)
     pieces = list(_pieces(flt, question, state))
     found: Sums = {}
     for source, part, sign in pieces:
@@ -51,6 +53,12 @@ def sums(session: Session, flt: Filter, by: Grouping) -> Sums:
             most = by.top if len(pieces) == 1 else None
             add(found, _Rollups(session, replace(question, flt=part), source, most).sums(), sign)
     return some(found)
+
+
+def known(session: Session, flt: Filter, dimension: str) -> bool:
+    """Whether rollups know what a filter's calls come to by a dimension: none but those at the ends of a range are read."""
+    by, state = Grouping(dimensions=(dimension,), measures=("calls",)), state_of(session)
+    return bool(_unused(flt, by, state)) or _question(flt, by, state) is not None
 
 
 def _unused(flt: Filter, by: Grouping, state: RollupState | None) -> frozenset[str]:
@@ -162,7 +170,10 @@ class _Question:
 
 def _question(flt: Filter, by: Grouping, state: RollupState | None) -> _Question | None:
     """The question, if the rollups know all that it is about."""
-    if state is None or not state.complete or flt.operation is not None:
+    if state is None or not state.complete:
+        return None
+    by_operation = flt.operation is not None or "operation" in by.dimensions
+    if by_operation and not state.counts_operations(flt.since):
         return None
     if any(name not in (*PLAIN, *ENDINGS, *TIMES) and not name.startswith("tag:") for name in by.dimensions):
         return None

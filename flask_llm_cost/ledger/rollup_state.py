@@ -23,7 +23,8 @@ COUNTERS: Final = cast(sa.Table, Counter.__table__)
 _ZONE: Final = "rollups"
 _FILLED_TO: Final = "rollups.filled_to"
 _CLEARING: Final = "rollups.clearing"
-_PRESENCE: Final = "rollups.presence"
+#: The number goes up with what is kept: a ledger of an earlier one is filled by a rebuild.
+_PRESENCE: Final = "rollups.presence.2"
 _TAG: Final = "rollups.tag:"
 _PRUNED: Final = "pruned"
 _KEPT: Final = "kept"
@@ -48,8 +49,8 @@ class RollupState:
     :param clearing: whether a rebuild still takes away what there was
     :param kept: tag keys, and pairs of keys joined by a comma, that have rollups
     :param left_out: keys and pairs that have none, because they are nearly unique or not wanted
-    :param presence: since when it is kept which calls have a tag, whatever its value, of keys that are left out too;
-        ``None`` where a rebuild has not made that yet
+    :param presence: since when it is kept which calls have a tag, whatever its value, of keys that are left out too, and
+        of which operation they are; ``None`` where a rebuild has not made that yet
     :param pruned: calls before it may be gone, and are in the rollups all the same
     :param pruned_day: the first day that has all its calls, in the zone of that time
     """
@@ -82,7 +83,11 @@ class RollupState:
 
     def counts(self, key: str, since: datetime | None) -> bool:
         """Whether it is kept which calls from *since* on have a tag; from the first one on where it is ``None``."""
-        return self.presence is not None and self.knows(key) and self.presence <= (since or NOTHING_FILLED)
+        return self.knows(key) and self.counts_operations(since)
+
+    def counts_operations(self, since: datetime | None) -> bool:
+        """Whether it is kept of which operation calls from *since* on are; from the first one on where it is ``None``."""
+        return self.presence is not None and self.presence <= (since or NOTHING_FILLED)
 
 
 def pair_of(first: str, second: str) -> str:
@@ -176,7 +181,7 @@ def set_filled_to(connection: sa.Connection, instant: datetime | None) -> None:
 
 
 def set_presence(connection: sa.Connection, since: datetime) -> None:
-    """Say since when it is kept which calls have a tag."""
+    """Say since when it is kept which calls have a tag, and of which operation they are."""
     _put(connection, _PRESENCE, since.isoformat())
 
 

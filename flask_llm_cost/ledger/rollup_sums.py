@@ -31,7 +31,7 @@ MEASURES: Final = (
 USAGE_KEYS: Final = ("bucket", "provider", "model", "component", "currency")
 #: What ends the key under which calls that have a tag are kept, whatever its value. No tag's key can end so.
 PRESENT: Final = "?"
-#: How calls ended and were counted, kept as if that were a tag. No tag's key can be this.
+#: How calls ended and were counted, kept as if that were a tag, by operation. No tag's key can be this.
 ENDING: Final = "~"
 #: The columns of a call that make the value of it, besides whether it was both billed by the provider and computed here.
 ENDING_COLUMNS: Final = ("stream", "outcome", "usage_source", "cost_status", "flags")
@@ -74,7 +74,7 @@ class Sums:
             usage[bucket, provider, model, item["component"], currency].append(_of_item(sign, item))
         day = at.astimezone(self._zone).date()
         sums[day, "", "", "", provider, model, currency].append(measured)
-        sums[day, ENDING, _ending(call), "", provider, model, currency].append(measured)
+        sums[day, ENDING, _ending(call), call["operation"], provider, model, currency].append(measured)
         tags = {tag["key"]: tag["value"] for tag in rows.tags if tag["key"] in self._kept}
         for key in (*tags, *(tag["key"] for tag in rows.tags if tag["key"] in self._left_out)):
             sums[day, f"{key}{PRESENT}", "", "", provider, model, currency].append(measured)

@@ -31,11 +31,14 @@ class Sample:
     first_tokens: tuple[int, ...]
 
 
-def newest(session: Session, query: Any, flt: Filter) -> Any:
-    """The same select, of a filter's calls, the newest first: in the order of a tag where it asks for one."""
+def newest(session: Session, query: Any, flt: Filter, *, few: bool = True) -> Any:
+    """The same select, of a filter's calls, the newest first: in the order of a tag where it asks for one.
+
+    :param few: whether no more than some hundred of them are wanted
+    """
     tag = flt.a_tag(rare_tags(session))
     at = Call.occurred_at if tag is None else CallTag.occurred_at
-    return query.where(*flt.conditions(joined=tag)).order_by(at.desc())
+    return query.where(*flt.conditions(joined=tag, few=few)).order_by(at.desc())
 
 
 def latest(session: Session, flt: Filter, size: int = SAMPLE) -> Sample:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call, CallTag
-from flask_llm_cost.ledger.rollup_state import state_of
+from flask_llm_cost.ledger.rollup_answers import known
 from flask_llm_cost.ledger.sample_queries import newest
 
 _MOST: Final = 100
@@ -34,13 +34,13 @@ def tag_keys(session: Session, flt: Filter) -> tuple[str, ...]:
 MANY_CALLS: Final = 5_000
 
 
-def too_many_to_add_up(session: Session, key: str, calls: int) -> bool:
-    """Whether sums of *calls* by a tag are too much for a page that shows other things as well.
+def too_many_to_add_up(session: Session, flt: Filter, key: str, calls: int) -> bool:
+    """Whether sums of a filter's *calls* by a tag are too much for a page that shows other things as well.
 
-    A tag that nearly every call has anew has no rollups, so that each of its calls would have to be read.
+    Each of them is read where rollups cannot answer: by a tag that nearly every call has anew, or by one more than they hold
+    together.
     """
-    state = state_of(session)
-    return calls > MANY_CALLS and state is not None and key in state.left_out
+    return calls > MANY_CALLS and not known(session, flt, f"tag:{key}")
 
 
 def latest_values(session: Session, flt: Filter, keys: Collection[str], most: int) -> Mapping[str, tuple[str, ...]]:

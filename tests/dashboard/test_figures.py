@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from html import unescape
@@ -18,6 +19,7 @@ from mounted_app import PREFIX, MountedApp, said
 from werkzeug.datastructures import MultiDict
 
 from flask_llm_cost.dashboard import dashboard_blueprint
+from flask_llm_cost.dashboard.breakdown import leading
 from flask_llm_cost.dashboard.filters import Selection, parse
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.overview import Overview, build
@@ -39,8 +41,9 @@ def at(day: int, hour: int = 12, month: int = 11) -> datetime:
 def ask(app: MountedApp, query: dict[str, str] | None = None, now: datetime = NOW) -> tuple[Selection, Overview]:
     """The overview as it is at *now*."""
     base = Filter(scope={})
-    selection = parse(MultiDict(query or {}), "overview", base, zone=BERLIN, now=now, report_tags=TAGS)
+    selection = parse(MultiDict(query or {}), "overview", base, zone=BERLIN, now=now)
     with app.app.test_request_context(PREFIX + "/"), app.costs.session() as session:
+        selection = replace(selection, by=selection.by or leading(session, selection, TAGS))
         time = timeline(session, selection)
         return selection, build(session, selection, Links("llm_cost"), lambda key, values: {}, TAGS, time)
 

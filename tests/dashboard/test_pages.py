@@ -587,7 +587,7 @@ def test_what_would_take_reading_every_call_has_a_page_of_its_own(make: Make, mo
             track("openai", model="gpt-4o", usage=usage, tags=tags, occurred_at=now - timedelta(days=n))
         assert app.costs.flush(20)
     text = app.get(PREFIX + "/?range=30d").get_data(as_text=True)
-    assert "Nearly every call has another" in text
+    assert "There are no sums of these calls by" in text
     assert f"{PREFIX}/tags/user_id?range=30d" in text
     found = app.get(PREFIX + "/?range=30d&format=json").get_json()
     assert found["not_broken_down_by"] == ["user_id"]
@@ -599,3 +599,31 @@ def test_what_would_take_reading_every_call_has_a_page_of_its_own(make: Make, mo
     assert {row["value"] for row in values["rows"]} == {f"u{n}" for n in range(8)}
     by = app.get(PREFIX + "/?range=30d&by=tag:user_id&format=json").get_json()
     assert by["not_broken_down_by"] == []
+
+
+def test_what_nobody_asked_for_reads_no_call_after_call(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many calls, pages are broken down by something of which there are sums unless one says otherwise, whatever is
+    filtered; what one asks for is answered, and with few calls the report tags lead."""
+    app = make(LLM_COST_ROLLUP_TAGS=["feature", "team"], LLM_COST_REPORT_TAGS=["user_id", "feature", "team"]).mount()
+    with app.app.app_context():
+        for n in range(8):
+            tags = {"feature": "chat", "user_id": f"u{n}", "team": "one"}
+            track("openai", model="gpt-4o", usage={"input": 1_000_000 * (n + 1)}, tags=tags)
+        assert app.costs.flush(20)
+
+    def leads(**query: str) -> tuple[str, str]:
+        found = [app.get(f"{PREFIX}/{page}", format="json", range="7d", **query).get_json() for page in ("", "explore")]
+        return found[0]["by"], found[1]["rows_by"]
+
+    assert leads() == ("tag:user_id", "tag:user_id")
+    for module in ("ledger.tag_queries", "dashboard.breakdown"):
+        monkeypatch.setattr(f"flask_llm_cost.{module}.MANY_CALLS", 3)
+    assert leads() == ("tag:feature", "tag:feature")
+    assert leads(**{"tag.feature": "chat"}) == ("tag:team", "tag:team")
+    assert leads(outcome="ok") == ("model", "model")
+    assert leads(operation="manual", **{"tag.team": "one"}) == ("model", "model")
+    asked = app.get(f"{PREFIX}/", by="tag:user_id", outcome="ok", range="7d", format="json").get_json()
+    assert asked["by"] == "tag:user_id"
+    assert asked["not_broken_down_by"] == ["feature", "team"]
+    assert "8 would have to be read one by one" in app.get(f"{PREFIX}/", outcome="ok", range="7d").get_data(as_text=True)
+    assert "8 would have to be read one by one" in app.get(f"{PREFIX}/tags", outcome="ok").get_data(as_text=True)

@@ -47,13 +47,13 @@ def in_words(day: str) -> str:
 
 SUMS = (
     "/", "/explore", "/explore?rows=model", "/models", "/tags", "/tags/feature", "/tags/feature?value=chat", "/calls",
-    "/data-quality", "/pricing", "/budgets",
+    "/data-quality", "/pricing", "/budgets", "/explore?rows=operation", "/models?operation=manual",
 )  # fmt: skip
 CALLS_ONLY = (
-    "/?by=operation", "/?operation=chat.completions", "/explore?rows=operation", "/explore?rows=operation&cols=none",
-    "/calls?operation=chat.completions", "/calls.csv", "/calls?format=csv", "/models?operation=chat.completions",
-    "/tags?operation=chat.completions", "/tags/feature?operation=chat.completions", "/?by=operation&format=csv",
-    "/explore?rows=operation&format=csv",
+    "/?outcome=ok&by=tag:feature", "/?outcome=ok&tag.feature=chat", "/explore?outcome=ok&rows=tag:feature",
+    "/explore?outcome=ok&rows=tag:feature&cols=none", "/calls?outcome=ok&tag.feature=chat", "/calls.csv",
+    "/calls?format=csv", "/models?outcome=ok&tag.feature=chat", "/tags?operation=manual", "/tags/feature?operation=manual",
+    "/?outcome=ok&by=tag:feature&format=csv", "/explore?outcome=ok&rows=tag:feature&format=csv",
 )  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def test_what_it_is_compared_with_is_unknown(make: Make) -> None:
     """Where only the compared range was pruned, the page stands, and nothing is called new or compared with zero."""
     app, _ = pruned(make)
     today = datetime.now(UTC).date()
-    filtered = {"from": f"{today - timedelta(days=13)}", "to": f"{today}", "operation": "manual"}
+    filtered = {"from": f"{today - timedelta(days=13)}", "to": f"{today}", "outcome": "ok", "tag.feature": "chat"}
     page = app.get(**filtered)
     assert page.status_code == 200
     text = page.get_data(as_text=True)
@@ -145,7 +145,7 @@ def test_report_names_the_day(make: Make) -> None:
     assert whole.exit_code == 0
     assert "125" in whole.output
     for form in ("text", "json", "csv"):
-        refused = run(app, "report", "--days", "90", "--by", "operation", "--format", form)
+        refused = run(app, "report", "--days", "90", "--by", "host", "--format", form)
         assert refused.exit_code != 0
         assert f"detail pruned before {day}" in refused.output
         assert "Traceback" not in refused.output

@@ -110,7 +110,7 @@ def test_prune_keeps_what_is_said(make_app: Callable[..., Flask], tmp_path: Path
         assert spend.total().calls == 2
         assert spend.by("month")[0].calls == 1
         with pytest.raises(DetailPrunedError, match="detail pruned before"):
-            spend.by("operation")
+            spend.by("host")
     file = tmp_path / "calls.csv"
     refused = run(app, "export", str(file))
     assert (refused.exit_code, "detail pruned before" in refused.output, list(tmp_path.glob("calls*"))) == (1, True, [])

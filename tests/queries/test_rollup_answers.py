@@ -20,8 +20,8 @@ from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.answers import SPEND, Grouping, Sums
 from flask_llm_cost.ledger.call_queries import all_calls, calls_page
+from flask_llm_cost.ledger.days import with_calls
 from flask_llm_cost.ledger.detail import MEASURES, from_calls
-from flask_llm_cost.ledger.endings import with_calls
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.local_time import start_of_day
@@ -43,13 +43,16 @@ KEYS: tuple[Any, ...] = ("auto", ("feature", "tenant_id"))
 AUTUMN = datetime(2026, 10, 25, tzinfo=UTC)
 
 
+OPERATIONS = ("chat.completions", "responses")
+
+
 def made_up(number: int) -> CallRecord:
     """Calls that differ in everything that spend is asked by, around a day that has 25 hours."""
     record = CallRecord(
         id=new_call_id(),
         occurred_at=AUTUMN + timedelta(minutes=37 * number - 9000, seconds=number % 60),
         provider=("openai", "azure")[number % 2],
-        operation="chat.completions",
+        operation=OPERATIONS[number % 4 == 1],
         model=("gpt-4o", "gpt-4.1", None)[number % 3],
         requested_model=("gpt-4o", None)[number % 5 == 0],
         outcome=("ok", "ok", "ok", "interrupted", "error")[number % 5],
@@ -138,7 +141,7 @@ def filters(draw: st.DrawFn) -> Filter:
         provider=draw(st.sampled_from([None, None, "openai"])),
         model=draw(st.sampled_from([None, None, "gpt-4o"])),
         tags={key: draw(st.sampled_from(VALUES[key])) for key in keys[1 if scoped else 0 :]},
-        operation=draw(st.sampled_from([*[None] * 7, "chat.completions"])),
+        operation=draw(st.sampled_from([*[None] * 5, *OPERATIONS])),
         outcome=draw(st.sampled_from([None, None, None, "ok", "error"])),
         usage_source=draw(st.sampled_from([*[None] * 5, "response", "known"])),
         cost_status=draw(st.sampled_from([*[None] * 5, "priced", "unpriced"])),
@@ -162,6 +165,7 @@ DIMENSIONS = st.lists(
             "usage_source",
             "cost_status",
             "stream",
+            "operation",
         ]
     ),
     max_size=3,
@@ -195,7 +199,7 @@ def test_rollups_and_calls_say_the_same(
 
 GROUPINGS = (
     [], ["day"], ["month", "model"], ["hour"], ["tag:feature"], ["tag:feature", "tag:tenant_id"], ["day", "tag:user_id"],
-    ["tag:nobody"], ["tag:nobody", "tag:feature"], ["day", "tag:nobody"],
+    ["tag:nobody"], ["tag:nobody", "tag:feature"], ["day", "tag:nobody"], ["operation"], ["day", "operation", "outcome"],
 )  # fmt: skip
 
 
@@ -212,13 +216,15 @@ def test_how_calls_ended_is_the_same_from_both(kept: Kept) -> None:
     """What data quality is told is what the calls say, whole days and broken ranges, of a provider and of all."""
     inside = Filter(scope={}, since=AUTUMN - timedelta(days=3, minutes=4), until=AUTUMN + timedelta(days=2, seconds=5))
     with Session(kept.engine) as session:
-        for flt in (inside, replace(inside, provider="openai"), Filter(scope={})):
+        whole = Filter(scope={})
+        for flt in (inside, replace(inside, provider="openai"), whole, replace(whole, operation="responses")):
             by_hand = Counter(
                 (record.provider, record.outcome, record.usage.source, record.cost.status if record.cost else "unpriced")
                 for record in RECORDS
                 if (flt.since is None or flt.since <= record.occurred_at)
                 and (flt.until is None or record.occurred_at < flt.until)
                 and flt.provider in (None, record.provider)
+                and flt.operation in (None, record.operation)
             )
             said: Counter[tuple[str, ...]] = Counter()
             for row in soundness(session, flt):
@@ -237,6 +243,7 @@ def test_how_calls_ended_is_the_same_from_both(kept: Kept) -> None:
             "usage_source": st.sampled_from(["response", "unknown", "estimated", "known"]),
             "cost_status": st.sampled_from(["priced", "unpriced", "free"]),
             "stream": st.booleans(),
+            "operation": st.sampled_from(OPERATIONS),
         },
     ),
 )
@@ -270,6 +277,38 @@ def test_nothing_is_looked_for_on_days_without_it(kept: Kept) -> None:
         start_of_day(min(failed).astimezone(BERLIN).date(), BERLIN),
         start_of_day(max(failed).astimezone(BERLIN).date() + timedelta(days=1), BERLIN),
     )
+
+
+def test_who_lacks_a_tag_is_not_looked_for_where_nobody_does(kept: Kept) -> None:
+    """All calls of the last days have a tag: who lacks it is known without reading one, in a scope too; of one that
+    lacks it, its day is read."""
+    since = AUTUMN + timedelta(days=30)
+    calls = [
+        replace(
+            made_up(1), id=new_call_id(), occurred_at=since + timedelta(hours=7 * number), tags={"team": f"a{number % 2}"}
+        )
+        for number in range(20)
+    ]
+    kept.writer.write(calls)
+    asked = Filter(scope={"team": "a1"}, since=since, tags={"user_id": None})
+    lacking = replace(asked, tags={"team": None})
+    statements: list[str] = []
+    sa.event.listen(kept.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    with Session(kept.engine) as session:
+        for flt in (lacking, replace(lacking, scope={}), replace(lacking, model="gpt-4.1")):
+            assert calls_page(session, flt).rows == ()
+            assert queries.pivot(session, flt, ("host",)) == []
+        assert statements
+        assert not [statement for statement in statements if Call.__tablename__ in statement]
+        assert len(calls_page(session, asked).rows) == 10
+    odd = replace(calls[9], id=new_call_id(), tags={})
+    kept.writer.write([odd])
+    with Session(kept.engine) as session:
+        within = with_calls(session, replace(lacking, scope={}))
+        assert [row.id for row in calls_page(session, replace(lacking, scope={})).rows] == [odd.id]
+    day = odd.occurred_at.astimezone(BERLIN).date()
+    assert within is not None
+    assert (within.since, within.until) == (start_of_day(day, BERLIN), start_of_day(day + timedelta(days=1), BERLIN))
 
 
 def test_the_dearest_of_a_tag_and_those_without(kept: Kept) -> None:
@@ -380,9 +419,9 @@ def test_what_needs_pruned_calls_says_so(kept: Kept) -> None:
     assert ask() == before
     with Session(kept.engine) as session:
         with pytest.raises(DetailPrunedError, match="detail pruned before 2026-10-23"):
-            queries.pivot(session, flt, ("operation",))
+            queries.pivot(session, flt, ("host",))
         later = replace(flt, since=start_of_day(day, BERLIN))
-        assert queries.pivot(session, later, ("operation",))
+        assert queries.pivot(session, later, ("host",))
         assert queries.pruned_before(session) == start_of_day(day, BERLIN)
         first, _ = queries.extent(session, Filter(scope={}))
         assert first is not None

@@ -1,0 +1,69 @@
+"""On which days there are such calls at all, by the rollups, so that no other days are searched for those that are few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date, timedelta
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_llm_cost.ledger.endings import asks, conditions, fits
+from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.local_time import start_of_day
+from flask_llm_cost.ledger.models import TagRollup
+from flask_llm_cost.ledger.pieces import plain
+from flask_llm_cost.ledger.rollup_state import state_of
+from flask_llm_cost.ledger.rollup_sums import PRESENT
+
+
+def with_calls(session: Session, flt: Filter) -> Filter | None:
+    """The filter, from the first to the last day that has such calls; ``None`` where no day has any.
+
+    Looks at how calls ended, at their operation and at the tags that they must not have, each by itself, nothing else.
+    """
+    state = state_of(session)
+    if state is None or not state.complete:
+        return flt
+    zone = ZoneInfo(state.zone)
+    lacking = [key for key, value in flt.tags.items() if value is None and state.counts(key, flt.since)]
+    found = [_lacking(session, flt, zone, key) for key in lacking]
+    if asks(flt) and (flt.operation is None or state.counts_operations(flt.since)):
+        found.append(_ended(session, flt, zone))
+    if not found:
+        return flt
+    if not (days := set.intersection(*found)):
+        return None
+    since, until = start_of_day(min(days), zone), start_of_day(max(days) + timedelta(days=1), zone)
+    return replace(
+        flt,
+        since=since if flt.since is None else max(since, flt.since),
+        until=until if flt.until is None else min(until, flt.until),
+    )
+
+
+def _ended(session: Session, flt: Filter, zone: ZoneInfo) -> set[date]:
+    """The days of a filter with calls that ended so and are of that operation."""
+    query = sa.select(TagRollup.day, TagRollup.value).where(*conditions(flt), *_touched(flt, zone))
+    some = session.execute(query.group_by(TagRollup.day, TagRollup.value).having(sa.func.sum(TagRollup.calls) > 0))
+    return {day for day, value in some if fits(value, flt)}
+
+
+def _lacking(session: Session, flt: Filter, zone: ZoneInfo, key: str) -> set[date]:
+    """The days of a filter with calls that do not have a tag."""
+    query = sa.select(TagRollup.day, TagRollup.key, sa.func.sum(TagRollup.calls))
+    query = query.where(TagRollup.key.in_(("", key + PRESENT)), *plain(flt, TagRollup), *_touched(flt, zone))
+    calls: dict[date, int] = {}
+    for day, counted, number in session.execute(query.group_by(TagRollup.day, TagRollup.key)):
+        calls[day] = calls.get(day, 0) + (int(number) if counted == "" else -int(number))
+    return {day for day, left in calls.items() if left}
+
+
+def _touched(flt: Filter, zone: ZoneInfo) -> Iterator[sa.ColumnElement[bool]]:
+    """The days of a filter, those that are in it in part included."""
+    if flt.since is not None:
+        yield TagRollup.day >= flt.since.astimezone(zone).date()
+    if flt.until is not None:
+        yield TagRollup.day <= flt.until.astimezone(zone).date()

@@ -117,7 +117,7 @@ def build(visit: Visit, session: Session, selection: Selection) -> Quality:
         queries.unpriced_models(session, flt) if any(row.cost_status in ("unpriced", "partial") for row in rows) else []
     )
     untagged = {
-        key: calls - sum(row.calls for row in queries.pivot(session, flt, (), tagged=[key]))
+        key: queries.totals(session, flt.narrowed(tags={key: None})).calls
         for key in visit.report_tags
         if key not in visit.base.scope and key not in flt.tags and calls
     }

@@ -26,7 +26,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
@@ -292,6 +292,11 @@ class _Server(ThreadingHTTPServer):
         self.stopping = threading.Event()
         self._open: dict[socket.socket, threading.Thread] = {}
         self._open_lock = threading.Lock()
+
+    def server_bind(self) -> None:
+        # Not http.server's own, which asks for the name of this address, of a name server perhaps.
+        super(HTTPServer, self).server_bind()
+        self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         with self._open_lock:

@@ -17,8 +17,8 @@ from flask_llm_cost.log import log
 from flask_llm_cost.pricing import PriceBook
 from flask_llm_cost.records import UNPRICED, CallRecord
 
-#: Who looks over the shoulder instead of the ledger: the lists of ``flask_llm_cost.testing.capture_calls``.
-_captures: Final[list[list[CallRecord]]] = []
+#: Who gets calls instead of the ledger, tests and doctor, and to which host alone; ``None`` for any.
+_captures: Final[list[tuple[list[CallRecord], str | None]]] = []
 
 _MAX_WARNED: Final = 1000
 
@@ -46,7 +46,7 @@ class Recorder:
 
     def started(self, record: CallRecord) -> None:
         """A stream has begun. Should its end never come, this is what is known of it."""
-        if not _captures:
+        if not _captured(record.host):
             self._ledger.started(record)
 
     def record(self, record: CallRecord, *, quick: bool = False) -> CallRecord:
@@ -56,14 +56,15 @@ class Recorder:
         :raises UnknownPriceError: it has no price, and the app asked for that to be raised; it is kept all the same
         :raises LedgerError: it could not be written at once, and the app asked for that to be raised
         """
+        captured = _captured(record.host)
         if not record.is_call:
-            if not _captures:
+            if not captured:
                 self._ledger.append(record, quick=quick)
             return record
-        if _captures or self._config.unknown_price == "raise":
+        if captured or self._config.unknown_price == "raise":
             record = self.price(record)
-        if _captures:
-            for calls in _captures:
+        if captured:
+            for calls in captured:
                 calls.append(record)
         else:
             self._ledger.append(record, quick=quick)
@@ -131,17 +132,24 @@ def _lacks_price(record: CallRecord) -> bool:
     return record.cost is not None and record.cost.status == "unpriced" and record.usage.known
 
 
-def capturing_now() -> bool:
-    """Whether calls go to a test instead of a ledger."""
-    return bool(_captures)
+def capturing_now(host: str) -> bool:
+    """Whether calls to *host* go to a test, or to doctor, instead of a ledger."""
+    return bool(_captured(host))
+
+
+def _captured(host: str) -> list[list[CallRecord]]:
+    return [calls for calls, only in _captures if only is None or only == host]
 
 
 @contextmanager
-def capturing(calls: list[CallRecord]) -> Iterator[None]:
-    """Send every call to *calls*, priced, and none to a ledger, while the block runs."""
-    _captures.append(calls)
+def capturing(calls: list[CallRecord], host: str | None = None) -> Iterator[None]:
+    """Send every call to *calls*, priced, and none to a ledger or a budget, while the block runs.
+
+    :param host: with its port: only calls to it, and all others go where they would; ``None`` for any
+    """
+    _captures.append((calls, host))
     try:
         yield
     finally:
         # By identity: two lists with the same calls are equal.
-        _captures[:] = [other for other in _captures if other is not calls]
+        _captures[:] = [other for other in _captures if other[0] is not calls]

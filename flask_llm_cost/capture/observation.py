@@ -101,7 +101,7 @@ class Observation:
         self.ask: Ask | None = None
         self._holds = False
         # What is asked for with GET has been paid for elsewhere.
-        if state.budgets is not None and request.method == "POST" and self._means_a_model() and not capturing_now():
+        if state.budgets is not None and request.method == "POST" and self._means_a_model() and not capturing_now(self.host):
             subject, size = self.subject, length(request.headers)
             accounts = state.budgets.blocking(subject)
             self.ask = Ask(self.call_id, subject, route.operation, content, size, accounts, self.host, route.residency)

@@ -68,16 +68,19 @@ class Transactions:
         *,
         prepare: Callable[[sa.Connection], None] = lambda connection: None,
         patience: float | None = None,
+        rehearse: bool = False,
     ) -> _T:
         """Do *work* in a transaction, and commit it. It is called again when somebody else was in the way.
 
         :param prepare: what takes time and needs the connection's dialect only: done before, so that nobody waits for it
         :param patience: seconds after which somebody else's lock is no longer waited for
+        :param rehearse: commit nothing: all is taken back, with what *work* asks to be done first
         :raises WriteError: it could not be done, and nothing of it is in the database
         """
         deadline = None if patience is None else time.monotonic() + patience
         failure: BaseException = ConflictError()
         attempt = first = 0
+        rehearsed: list[DoFirst] = []
         while attempt < _TRIES:
             if attempt:
                 pause = CHANCE.uniform(0.0, 0.01 * 2**attempt)
@@ -89,8 +92,13 @@ class Transactions:
                 with self._connect() as connection:
                     prepare(connection)
                     self._begin(connection, patience)
+                    for wish in rehearsed:
+                        wish.work(connection)
                     done = work(connection)
-                    connection.commit()
+                    if rehearse:
+                        connection.rollback()
+                    else:
+                        connection.commit()
                     return done
             except WriteError:
                 raise
@@ -100,7 +108,10 @@ class Transactions:
                 first += 1
                 if first > _MOST_FIRST:
                     raise WriteError(Fault.RETRY, "DoFirst") from None
-                self.run(wish.work, patience=patience)
+                if rehearse:
+                    rehearsed.append(wish)
+                else:
+                    self.run(wish.work, patience=patience)
                 attempt -= 1
             except Exception as error:
                 fault = fault_of(error)

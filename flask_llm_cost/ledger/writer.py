@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, cast
@@ -125,6 +125,30 @@ class Writer:
 
     def _insert(self, records: Sequence[CallRecord], patience: float | None) -> tuple[list[CallRecord], int]:
         """Write *records* in one transaction. Those that are new, and how many were there already."""
+        bind, insert = self._made_ready(records)
+        fresh, duplicates, after = self.transactions.run(insert, prepare=bind, patience=patience)
+        for told in after:
+            told()
+        return fresh, duplicates
+
+    def rehearse(self, records: Iterable[CallRecord]) -> tuple[CallRows, ...]:
+        """Write new *records* as :meth:`write` does, with all that moves with them, read them, and take it all back.
+
+        :raises WriteError: they could not be written
+        """
+        ordered = sorted(records, key=batches.in_order)
+        bind, insert = self._made_ready(ordered)
+
+        def insert_and_read(connection: sa.Connection) -> tuple[CallRows, ...]:
+            insert(connection)
+            return stored_calls(connection, [record.id for record in ordered])
+
+        return self.transactions.run(insert_and_read, prepare=bind, rehearse=True)
+
+    def _made_ready(
+        self, records: Sequence[CallRecord]
+    ) -> tuple[Callable[[sa.Connection], None], Callable[[sa.Connection], tuple[list[CallRecord], int, list[After]]]]:
+        """What prepares a transaction that writes *records*, and its work."""
         now = datetime.now(UTC)
         try:
             entries = [_Entry(record, call_rows(record, now)) for record in records]
@@ -139,10 +163,7 @@ class Writer:
         def insert(connection: sa.Connection) -> tuple[list[CallRecord], int, list[After]]:
             return self._insert_within(connection, entries, bound[0], now)
 
-        fresh, duplicates, after = self.transactions.run(insert, prepare=bind, patience=patience)
-        for told in after:
-            told()
-        return fresh, duplicates
+        return bind, insert
 
     def _insert_within(
         self, connection: sa.Connection, entries: Sequence[_Entry], bound: _Bound, now: datetime

@@ -29,7 +29,7 @@ with tempfile.TemporaryDirectory() as folder:
     page = app.test_client().get("/costs/")
     assert page.status_code == 200, page.status
     assert "4.5" in page.text
-    doctor = app.test_cli_runner().invoke(args=["llm-cost", "doctor"])
+    doctor = app.test_cli_runner().invoke(args=["llm-cost", "doctor", "--capture"])
     assert doctor.exit_code == 0, doctor.output
     answer = app.test_cli_runner().invoke(args=["llm-cost", "report"])
     assert answer.exit_code == 0, answer.output

@@ -40,7 +40,10 @@ class Apps:
     def close(self) -> None:
         """Leave nothing open, and no app that could own a later test's calls."""
         for app in self._made:
-            app.extensions["llm_cost"].ledger.close(30.0)
+            state = app.extensions["llm_cost"]
+            state.ledger.close(30.0)
+            if state.budgets is not None:
+                state.budgets.keeper.close()
             with app.app_context():
                 for engine in app.extensions["sqlalchemy"].engines.values():
                     engine.dispose()

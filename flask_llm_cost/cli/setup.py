@@ -22,10 +22,16 @@ def install() -> None:
 
 
 @cli.command()
+@click.option(
+    "--capture",
+    "try_calls",
+    is_flag=True,
+    help="Also make a call through each client library, to a provider played on this machine, and see that it arrives.",
+)
 @format_option("text", "json")
-def doctor(form: str) -> None:
+def doctor(try_calls: bool, form: str) -> None:
     """Look whether everything is in order, and say what to do where it is not. Exits 1 on errors."""
-    found = checks.examine(state_of())
+    found = checks.examine(state_of(), try_calls=try_calls)
     if form == "json":
         click.echo(json.dumps([asdict(check) for check in found], indent=2))
     else:

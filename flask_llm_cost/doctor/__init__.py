@@ -7,7 +7,20 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from flask_llm_cost.doctor import bills, budgets, capture, dashboard, ledger, prices, replica, rollups, schema, setup, tags
+from flask_llm_cost.doctor import (
+    bills,
+    budgets,
+    calls,
+    capture,
+    dashboard,
+    ledger,
+    prices,
+    replica,
+    rollups,
+    schema,
+    setup,
+    tags,
+)
 from flask_llm_cost.doctor.check import MIGRATE, Check
 from flask_llm_cost.errors import LlmCostError, SchemaMissingError
 from flask_llm_cost.extension import AppState
@@ -18,10 +31,13 @@ __all__ = ["Check", "examine"]
 GROUPS: Final = ("Setup", "Capture", "Schema", "Prices", "Ledger", "Budgets", "Dashboard")
 
 
-def examine(state: AppState) -> list[Check]:
-    """Run every check. A check that fails itself is an error of its own, never an exception."""
+def examine(state: AppState, *, try_calls: bool = False) -> list[Check]:
+    """Run every check. A check that fails itself is an error of its own, never an exception.
+
+    :param try_calls: also make a call through each client library, see :mod:`flask_llm_cost.doctor.calls`
+    """
     found: list[Check] = []
-    for group, look in _CHECKS:
+    for group, look in (*_CHECKS, *(_TRIALS if try_calls else ())):
         try:
             found.extend(look(state))
         except SchemaMissingError:
@@ -58,3 +74,4 @@ _CHECKS: Final[tuple[tuple[str, Callable[[AppState], Iterator[Check]]], ...]] = 
     ("Budgets", budgets.budgets),
     ("Dashboard", dashboard.dashboard),
 )
+_TRIALS: Final[tuple[tuple[str, Callable[[AppState], Iterator[Check]]], ...]] = (("Capture", calls.calls),)

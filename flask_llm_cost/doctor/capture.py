@@ -35,7 +35,7 @@ def _library(state: AppState, name: str, version: str) -> Check:
         )
         return Check("Capture", name, "error", f"{name} {version} cannot be watched ({why}); {remedy}")
     if name not in patching.WATCHED:  # an SDK, whose client library is watched
-        through = sorted(library for library in {*LIBRARIES[name]} & state.libraries if _is_installed(library))
+        through = sorted(library for library in {*LIBRARIES[name]} & state.libraries if is_installed(library))
         seen = " or ".join(through) or "nothing that is watched"
         said = f"{name} {version} calls through {seen}"
     elif not state.config.enabled:
@@ -58,7 +58,8 @@ def _library(state: AppState, name: str, version: str) -> Check:
     return Check("Capture", name, "ok", said)
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Whether a distribution is there, without importing it."""
     try:
         metadata.version(name)
     except metadata.PackageNotFoundError:

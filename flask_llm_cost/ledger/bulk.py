@@ -34,8 +34,10 @@ def one_of(column: sa.Column[Any], ids: Sequence[UUID], dialect: sa.Dialect) -> 
     """Whether *column* is one of many ids. PostgreSQL takes them as one array, several times as fast as a parameter each."""
     if dialect.name != "postgresql":
         return column.in_(ids)
-    every = sa.literal(array([call_id.hex for call_id in ids]), sa.Text())
-    return column == sa.func.any(sa.cast(every, postgresql.ARRAY(column.type)))
+    kind = postgresql.ARRAY(column.type)
+    # Selected, so that it is read once, not again for every row of a table that is new and so scanned.
+    every = sa.select(sa.cast(sa.literal(array([call_id.hex for call_id in ids]), sa.Text()), kind)).scalar_subquery()
+    return column == sa.func.any(sa.cast(every, kind))
 
 
 class _Statement:

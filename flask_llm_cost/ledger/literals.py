@@ -56,7 +56,7 @@ def for_arrays(column_type: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Ca
     if isinstance(column_type, sa.JSON):
         return lambda value: _quoted(_compact(value))
     if isinstance(column_type, sa.Boolean | sa.Integer):
-        return "{:d}".format
+        return int.__repr__  # of a truth value too it is a number, and of what is no whole number an error
     return _word
 
 

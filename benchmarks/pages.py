@@ -79,8 +79,11 @@ def addresses(ids: list[Any]) -> Mapping[str, Address]:
             f"overview{scoped}": page(f"{mount}/"),
             f"overview of a model{scoped}": page(f"{mount}/", model=model),
             f"overview of a feature{scoped}": page(f"{mount}/", **{"tag.feature": feature}),
+            f"overview of an outcome{scoped}": page(f"{mount}/", outcome="ok"),
+            f"overview of an operation{scoped}": page(f"{mount}/", operation="chat.completions"),
             f"overview by user{scoped}": page(f"{mount}/", by="tag:user_id"),
             f"explore{scoped}": page(f"{mount}/explore"),
+            f"explore of an outcome{scoped}": page(f"{mount}/explore", outcome="ok"),
             f"explore, report tags crossed{scoped}": page(f"{mount}/explore", rows="tag:feature", cols="model"),
             f"explore, any two tags crossed{scoped}": page(f"{mount}/explore", rows="tag:user_id", cols="tag:feature"),
             f"models{scoped}": page(f"{mount}/models"),
@@ -91,6 +94,7 @@ def addresses(ids: list[Any]) -> Mapping[str, Address]:
             f"calls of a model{scoped}": page(f"{mount}/calls", model=model),
             f"calls of a feature{scoped}": page(f"{mount}/calls", **{"tag.feature": feature}),
             f"calls of a user{scoped}": page(f"{mount}/calls", **{"tag.user_id": user}),
+            f"calls without a user{scoped}": page(f"{mount}/calls", untagged="user_id"),
             f"calls that failed{scoped}": page(f"{mount}/calls", outcome="error"),
             f"calls without a price{scoped}": page(f"{mount}/calls", cost_status="unpriced"),
             f"tags{scoped}": page(f"{mount}/tags"),
@@ -99,6 +103,7 @@ def addresses(ids: list[Any]) -> Mapping[str, Address]:
             f"a value of a tag{scoped}": page(f"{mount}/tags/feature", value=feature),
             f"budgets{scoped}": lambda rng, mount=mount: f"{mount}/budgets",
             f"data quality{scoped}": page(f"{mount}/data-quality"),
+            f"data quality of an outcome{scoped}": page(f"{mount}/data-quality", outcome="ok"),
             f"pricing{scoped}": lambda rng, mount=mount: f"{mount}/pricing",
         }  # fmt: skip
     found["a tag of 500 values"] = page("/all/tags/tenant_id")

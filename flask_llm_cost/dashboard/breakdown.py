@@ -18,8 +18,7 @@ from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.queries import Spend
-from flask_llm_cost.ledger.rollup_answers import known
-from flask_llm_cost.ledger.tag_queries import MANY_CALLS
+from flask_llm_cost.ledger.tag_queries import too_many_to_add_up
 
 #: Names for the ids of a tag key, asked once a page: key and values to value and name.
 Names: TypeAlias = Callable[[str, Sequence[str]], Mapping[str, str]]
@@ -130,10 +129,9 @@ def leading(session: Session, selection: Selection, report_tags: Iterable[str]) 
     Where calls are many it is something of which there are sums: nobody waits for what was not asked for.
     """
     flt = selection.filter
-    keys = [f"tag:{key}" for key in report_tags if key not in (*flt.scope, *flt.tags)]
-    if not keys or known(session, flt, keys[0]) or queries.totals(session, flt).calls <= MANY_CALLS:
-        return keys[0] if keys else "model"
-    return next((key for key in keys[1:] if known(session, flt, key)), "model")
+    keys = [key for key in report_tags if key not in (*flt.scope, *flt.tags)]
+    left = too_many_to_add_up(session, flt, keys)
+    return next((f"tag:{key}" for key in keys if key not in left), "model")
 
 
 def _dearest(row: Spend) -> tuple[bool, Decimal, int]:

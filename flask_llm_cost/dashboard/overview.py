@@ -173,7 +173,8 @@ def build(
     flt, period = selection.filter, selection.period
     total, before = time.total, time.before
     keys = [key for key in report_tags if key not in selection.base.scope]
-    apart = tuple(key for key in keys if f"tag:{key}" != selection.by and too_many_to_add_up(session, flt, key, total.calls))
+    left = too_many_to_add_up(session, flt, [key for key in keys if f"tag:{key}" != selection.by])
+    apart = tuple(key for key in keys if key in left)
     dimensions = [f"tag:{key}" for key in keys if key not in apart] + ["model"]
     dearest = dearest_of_latest(session, flt, latest=MANY_CALLS, limit=_MOST_DEAREST)
     also: dict[str, list[str]] = {}

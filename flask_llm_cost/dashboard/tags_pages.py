@@ -87,13 +87,17 @@ def build(session: Session, selection: Selection, visit: Visit, total: Spend) ->
     found = [key for key in tag_keys(session, visit.base) if key not in visit.base.scope]
     leading = [key for key in visit.report_tags if key in found]
     ordered = [*leading, *(key for key in found if key not in leading)]
-    cards = tuple(_card(session, selection, key, total, visit.names, key in leading) for key in ordered[:_MOST_KEYS])
+    left = too_many_to_add_up(session, selection.filter, ordered[:_MOST_KEYS])
+    cards = tuple(
+        KeyCard(key=key, leading=key in leading, rows=(), values=None, tagged=None)
+        if key in left
+        else _card(session, selection, key, total, visit.names, key in leading)
+        for key in ordered[:_MOST_KEYS]
+    )
     return Tags(total=total, cards=cards, more=tuple(ordered[_MOST_KEYS:]))
 
 
 def _card(session: Session, selection: Selection, key: str, total: Spend, names: Names, leading: bool) -> KeyCard:
-    if too_many_to_add_up(session, selection.filter, key, total.calls):
-        return KeyCard(key=key, leading=leading, rows=(), values=None, tagged=None)
     dimension = f"tag:{key}"
     found = queries.pivot(session, selection.filter, (dimension,), tagged=[key], top=MOST_VALUES + 1)
     counted, shown = len(found) <= MOST_VALUES, found[:_FEW]

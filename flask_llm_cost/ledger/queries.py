@@ -27,6 +27,7 @@ from flask_llm_cost.ledger.models import Call
 from flask_llm_cost.ledger.rollup_answers import bounded, extent, sums
 from flask_llm_cost.ledger.rollup_state import state_of
 from flask_llm_cost.ledger.rollup_sums import ESTIMATED_SOURCES, FAILED_OUTCOMES, UNCOUNTED_SOURCES
+from flask_llm_cost.ledger.sample_queries import newest
 
 __all__ = [
     "ESTIMATED_SOURCES", "FAILED_OUTCOMES", "NOTHING", "UNCOUNTED_SOURCES", "Completeness", "Key", "Spend", "UnpricedModel",
@@ -227,4 +228,4 @@ def any_calls(session: Session, flt: Filter) -> bool:
     if None in flt.tags.values():
         # To find that there is none, every call would be looked at.
         return bool(sums(session, flt, Grouping(measures=("calls",))).get((), [0])[0])
-    return session.scalar(sa.select(sa.literal(1)).select_from(Call).where(*flt.conditions()).limit(1)) is not None
+    return session.scalar(newest(session, sa.select(Call.id), flt).limit(1)) is not None

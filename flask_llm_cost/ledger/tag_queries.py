@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import sqlalchemy as sa
@@ -10,7 +10,9 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call, CallTag
+from flask_llm_cost.ledger.queries import totals
 from flask_llm_cost.ledger.rollup_answers import known
+from flask_llm_cost.ledger.rollup_state import rare_tags
 from flask_llm_cost.ledger.sample_queries import newest
 
 _MOST: Final = 100
@@ -34,13 +36,25 @@ def tag_keys(session: Session, flt: Filter) -> tuple[str, ...]:
 MANY_CALLS: Final = 5_000
 
 
-def too_many_to_add_up(session: Session, flt: Filter, key: str, calls: int) -> bool:
-    """Whether sums of a filter's *calls* by a tag are too much for a page that shows other things as well.
+def too_many_to_add_up(session: Session, flt: Filter, keys: Iterable[str]) -> frozenset[str]:
+    """The tags by which sums of a filter's calls are too much for a page that shows other things as well.
 
-    Each of them is read where rollups cannot answer: by a tag that nearly every call has anew, or by one more than they hold
-    together.
+    Where rollups cannot answer, for a tag that nearly every call has anew or for one more than they hold together, calls are
+    read one by one: all those of one of the filter's tags, or of the range.
     """
-    return calls > MANY_CALLS and not known(session, flt, f"tag:{key}")
+    unknown = frozenset(key for key in keys if not known(session, flt, f"tag:{key}"))
+    if not unknown:
+        return unknown
+    tag = flt.a_tag(rare_tags(session))
+    read = Filter(
+        scope={} if tag is None else dict([tag]),
+        since=flt.since,
+        until=flt.until,
+        provider=flt.provider,
+        model=flt.model,
+        currency=flt.currency,
+    )
+    return unknown if totals(session, read).calls > MANY_CALLS else frozenset()
 
 
 def latest_values(session: Session, flt: Filter, keys: Collection[str], most: int) -> Mapping[str, tuple[str, ...]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
+from functools import cache
 from typing import Final
 
 from flask_llm_cost.dashboard import charts
@@ -85,6 +86,8 @@ def drawn(
     }
     compared = {day: row.cost or Decimal(0) for day, row in time.compared.items()} if compare else {}
 
+    # Most bars are the same in both charts.
+    @cache
     def row(bucket: Bucket) -> DayRow:
         days = [day for day in past if bucket.first <= day <= bucket.last]
         total = sum((daily[day].cost or Decimal(0) for day in days), Decimal(0))
@@ -111,13 +114,17 @@ def drawn(
     wide_rows = tuple(row(bucket) for bucket in buckets(past))
     narrow_rows = tuple(row(bucket) for bucket in buckets(past, _NARROW_BARS))
 
+    @cache
+    def column(bucket: Bucket) -> Column:
+        return _column(selection, links, by, row(bucket))
+
     def chart(rows: tuple[DayRow, ...], *, width: int, height: int, most_labels: int, note: bool) -> StackedBars:
         by_day = all(item.bucket.first == item.bucket.last for item in rows)
         ahead = heading.days if heading and by_day else ()
         previous = [item.usual for item in rows] + [inside[item.day] for item in ahead]
         index = next((i for i, item in enumerate(rows) if odd and item.bucket.first == odd[0][0]), None) if by_day else None
         return charts.stacked_bars(
-            [_column(selection, links, by, item) for item in rows],
+            [column(item.bucket) for item in rows],
             currency=selection.filter.currency or "USD",
             colours=[item.colour for item in series_of(by)],
             previous=previous,

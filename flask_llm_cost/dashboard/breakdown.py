@@ -130,8 +130,7 @@ def leading(session: Session, selection: Selection, report_tags: Iterable[str]) 
     """
     flt = selection.filter
     keys = [key for key in report_tags if key not in (*flt.scope, *flt.tags)]
-    left = too_many_to_add_up(session, flt, keys)
-    return next((f"tag:{key}" for key in keys if key not in left), "model")
+    return next((f"tag:{key}" for key in keys if not too_many_to_add_up(session, flt, [key])), "model")
 
 
 def _dearest(row: Spend) -> tuple[bool, Decimal, int]:

@@ -55,6 +55,10 @@ class Bar:
     href: str | None
     partial: bool
 
+    def path(self, part: Segment) -> str:
+        """The outline of one of its segments."""
+        return f"M{self.x} {part.y}h{self.width}v{part.height}h-{self.width}z"
+
 
 @dataclass(frozen=True, slots=True)
 class Tick:

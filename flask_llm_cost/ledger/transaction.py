@@ -60,6 +60,8 @@ class Transactions:
 
     def __init__(self, engine: OwnEngine, *, busy_ms: int = 200) -> None:
         self.engine = engine
+        #: For how many seconds the last one kept all others from writing: on SQLite, 0 on servers, whose locks are of rows.
+        self.held = 0.0
         self._busy_ms = busy_ms
 
     def run(
@@ -92,6 +94,7 @@ class Transactions:
                 with self._connect() as connection:
                     prepare(connection)
                     self._begin(connection, patience)
+                    began = time.monotonic()
                     for wish in rehearsed:
                         wish.work(connection)
                     done = work(connection)
@@ -99,6 +102,7 @@ class Transactions:
                         connection.rollback()
                     else:
                         connection.commit()
+                    self.held = time.monotonic() - began if connection.dialect.name == "sqlite" else 0.0
                     return done
             except WriteError:
                 raise

@@ -22,6 +22,10 @@ from flask_llm_cost.ledger.transaction import ConflictError, Transactions, Write
 from flask_llm_cost.records import UNPRICED, CallRecord, Price, new_call_id
 
 BATCH: Final = 500
+#: A batch on SQLite, where one writes at a time, is as large as what keeps the app's own writes waiting for so long, and
+#: no smaller than this.
+HELD_SECONDS: Final = 0.03
+SMALLEST: Final = 25
 
 _COUNTERS = cast(sa.Table, Counter.__table__)
 
@@ -49,6 +53,7 @@ class Writer:
         #: Runs transactions of any kind where the rows are written.
         self.transactions = Transactions(engine, busy_ms=busy_ms)
         self._within = tuple(within)
+        self._most = SMALLEST * 4
         self._inserts: Inserts | None = None
 
     @property
@@ -69,8 +74,11 @@ class Writer:
         """
         ordered = sorted(makers.united(records), key=batches.in_order)
         written = Written()
-        for start in range(0, len(ordered), BATCH):
-            self._write_batch(ordered[start : start + BATCH], written, patience)
+        while ordered:
+            batch, ordered = ordered[: self._most], ordered[self._most :]
+            self._write_batch(batch, written, patience)
+            held = self.transactions.held
+            self._most = max(SMALLEST, min(BATCH, int(len(batch) * HELD_SECONDS / held))) if held else BATCH
         return written
 
     def _write_batch(self, records: Sequence[CallRecord], written: Written, patience: float | None) -> None:

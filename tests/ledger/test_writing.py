@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -17,9 +18,10 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.config import Config
 from flask_llm_cost.errors import LedgerError, SchemaMissingError
+from flask_llm_cost.ledger.change import Change
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.models import Base, Call, PriceSnapshot
-from flask_llm_cost.ledger.writer import Writer
+from flask_llm_cost.ledger.writer import HELD_SECONDS, SMALLEST, Writer
 from flask_llm_cost.pricing import PriceBook
 from flask_llm_cost.recorder import Recorder
 from flask_llm_cost.records import CallRecord, Usage, content_id, new_call_id, settled_call_id
@@ -173,6 +175,30 @@ def test_what_moves_with_the_rows_moves_once(make_ledger: LedgerMaker) -> None:
     with make_ledger.engine.connect() as connection:
         assert connection.execute(sa.select(table.c.calls)).scalars().all() == [3]
     table.drop(make_ledger.engine)
+
+
+def test_a_backlog_keeps_nobody_waiting_for_long(make_ledger: LedgerMaker, database_url: sa.URL) -> None:
+    """On SQLite, where one writes at a time, batches shrink until the app's own writes get their turn, and all calls get in;
+    on a server, whose locks are of rows, they are whole."""
+    make_ledger()
+    batches: list[int] = []
+
+    def slow(connection: sa.Connection, change: Change) -> None:
+        batches.append(len(change.added))
+        time.sleep(len(change.added) / 1000)
+
+    engine = sa.create_engine(database_url)
+    own = OwnEngine(lambda: engine)
+    writer = Writer(own, [slow])
+    written = writer.write([price(record) for record in calls(700)])
+    own.dispose()
+    engine.dispose()
+    assert (len(written.fresh), sum(batches)) == (700, 700)
+    if engine.dialect.name == "sqlite":
+        assert max(batches[1:]) <= HELD_SECONDS * 1000
+        assert min(batches[1:-1]) >= SMALLEST
+    else:
+        assert batches[1] == 500
 
 
 def test_a_price_that_was_used_before_is_one_row(make_ledger: LedgerMaker) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from random import Random
+from random import SystemRandom
 from typing import Final
 
-CHANCE: Final = Random()
-# Forked workers would otherwise make the same ids, and try again at the same moments.
-os.register_at_fork(after_in_child=CHANCE.seed)
+#: Has no state that a fork could copy: workers would make the same ids, and the calls of one be taken for the other's.
+CHANCE: Final = SystemRandom()

@@ -52,7 +52,7 @@ class Keeper:
         shortest: float,
     ) -> None:
         self.write = write
-        self.desk = Desk()
+        self._desk = Desk()
         #: Where the app's functions are asked that no call waits for: one at a time, so that slow ones keep no call waiting.
         self.asker = Desk(1)
         self._engine = OwnEngine(engine)
@@ -69,6 +69,12 @@ class Keeper:
         self._sweep_seconds = min(_SWEEP_SECONDS, shortest / 4)
         self._sweep_at = float("-inf")
         lifecycle.ledgers.add(self)
+
+    @property
+    def desk(self) -> Desk:
+        """Where it is asked and told what a call does not have to wait for, or not for long."""
+        lifecycle.notice_fork()  # threads stay behind in the parent
+        return self._desk
 
     @property
     def inline(self) -> bool:
@@ -211,14 +217,14 @@ class Keeper:
 
     def before_fork(self, patience: float) -> None:
         self.asker.pause(0.0)  # what it runs is the app's
-        self.desk.pause(max(0.0, min(patience, PATIENCE_SECONDS)))
+        self._desk.pause(max(0.0, min(patience, PATIENCE_SECONDS)))
 
     def after_fork_in_parent(self) -> None:
-        self.desk.resume()
+        self._desk.resume()
         self.asker.resume()
 
     def after_fork_in_child(self) -> None:
-        self.desk, self.asker = Desk(), Desk(1)
+        self._desk, self.asker = Desk(), Desk(1)
         self._lock, self._turn = threading.Lock(), threading.Lock()
         self._undone, self._counts = [], Counter()
         self._engine.abandon()

@@ -12,6 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.pool import StaticPool
 
+from flask_llm_cost.ledger import lifecycle
+
 #: Parts of a URL's query that say which database it is.
 _PLACE_PARAMETERS = ("host", "port", "service", "unix_socket", "dbname")
 
@@ -88,6 +90,7 @@ class OwnEngine:
 
     def get(self) -> sa.Engine:
         """The engine, with the host's ``creator=`` and connect listeners (tokens, row security settings)."""
+        lifecycle.notice_fork()
         self._used_at = time.monotonic()
         with self._lock:
             if self._shared is not None and _driver_connection(self._host()) is not self._shared.driver_connection:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -35,6 +36,8 @@ class Listening(Protocol):
 ledgers: weakref.WeakSet[Living] = weakref.WeakSet()
 listeners: weakref.WeakSet[Listening] = weakref.WeakSet()
 _testing_folders: dict[int, Path] = {}
+_pid = os.getpid()
+_noticing = threading.RLock()
 
 
 def threads_are_off() -> bool:
@@ -47,6 +50,14 @@ def threads_are_off() -> bool:
     return uwsgi is not None and not any(
         name in options or name.encode() in options for name in ("enable-threads", "threads")
     )
+
+
+def notice_fork() -> None:
+    """Catch up on a fork that Python does not know of: uWSGI runs no hooks at its own, unless it is told to."""
+    if os.getpid() != _pid:
+        with _noticing:
+            if os.getpid() != _pid:
+                _after_fork_in_child()
 
 
 def testing_folder() -> Path:
@@ -69,10 +80,12 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
+    global _pid, _noticing
     for ledger in list(ledgers):
         ledger.after_fork_in_child()
     for listener in list(listeners):
         listener.after_fork_in_child()
+    _pid, _noticing = os.getpid(), threading.RLock()
 
 
 def _at_exit() -> None:

@@ -233,6 +233,7 @@ class Ledger:
         pid = os.getpid()
         process = self._processes.get(pid)
         if process is None:
+            lifecycle.notice_fork()
             mine = self._make_process()
             process = self._processes.setdefault(pid, mine)
             if process is mine:

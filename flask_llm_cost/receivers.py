@@ -40,6 +40,9 @@ class Receivers:
 
     def tell(self, signal: Signal, facts: Mapping[str, Any]) -> None:
         """Have the receivers of *signal* told, soon and in order, and return at once."""
+        if lifecycle.threads_are_off():
+            self.tell_here(signal, facts)
+            return
         app = self._app()
         if app is None or not signal.receivers:
             return
@@ -59,7 +62,7 @@ class Receivers:
             self._changed.notify_all()
 
     def tell_here(self, signal: Signal, facts: Mapping[str, Any]) -> None:
-        """Tell them in this thread: where the database has one connection, which a second thread must not use."""
+        """Tell them in this thread, where there can be no other, or the database has one connection, which is this one's."""
         app = self._app()
         if app is not None and signal.receivers:
             _tell(app, signal, facts)

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
+from flask_llm_cost.ledger import lifecycle
+
 T = TypeVar("T")
 
 #: How many threads of a process ask at the same time.
@@ -149,8 +151,11 @@ class Desk:
         self._shut = False
 
     def submit(self, work: Callable[[], T], undo: Callable[[T], None] = lambda _: None) -> Job[T]:
-        """Hand in work. Where no thread can be started any more, it is done here and now."""
+        """Hand in work. Where no thread can be started, it is done here and now."""
         job = Job(work, undo)
+        if lifecycle.threads_are_off():
+            job.run()
+            return job
         with self._changed:
             self._jobs.append(job)
             start = self._idle < len(self._jobs) and self._threads < self._most

@@ -29,8 +29,8 @@ def ledger(state: AppState) -> Iterator[Check]:
     else:
         yield _spool(state, health.mode)
         yield from _disk(health)
-    if lifecycle.threads_are_off():
-        yield Check("Ledger", "threads", "error", f"uWSGI runs no threads, so nothing is written; {_UWSGI}")
+    if lifecycle.threads_are_off() and state.config.write_mode == "background":
+        yield Check("Ledger", "threads", "warning", lifecycle.NO_THREADS)
     if health.last_error_class:
         yield Check(
             "Ledger", "writing", "error", f"the last write failed ({health.last_error_class}), {_waiting(health)}; "
@@ -100,8 +100,6 @@ _COUNTED: Final[dict[str, tuple[Status, str, str]]] = {
 #: How old a waiting call may be before somebody should have written it.
 _PATIENCE: Final = timedelta(minutes=2)
 
-_UWSGI: Final = "set enable-threads = true in uWSGI's configuration"
-
 
 def _disk(health: Health) -> Iterator[Check]:
     kind = file_system(health.spool_dir) if health.spool_dir else None
@@ -133,7 +131,7 @@ def _writer(state: AppState, heartbeat: tuple[int, datetime] | None) -> Iterator
             "writer",
             "error",
             f"{_waiting(health)} in a running process since {health.waiting_since:%Y-%m-%d %H:%M} UTC, and the "
-            f"ledger was last written {last}; look into its log, and restart it. Under uWSGI, {_UWSGI}",
+            f"ledger was last written {last}; look into its log, and restart it. Under uWSGI, {lifecycle.THREADS_ON}",
         )
     elif heartbeat:
         yield Check("Ledger", "writer", "ok", f"last written {heartbeat[1]:%Y-%m-%d %H:%M} UTC")

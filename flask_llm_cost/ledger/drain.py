@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from flask_llm_cost.chance import CHANCE
 from flask_llm_cost.errors import SchemaMissingError
+from flask_llm_cost.ledger import lifecycle
 from flask_llm_cost.ledger.adopter import Adopter
 from flask_llm_cost.ledger.adoption import SpoolReading, ledger_of, orphans, spool_files
 from flask_llm_cost.ledger.faults import Fault
@@ -78,6 +79,9 @@ class Drain:
         self._idle = idle
         self._awake = threading.Event()
         self._asking = threading.Lock()
+        #: Held by whoever does a pass where there is no thread to do it, and when the next one is due there.
+        self._at_work = threading.Lock()
+        self._due = float("-inf")
         #: What the thread keeps alive: us while something waits, otherwise nothing, so that an app can go.
         self._held: list[Drain] = []
         #: Holds something when there is no thread, and none could be started at that moment.
@@ -97,6 +101,8 @@ class Drain:
 
     def start(self) -> None:
         """Start the thread. Where none can be started now, a later record tries again."""
+        if lifecycle.threads_are_off():
+            return  # it could stand still in the middle of a transaction
         self._held[:] = [self]
         _start(weakref.ref(self), self._held, self._awake, self._spool, self._fallen)
 
@@ -115,9 +121,11 @@ class Drain:
         with self._asking:
             self._asked = mine = self._asked + 1
         self._awake.set()
+        self._due = float("-inf")
         while self._served < mine and not self._stopped:
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or self._at_work.locked():  # perhaps by this thread
                 return False
+            self.catch_up()
             time.sleep(0.002)
         return self._served >= mine
 
@@ -126,8 +134,18 @@ class Drain:
         deadline = time.monotonic() + patience
         self._stopping = True
         self._awake.set()
+        self._due = float("-inf")
         while not self._stopped and time.monotonic() < deadline:
+            self.catch_up()
             time.sleep(0.002)
+
+    def catch_up(self) -> None:
+        """Do what is due of the thread's work in this one, where there can be no other."""
+        if lifecycle.threads_are_off() and time.monotonic() >= self._due and self._at_work.acquire(blocking=False):
+            try:
+                self._due = time.monotonic() + self._turn(0.0)
+            finally:
+                self._at_work.release()
 
     def _turn(self, pause: float) -> float:
         """One pass. Returns how many seconds to wait for the next."""
@@ -162,7 +180,8 @@ class Drain:
             moved = self._drain_sealed()
             self._spool.seal()
             moved |= self._drain_sealed()
-            if self._adopt and not stopping and (asked > self._served or time.monotonic() >= self._adopt_at):
+            due = time.monotonic() >= self._adopt_at and not lifecycle.threads_are_off()  # it may take long
+            if self._adopt and not stopping and (asked > self._served or due):
                 deliver = functools.partial(self._deliver, tell=False)
                 found, complete = Adopter(self._spool, self.tally, deliver, self._quarantine).adopt()
                 moved |= found

@@ -15,6 +15,8 @@ from typing import Final, Protocol
 
 EXIT_SECONDS: Final = 2.0
 FORK_SECONDS: Final = 1.0
+THREADS_ON: Final = "set enable-threads = true in uWSGI's configuration"
+NO_THREADS: Final = f"uWSGI runs no threads, so each call is written before it returns; {THREADS_ON}"
 
 
 class Living(Protocol):
@@ -41,15 +43,11 @@ _noticing = threading.RLock()
 
 
 def threads_are_off() -> bool:
-    """Whether this is a uWSGI process that runs no threads beside the one that serves requests.
+    """Whether this is a uWSGI process whose threads stand still, in whatever they do, whenever no request is served.
 
-    Source: uWSGI's options ``enable-threads`` and ``threads``
+    Source: uWSGI up to 2.0.26, where neither ``enable-threads`` nor ``threads`` is set; later ones always run threads
     """
-    uwsgi = sys.modules.get("uwsgi")
-    options = getattr(uwsgi, "opt", {})
-    return uwsgi is not None and not any(
-        name in options or name.encode() in options for name in ("enable-threads", "threads")
-    )
+    return not getattr(sys.modules.get("uwsgi"), "has_threads", True)
 
 
 def notice_fork() -> None:

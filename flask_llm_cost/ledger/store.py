@@ -106,19 +106,20 @@ class Ledger:
 
     @property
     def mode(self) -> str:
-        """``background``, ``inline``, ``log``, or ``memory`` where the database is an in-memory one."""
-        mode = self._mode
-        if mode is None:
+        """``background``, ``inline``, also where no thread can write, ``log``, or ``memory`` for an in-memory database."""
+        if self._mode is None:
             mode = self._config.write_mode
-            if mode != "log":
-                try:
-                    if self._engine.in_memory:
-                        mode = "memory"
-                except Exception as error:
-                    log.warning("llm_cost: the ledger's engine cannot be had (%s)", type(error).__name__)
-                    return mode
+            try:
+                if mode != "log" and self._engine.in_memory:
+                    mode = "memory"
+            except Exception as error:
+                log.warning("llm_cost: the ledger's engine cannot be had (%s)", type(error).__name__)
+                return mode
+            if mode == "background" and lifecycle.threads_are_off():
+                mode = "inline"
+                log.warning("llm_cost: %s", lifecycle.NO_THREADS)
             self._mode = mode
-        return mode
+        return self._mode
 
     def started(self, record: CallRecord) -> None:
         """A call has got an answer that is still coming. Should the process die, it shows as ``interrupted``."""
@@ -177,6 +178,7 @@ class Ledger:
         self._tally.wrote(written.fresh, written.duplicates)
         if there := self._processes.get(os.getpid()):
             there.spool.ended(record.id)
+            there.drain.catch_up()
         self._tell(written.fresh)
 
     def _report_failure(self, error: WriteError, waiting: int) -> None:
@@ -306,8 +308,6 @@ class Ledger:
             self._processes.pop(os.getpid(), None)
         self._engine.dispose()
         self._read_engine.dispose()
-
-    # Forks: called by the hooks below.
 
     def before_fork(self, patience: float) -> None:
         process = self._processes.get(os.getpid())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -375,6 +377,24 @@ def test_inline_is_committed_when_it_returns(make_ledger: LedgerMaker) -> None:
     assert make_ledger.stored() == (1, 2, 3, Decimal("0.0027"))
     assert len(make_ledger.committed) == 1
     assert not make_ledger.spool_files
+
+
+def test_where_threads_stand_still_none_is_left_to_one(make_ledger: LedgerMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a uWSGI without threads a call is committed when it returns; what waits is by the next one, a flush, or the end."""
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(has_threads=0))
+    before = set(threading.enumerate())
+    ledger = make_ledger()
+    ledger.append(a_call(), quick=True)
+    assert make_ledger.stored()[0] == 0
+    ledger.append(a_call())
+    assert make_ledger.stored()[0] == 2
+    ledger.append(a_call(), quick=True)
+    assert ledger.flush(30)
+    assert make_ledger.stored()[0] == 3
+    ledger.append(a_call(), quick=True)
+    ledger.close(30)
+    assert make_ledger.stored()[0] == 4
+    assert set(threading.enumerate()) == before
 
 
 def test_inline_failures_raise_only_where_asked(make_ledger: LedgerMaker, caplog: pytest.LogCaptureFixture) -> None:

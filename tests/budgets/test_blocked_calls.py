@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
+import os
 import pickle
 from collections.abc import Callable
 from decimal import Decimal
@@ -220,3 +222,18 @@ def test_the_error_says_what_it_knows(sqlite_app: AppMaker, provider: PlayedProv
     assert " 00:00 CE" in str(error)
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.__dict__) == (str(error), error.__dict__)
+
+
+def test_a_worker_of_an_unseen_fork_asks_by_itself(make_app: AppMaker) -> None:
+    """The child of a fork that runs no hooks, as uWSGI's are, waits for none of its parent's threads."""
+    app = make_app({"limit": "1", "period": "day", "action": "block"}, write_mode="inline")
+    with app.flask.app_context():
+        app.costs.check_budget()
+        if (child := ctypes.PyDLL(None).fork()) == 0:
+            status = 1
+            try:
+                app.costs.check_budget()
+                status = 0
+            finally:
+                os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -115,7 +115,7 @@ def test_recycled_and_told_to_stop(sqlite_desk: Desk, start: Start, options: lis
         pytest.param(uwsgi, [], False, marks=slow, id="uwsgi"),
         pytest.param(uwsgi, ["--threads", 2], False, marks=soak, id="uwsgi threads"),
         pytest.param(old_uwsgi, [], True, marks=older, id="2.0.26"),
-        pytest.param(old_uwsgi, ["--set", "enable-threads=false"], True, marks=older, id="2.0.26, switched off"),
+        pytest.param(old_uwsgi, ["--ini", "off.ini"], True, marks=older, id="2.0.26, switched off"),
         pytest.param(old_uwsgi, ["--enable-threads"], False, marks=older, id="2.0.26, switched on"),
         pytest.param(old_uwsgi, ["--threads", 2], False, marks=older, id="2.0.26, threads"),
     ],
@@ -123,6 +123,7 @@ def test_recycled_and_told_to_stop(sqlite_desk: Desk, start: Start, options: lis
 def test_no_threads_are_told_of(sqlite_desk: Desk, start: Start, options: list[object], off: bool) -> None:
     """Doctor and the log say that uWSGI runs no threads where that is so, and nowhere else; and there we start none."""
     (sqlite_desk.folder / "examined.py").write_text(EXAMINED)
+    (sqlite_desk.folder / "off.ini").write_text("[uwsgi]\nenable-threads = false\n")
     server = start(sqlite_desk, "--pythonpath", sqlite_desk.folder, "--processes", 1, *options, app="examined:app")
     with httpx.Client(base_url=server.address, timeout=120) as client:
         get(client, "/ask/1").raise_for_status()

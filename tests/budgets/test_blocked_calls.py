@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
-import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -224,16 +225,31 @@ def test_the_error_says_what_it_knows(sqlite_app: AppMaker, provider: PlayedProv
     assert (str(copy), copy.__dict__) == (str(error), error.__dict__)
 
 
-def test_a_worker_of_an_unseen_fork_asks_by_itself(make_app: AppMaker) -> None:
-    """The child of a fork that runs no hooks, as uWSGI's are, waits for none of its parent's threads."""
-    app = make_app({"limit": "1", "period": "day", "action": "block"}, write_mode="inline")
-    with app.flask.app_context():
-        app.costs.check_budget()
-        if (child := ctypes.PyDLL(None).fork()) == 0:
-            status = 1
-            try:
-                app.costs.check_budget()
-                status = 0
-            finally:
-                os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+#: Forks in C, as uWSGI does, when its one thread beside this one waits for work.
+FORKED = """
+import ctypes, os, sys, time
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from flask_llm_cost import LlmCostTracker
+from flask_llm_cost.budgets import enforcement
+enforcement.PATIENCE_SECONDS = enforcement.TRANSACTION_SECONDS = 20.0
+app = Flask("forked", instance_path=sys.argv[1])
+app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{sys.argv[1]}/app.db"
+app.config["LLM_COST_BUDGETS"] = [{"limit": "1", "period": "day", "action": "block"}]
+db, costs = SQLAlchemy(app), LlmCostTracker(app)
+with app.app_context():
+    db.create_all()
+    costs.check_budget()
+    time.sleep(1)
+    child = ctypes.PyDLL(None).fork()
+    costs.check_budget()
+    if not child:
+        os._exit(0)
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_worker_of_an_unseen_fork_asks_by_itself(tmp_path: Path) -> None:
+    """The child of a fork that runs no hooks waits for none of its parent's threads, and is refused nothing."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path)], timeout=300, check=False)
+    assert done.returncode == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import random
@@ -19,9 +18,10 @@ import sqlalchemy as sa
 from ledger_calls import LedgerMaker, a_call, calls, total_of
 
 from flask_llm_cost.ledger.models import Call, CallTag
-from flask_llm_cost.records import CallRecord, new_call_id
+from flask_llm_cost.records import CallRecord
 
 SCRIPT = Path(__file__).with_name("recording_process.py")
+FORKING = Path(__file__).with_name("forking_process.py")
 
 
 def start(maker: LedgerMaker, count: int, threads: int = 4, *more: str) -> subprocess.Popen[bytes]:
@@ -168,55 +168,16 @@ def test_a_child_that_ends_abruptly_loses_nothing(make_ledger: LedgerMaker) -> N
     assert make_ledger.stored()[0] == 42
 
 
-def _fork_unseen() -> int:
-    """A fork as uWSGI makes them: Python does not know of it, and runs no hooks. Holds the GIL, as uWSGI does."""
-    return int(ctypes.PyDLL(None).fork())
-
-
 @pytest.mark.parametrize("mode", ["background", "inline"])
 def test_children_of_unseen_forks_record_for_themselves(make_ledger: LedgerMaker, mode: str) -> None:
-    """A fork that runs no hooks, of a process that has a connection: the children leave it alone, and write their calls."""
-    ledger, children = make_ledger(write_mode=mode), []
-    with ledger.session(replica=False) as session:
-        assert session.scalar(sa.select(sa.func.count(Call.id))) == 0
-    for _ in range(3):
-        if child := _fork_unseen():
-            children.append(child)
-            continue
-        status = 1
-        try:
-            for record in calls(10, seed=os.getpid()):
-                ledger.append(record)
-            status = 0 if ledger.flush(120) else 2
-        finally:
-            os._exit(status)
-    for child in children:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    ledger.append(a_call())
-    assert ledger.flush(30)
+    """A fork that runs no hooks, of a process that has a connection: the children leave it alone, make ids of their own, and
+    write their calls.
+    """
+    url = make_ledger.url.render_as_string(hide_password=False)
+    command = [sys.executable, FORKING, url, make_ledger.folder, mode]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=300, check=True)
+    assert len(set(done.stdout.split())) == 30
     assert make_ledger.stored()[0] == 31
-    assert len(make_ledger.committed) == 1
-
-
-def test_children_of_unseen_forks_make_ids_of_their_own() -> None:
-    """Workers that are forked from one state draw other ids: with the same ones their calls would be taken for one."""
-    new_call_id()
-    drawn = []
-    for _ in range(2):
-        reading, writing = os.pipe()
-        if child := _fork_unseen():
-            os.close(writing)
-            with os.fdopen(reading, "rb") as output:
-                drawn.append(output.read())
-            os.waitpid(child, 0)
-            continue
-        try:
-            os.write(writing, b"".join(new_call_id().bytes[8:] for _ in range(20)))
-        finally:
-            os._exit(0)
-    first, second = ({ids[at : at + 8] for at in range(0, 160, 8)} for ids in drawn)
-    assert len(first) == len(second) == 20
-    assert not first & second
 
 
 def test_a_living_child_does_not_hold_its_dead_parents_file(sqlite_url: sa.URL, tmp_path: Path) -> None:

@@ -172,6 +172,7 @@ class Reading:
     :param batch: the provider's key of the batch that this is a line of
     :param malformed: the field of the usage block that made no sense, so that nothing of it is believed
     :param failed: whether the reply says, in place of an answer, what went wrong
+    :param cancelled: whether the reply says that it was broken off; its usage is what it took until then
     """
 
     usage: Usage = UNKNOWN_USAGE
@@ -183,6 +184,7 @@ class Reading:
     batch: str | None = None
     malformed: str | None = None
     failed: bool = False
+    cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

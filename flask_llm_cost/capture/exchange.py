@@ -32,6 +32,7 @@ class Request:
     :param content: asked only when this is a call: the body, where it is in memory
     :param form: asked where that is not in memory: the fields of a form without its files, written as such a body
     :param can_withhold: whether an event can be taken out of the reply before the app sees it
+    :param begins: whether the call begins here, so that it is known how long it takes
     """
 
     library: str
@@ -43,6 +44,7 @@ class Request:
     content: Callable[[], bytes | None]
     can_withhold: bool = False
     form: Callable[[], bytes | None] = lambda: None
+    begins: bool = True
 
     def may_change(self) -> bool:
         """Whether another body may be sent in place of this one: it is neither signed nor encoded."""

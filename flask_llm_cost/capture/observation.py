@@ -63,7 +63,7 @@ class Observation:
         self, state: AppState, route: wire.Route, marker: Marker | None, request: Request, carried: Tags | None
     ) -> None:
         now_ns = time.time_ns()
-        self._start_ns = time.perf_counter_ns()
+        self._start_ns = time.perf_counter_ns() if request.begins else 0
         self.call_id = new_call_id(now_ns)
         self._occurred_at = datetime.fromtimestamp(now_ns / 1e9, UTC)
         self._state = state
@@ -320,7 +320,8 @@ class Observation:
 
     def _keep(self, readings: Sequence[Reading], outcome: str, error_class: str | None = None) -> None:
         for reading in readings:
-            how = "error" if reading.failed and outcome == "ok" else outcome
+            said_itself = "error" if reading.failed else "interrupted" if reading.cancelled else "ok"
+            how = said_itself if outcome == "ok" else outcome
             said = complaint(self._route, self.host, self._stream, reading, whole=how == "ok")
             if said is not None:
                 self._warn(*said)
@@ -367,7 +368,7 @@ class Observation:
             error_class=error_class,
             usage=usage if usage.known or usage.flags or usage.source == "pending" else UNKNOWN_USAGE,
             pricing_mode=reading.mode,
-            latency_ms=(now_ns - self._start_ns) // 1_000_000,
+            latency_ms=(now_ns - self._start_ns) // 1_000_000 if self._start_ns else None,
             first_token_ms=(self._first_ns - self._start_ns) // 1_000_000 if self._stream and self._first_ns else None,
             provider_response_id=reading.response_id,
             tags=self._tags,

@@ -17,20 +17,21 @@ from typing import Any, Final
 
 import wrapt
 
-from flask_llm_cost.capture import aiohttp, botocore, httpx, litellm, propagation, requests, sdk
+from flask_llm_cost.capture import aiohttp, botocore, httpx, litellm, propagation, requests, sdk, websockets
 from flask_llm_cost.config import LIBRARIES
 from flask_llm_cost.errors import IntegrationError
 from flask_llm_cost.log import log
 
 _Targets = Callable[[ModuleType], tuple[tuple[type | ModuleType, str, Callable[..., Any]], ...]]
 
-#: The module in which a library keeps what is patched, and what that is.
-_LIBRARY_MODULES: Final[dict[str, tuple[str, _Targets]]] = {
-    "httpx": ("httpx", httpx.targets),
-    "httpx2": ("httpx2", httpx.targets),
-    "requests": ("requests.sessions", requests.targets),
-    "aiohttp": ("aiohttp", aiohttp.targets),
-    "botocore": ("botocore.client", botocore.targets),
+#: What is patched of a library, and the modules in which it keeps that; an app may import one of them and not the other.
+_LIBRARY_MODULES: Final[dict[str, tuple[_Targets, *tuple[str, ...]]]] = {
+    "httpx": (httpx.targets, "httpx"),
+    "httpx2": (httpx.targets, "httpx2"),
+    "requests": (requests.targets, "requests.sessions"),
+    "aiohttp": (aiohttp.targets, "aiohttp"),
+    "botocore": (botocore.targets, "botocore.client"),
+    "websockets": (websockets.targets, "websockets.sync.client", "websockets.asyncio.client"),
 }
 #: The client libraries that can be watched.
 WATCHED: Final = frozenset(_LIBRARY_MODULES)
@@ -74,10 +75,15 @@ def install(instrument: str | Iterable[str]) -> None:
         if not _is_installed(_IMPORT_NAMES.get(name, name)):
             raise IntegrationError(name, "it is not installed; install it, or take it out of LLM_COST_INSTRUMENT")
     wanted = libraries(instrument)
-    hooks = {name: hook for name, hook in _LIBRARY_MODULES.items() if name in wanted}
+    hooks = [
+        (name, module_name, targets)
+        for name, (targets, *module_names) in _LIBRARY_MODULES.items()
+        for module_name in module_names
+        if name in wanted
+    ]
     if wanted:
-        hooks |= _SDK_MODULES
-    for library, (module_name, targets) in hooks.items():
+        hooks += [(name, module_name, targets) for name, (module_name, targets) in _SDK_MODULES.items()]
+    for library, module_name, targets in hooks:
         _hook(library, module_name, targets)
         if library in failures and library in explicit:
             raise IntegrationError(library, failures[library])
@@ -162,17 +168,17 @@ def uninstall() -> None:
 
 def is_imported(library: str) -> bool:
     """Whether what is patched of *library* is there."""
-    return _LIBRARY_MODULES[library][0] in sys.modules
+    _, *module_names = _LIBRARY_MODULES[library]
+    return any(name in sys.modules for name in module_names)
 
 
 def undone(library: str) -> list[str]:
     """What of *library* was patched and is no longer, because somebody replaced it: ``module.Class.attribute``."""
-    module_name, targets = _LIBRARY_MODULES[library]
-    module = sys.modules.get(module_name)
-    if module is None:
-        return []
+    targets, *module_names = _LIBRARY_MODULES[library]
     return [
         f"{owner.__module__.partition('.')[0]}.{owner.__qualname__}.{attribute}"
+        for module in map(sys.modules.get, module_names)
+        if module is not None
         for owner, attribute, _ in targets(module)
         if (owner, attribute) in _patched and not _is_in_place(owner.__dict__.get(attribute), _patched[owner, attribute][1])
     ]

@@ -29,6 +29,7 @@ from flask_llm_cost.usage.mistral import Conversations, Ocr
 from flask_llm_cost.usage.ollama import Generate
 from flask_llm_cost.usage.openai import ChatCompletions, ChatThinkingBeside, Embeddings
 from flask_llm_cost.usage.openai_media import Images, Speech, TranscriptionEvents, Transcriptions
+from flask_llm_cost.usage.openai_realtime import Realtime
 from flask_llm_cost.usage.openai_responses import Responses, SettledResponses
 from flask_llm_cost.usage.reading import (
     MALFORMED_USAGE,
@@ -40,7 +41,7 @@ from flask_llm_cost.usage.reading import (
     read_stream,
     scanner,
 )
-from flask_llm_cost.usage.recognition import HostMap, Route
+from flask_llm_cost.usage.recognition import HostMap, Route, introduced
 
 __all__ = [
     "BILLED_BY_PROVIDER",
@@ -66,7 +67,7 @@ __all__ = [
 ]
 
 _CHAT, _RESPONSES, _SETTLED, _EMBEDDINGS = ChatCompletions(), Responses(), SettledResponses(), Embeddings()
-_CHAT_THINKING_BESIDE = ChatThinkingBeside()
+_CHAT_THINKING_BESIDE, _REALTIME = ChatThinkingBeside(), Realtime()
 _IMAGES, _TRANSCRIPTIONS, _SPEECH, _MESSAGES = Images(), Transcriptions(), Speech(), Messages()
 _CONTENT, _EMBED_CONTENT, _CONVERSE, _INVOKE = GenerateContent(), EmbedContent(), Converse(), Invoke()
 _COHERE, _COHERE_EMBED, _RERANK, _OLLAMA, _CONVERSATIONS = Chat(), Embed(), Rerank(), Generate(), Conversations()
@@ -109,6 +110,8 @@ _PATHS: Final[Mapping[str, tuple[str, Format]]] = {
 #: What a path with a name in it ends with: the method, the pattern, the operation, the format, the framing of its stream.
 #: ``model`` is the model's name, ``subject`` the provider's id of what is asked for.
 _PATTERNS: Final[tuple[tuple[str, str, str, Format, str | None], ...]] = (
+    ("WEBSOCKET", r"/realtime", "realtime", _REALTIME, None),
+    ("WEBSOCKET", r"/responses", "responses", _RESPONSES, None),
     ("GET", r"/responses/(?P<subject>[^/]+)", "responses", _SETTLED, None),
     ("POST", r"/responses/(?P<subject>[^/]+)/cancel", "responses", _SETTLED, None),
     ("POST", r"/conversations/[^/]+(?:/restart)?", "conversations", _CONVERSATIONS, None),
@@ -150,7 +153,7 @@ _ENDS: Final = (
     *(re.escape(path[1:]) for path in _PATHS),
     r"responses/[^/]+(?:/cancel)?|files/[^/]+(?:/content|(?::|%3[Aa])download)|messages/batches/[^/]+(?:/results)?",
     r"batches/[^/]+(?:/cancel)?|(?:models|tunedModels|endpoints)/[^/:]+(?::|%3[Aa])\w+",
-    r"model/.{1,1024}/(?:invoke|converse)(?:-[a-z-]+)?|conversations/[^/]+(?:/restart)?",
+    r"model/.{1,1024}/(?:invoke|converse)(?:-[a-z-]+)?|conversations/[^/]+(?:/restart)?|realtime",
 )
 _PATH: Final = re.compile("/(?:" + "|".join(_ENDS) + r")/?\Z")
 first_look.teach(ends=_ENDS)
@@ -236,6 +239,7 @@ _THINK_BESIDE: Final = frozenset({"gemini", "vertex", "xai"})
 #: Names in a usage block that only one format has.
 _TELLING: Final[tuple[tuple[str, Format], ...]] = (
     ("connector_tokens", _CONVERSATIONS),
+    ("input_token_details", _REALTIME),
     ("prompt_tokens", _CHAT),
     ("promptTokenCount", _CONTENT),
     ("totalTokenCount", _CONTENT),
@@ -254,22 +258,15 @@ _TAKES_STREAM_OPTIONS: Final = frozenset({"openai", "deepseek", "groq", "xai", "
 #: Providers whose reply says what they charged, so that their word is the bill.
 BILLED_BY_PROVIDER: Final = frozenset({"openrouter", "perplexity", "xai"})
 
-#: Headers by which the SDKs introduce themselves, or that only this provider's API has.
-_FINGERPRINTS: Final = ("x-stainless-lang", "anthropic-version", "x-goog-api-client")
-_USER_AGENTS: Final = re.compile(
-    r"(?:Async)?(?:OpenAI|Anthropic|AzureOpenAI)(?:Bedrock|Vertex|Foundry|AWS)?/Python|google-genai-sdk/|ollama-python/|"
-    r"mistral-client-python/",
-    re.ASCII,
-)
-
 
 def route(hosts: HostMap, method: str, host: str, path: str, headers: Mapping[str, str], marked: bool) -> Route | None:
     """Recognise a call by its path, then by host, SDK or mark. ``None`` for almost all traffic.
 
     :param host: lower case, with its port where the URL has one
+    :param method: of HTTP, or ``WEBSOCKET`` for a connection that has become one
     :param marked: whether an SDK's own request method is on the stack
     """
-    if method != "POST" and method != "GET":
+    if method not in ("POST", "GET", "WEBSOCKET"):
         return None
     if hosts.formats and (wire := hosts.registered(host, path)) is not None and method == "POST":
         return _route_of_registered(hosts, host, path, wire)
@@ -282,7 +279,7 @@ def route(hosts: HostMap, method: str, host: str, path: str, headers: Mapping[st
     operation, wire, model, events, subject = found
     provider = hosts.configured(host, path) or known_provider(host)
     name = provider or host
-    certain = marked or provider is not None or _introduced(headers)
+    certain = marked or provider is not None or introduced(headers)
     if operation in ("batch", "conversations") and not certain:
         return None  # ordinary words, and files: on a host that nobody knows they are somebody else's
     if wire is _CONVERSATIONS:
@@ -391,7 +388,3 @@ def known_provider(host: str) -> str | None:
         return provider
     provider = next((provider for end, provider in _HOSTS.items() if end[0] == "." and name.endswith(end)), None)
     return provider or next((provider for pattern, provider in _REGIONAL if pattern.fullmatch(name)), None)
-
-
-def _introduced(headers: Mapping[str, str]) -> bool:
-    return any(name in headers for name in _FINGERPRINTS) or bool(_USER_AGENTS.match(headers.get("user-agent", "")))

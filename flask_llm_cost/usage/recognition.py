@@ -119,6 +119,20 @@ class HostMap:
         return known
 
 
+#: Headers by which the SDKs introduce themselves, or that only this provider's API has.
+_FINGERPRINTS: Final = ("x-stainless-lang", "anthropic-version", "x-goog-api-client")
+_USER_AGENTS: Final = re.compile(
+    r"(?:Async)?(?:OpenAI|Anthropic|AzureOpenAI)(?:Bedrock|Vertex|Foundry|AWS)?/Python|google-genai-sdk/|ollama-python/|"
+    r"mistral-client-python/",
+    re.ASCII,
+)
+
+
+def introduced(headers: Mapping[str, str]) -> bool:
+    """Whether a request's headers, by lower-case name, say that a provider's SDK sends it."""
+    return any(name in headers for name in _FINGERPRINTS) or bool(_USER_AGENTS.match(headers.get("user-agent", "")))
+
+
 def _end(path: str) -> str:
     """The pattern of a path's end that an app gave: whole segments, or the end of one."""
     pattern = re.escape(path.strip("/")).replace(":", "(?::|%3[Aa])")

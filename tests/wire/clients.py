@@ -163,7 +163,10 @@ CLIENTS: Mapping[str, Callable[[str], Any]] = {
 
 
 def carries(client: str, shape: Shape, encoding: str | None = None) -> bool:
-    """Whether a library can send this request and decode this reply: botocore speaks to Bedrock, undecoded."""
+    """Whether a library can send this request and decode this reply: botocore speaks to Bedrock, undecoded; websockets are
+    carried elsewhere."""
+    if shape.method == "WEBSOCKET":
+        return False
     if client == "botocore":
         ours = shape.name.startswith(("bedrock_converse", "bedrock_invoke")) and shape.known_to("botocore")
         return ours and encoding is None

@@ -61,6 +61,7 @@ def said(reading: Reading, keys: set[str]) -> dict[str, Any]:
         "created_at": reading.created_at.isoformat() if reading.created_at else None,
         "malformed": reading.malformed,
         "failed": reading.failed,
+        "cancelled": reading.cancelled,
     }
     return {key: value for key, value in values.items() if key in keys}
 

@@ -74,8 +74,8 @@ _COHERE, _COHERE_EMBED, _RERANK, _OLLAMA, _CONVERSATIONS = Chat(), Embed(), Rera
 
 #: Those that can be told by their shape, those first that say most about themselves.
 _BY_SHAPE: Final[tuple[Format, ...]] = (
-    _IMAGES, _SPEECH, TranscriptionEvents(), _RESPONSES, _CONVERSATIONS, _MESSAGES, _CONTENT, _CONVERSE, _COHERE, _OLLAMA,
-    _CHAT,
+    _IMAGES, _SPEECH, TranscriptionEvents(), _REALTIME, _RESPONSES, _CONVERSATIONS, _MESSAGES, _CONTENT, _CONVERSE, _COHERE,
+    _OLLAMA, _CHAT,
 )  # fmt: skip
 _ANY: Final = AnyShape(_BY_SHAPE)
 

@@ -97,7 +97,7 @@ def _of_reading(shape: Shape, provider: str, reading: Reading) -> dict[str, Any]
 def _outcome(shape: Shape, reading: Reading) -> str:
     if shape.failed or (shape.cut and reading.usage.source != "stream_final"):
         return "interrupted"
-    return "error" if reading.failed else "ok"
+    return "error" if reading.failed else "interrupted" if reading.cancelled else "ok"
 
 
 def _of_record(call: CallRecord, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ TESTED: Final[dict[str, tuple[str, str]]] = {
     "mistralai": ("1.0", "2"),
     "openai": ("1.109", "3"),
     "requests": ("2.31", "2"),
-    "websockets": ("13.0", "17"),
+    "websockets": ("14.2", "17"),
 }
 
 

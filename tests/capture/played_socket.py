@@ -51,7 +51,14 @@ def done(key: str = "resp_1", status: str = "completed", usage: Any = USAGE) -> 
 
 def transcribed(**usage: Any) -> dict[str, Any]:
     kind = "conversation.item.input_audio_transcription.completed"
-    return {"type": kind, "event_id": "event_3", "item_id": "item_1", "content_index": 0, "transcript": SECRET, "usage": usage}
+    return {
+        "type": kind,
+        "event_id": "event_3",
+        "item_id": "item_1",
+        "content_index": 0,
+        "transcript": SECRET,
+        "usage": usage,
+    }
 
 
 class PlayedSocket:

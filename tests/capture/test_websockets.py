@@ -196,10 +196,8 @@ def test_how_a_response_ended(app: Flask, socket: PlayedSocket, received: Callab
 
 
 @BOTH
-def test_transcriptions_by_the_second_are_not_sums(
-    app: Flask, socket: PlayedSocket, received: Callable[..., Got]
-) -> None:
-    """Each transcription bills its own seconds. Where nobody said which model wrote it, it has no price: not the session's."""
+def test_transcriptions_by_the_second_are_not_sums(app: Flask, socket: PlayedSocket, received: Callable[..., Got]) -> None:
+    """Each transcription bills its own seconds. Where nobody named its model it has no price, and not the session's."""
     socket.turns = [
         [transcribed(type="duration", seconds=3.5)],
         [session(transcribing="whisper-1", kind="session.updated"), transcribed(type="duration", seconds=1.25)],
@@ -254,11 +252,10 @@ def test_nothing_of_a_message_is_kept(app: Flask, socket: PlayedSocket, caplog: 
     """No word of a session, an answer or a transcript is in the database, the spool or the log."""
     broken = done("b", usage={"input_tokens": SECRET})
     socket.turns = [[created("a"), done("a"), transcribed(type="tokens", input_tokens=1, note=SECRET), broken]]
-    with app.app_context():
-        with connect(socket.url, **CONNECT) as connection:
-            connection.send("{}")
-            for _ in range(5):
-                connection.recv()
+    with app.app_context(), connect(socket.url, **CONNECT) as connection:
+        connection.send("{}")
+        for _ in range(5):
+            connection.recv()
     assert len(ledger_of(app)) == 3
     files = [path for path in Path(app.instance_path).rglob("*") if path.is_file()]
     assert files
@@ -271,8 +268,8 @@ def test_nothing_of_a_message_is_kept(app: Flask, socket: PlayedSocket, caplog: 
 
 
 def test_only_clients_of_such_paths_are_looked_at(app: Flask, socket: PlayedSocket) -> None:
-    """What a server receives, what comes on another path, and what is on a host that nobody knows and is no such reply, makes
-    no row."""
+    """What a server receives, what comes on another path, and what on a host that nobody knows is no such reply, makes no
+    row."""
     socket.turns = [[done("a")]]
     with app.app_context():
         with connect(f"ws://{socket.host}/v1/chat", **CONNECT) as connection:
@@ -310,7 +307,7 @@ MESSAGES: list[Message] = [
     SOUND,
     "",
     "[]",
-    "no JSON at all, but \"type\": \"response.done\" is in it",
+    'no JSON at all, but "type": "response.done" is in it',
     json.dumps(done("odd"))[:-3],
     '{"type": "response.done", "response": [1, 2]}',
     '{"type": "response.done", "response": {"id": 7, "status": {}, "usage": "many"}}',

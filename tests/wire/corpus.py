@@ -6,7 +6,8 @@ framing, so that the same shapes can be played over real HTTP to any client libr
 A file has
 
 - ``note``: where the shape is from
-- ``provider``, ``method`` (``WEBSOCKET`` where each event is a message), ``host``, ``path``, and ``hosts`` (``LLM_COST_HOSTS``) where it needs any
+- ``provider``, ``method`` (``WEBSOCKET`` where each event is a message), ``host``, ``path``, and ``hosts``
+  (``LLM_COST_HOSTS``) where it needs any
 - ``request``: JSON, or ``{"multipart": fields}``
 - ``reply``: ``content_type``, ``headers``, and ``body``, or ``events`` with their ``framing``, or ``base64``; ``cut`` where
   the connection ends early, ``failed`` where the stream says that it failed, ``done`` where ``[DONE]`` comes, ``names``

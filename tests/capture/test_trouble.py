@@ -278,7 +278,8 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_llm_cost import LlmCostTracker
 app = Flask("t"); app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
 SQLAlchemy(app); LlmCostTracker(app)
-print({"httpx", "httpx2", "openai", "anthropic", "requests", "aiohttp", "flask_migrate", "alembic"} & set(sys.modules))
+clients = {"httpx", "httpx2", "openai", "anthropic", "requests", "aiohttp", "websockets"}
+print((clients | {"flask_migrate", "alembic"}) & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

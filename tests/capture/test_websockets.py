@@ -211,6 +211,28 @@ def test_transcriptions_by_the_second_are_not_sums(app: Flask, socket: PlayedSoc
     assert (third.model, third.cost_status, components(third)) == ("whisper-1", "priced", {"audio_seconds": 1.25})
 
 
+@pytest.mark.parametrize("query", ["model=gpt-realtime", "api-version=2025-04-01-preview&deployment=gpt-realtime"])
+def test_a_session_that_names_no_model(app: Flask, socket: PlayedSocket, query: str) -> None:
+    """Then the one in the address counts, or Azure's deployment."""
+    socket.opening = [done("a")]
+    with app.app_context():
+        receive(f"ws://{socket.host}/openai/realtime?{query}", 1)
+    (call,) = ledger_of(app)
+    assert (call.model, call.requested_model, call.cost_status) == (None, "gpt-realtime", "priced")
+
+
+def test_a_session_that_is_nobodys(app: Flask, make_app: Make, socket: PlayedSocket) -> None:
+    """Where any of several apps may own a session, each of its responses is counted as such, once, and makes no row."""
+    other = make_app(hosts={socket.host: "openai"})
+    socket.opening = [session(), created("a"), done("a"), created("b"), done("b")]
+    receive(socket.url, 5, ask=False)
+    for one in (app, other):
+        with one.app_context():
+            receive(socket.url, 3, ask=False)
+        assert [call.provider_response_id for call in ledger_of(one)] == ["a"]
+        assert one.extensions["llm_cost"].ledger.counters()["unattributed"][0] == 2
+
+
 @pytest.mark.parametrize("code", [1000, 1011])
 @BOTH
 def test_a_response_that_was_cut(app: Flask, socket: PlayedSocket, received: Callable[..., Got], code: int) -> None:

@@ -80,9 +80,8 @@ def models_line(event: Mapping[str, Any], before: bytes) -> bytes:
     :param before: the same of the last such event; what this one leaves out is taken from there
     """
     known = parsed(before) if before else {}
-    model, transcribing = _session_model(event), _transcribing_model(event)
-    session = {"model": model or _session_model(known)}
-    session["input_audio_transcription"] = {"model": transcribing or _transcribing_model(known)}  # type: ignore[assignment]
+    transcribing = {"model": _transcribing_model(event) or _transcribing_model(known)}
+    session = {"model": _session_model(event) or _session_model(known), "input_audio_transcription": transcribing}
     return line(json.dumps({"session": session}))
 
 

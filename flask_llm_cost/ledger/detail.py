@@ -61,10 +61,7 @@ MEASURES: Final[Mapping[str, sa.ColumnElement[Any]]] = MappingProxyType(
 
 def from_calls(session: Session, flt: Filter, by: Grouping) -> Sums:
     """The sums of a filter's calls. By time only of a filter with both ends."""
-    # An explicit join: what stands after another one's outer join is looked at last by SQLite, whatever it is.
-    tag, calls = flt.a_tag(rare_tags(session)), Call.__table__
-    source = calls if tag is None else calls.join(CallTag.__table__, CallTag.call_id == Call.id)
-    query = sa.select().select_from(source).where(*flt.conditions(joined=tag))
+    query = _of_calls(session, flt)
     labels = []
     for position, name in enumerate(by.dimensions):
         expression, query = expression_of(query, name, flt, by.zone)
@@ -90,6 +87,14 @@ def from_calls(session: Session, flt: Filter, by: Grouping) -> Sums:
     return sums
 
 
+def _of_calls(session: Session, flt: Filter, *columns: Any) -> sa.Select[Any]:
+    """A select of a filter's calls, found by a tag where it asks for one."""
+    # An explicit join: what stands after another one's outer join is looked at last by SQLite, whatever it is.
+    tag, calls = flt.a_tag(rare_tags(session)), Call.__table__
+    source = calls if tag is None else calls.join(CallTag.__table__, CallTag.call_id == Call.id)
+    return sa.select(*columns).select_from(source).where(*flt.conditions(joined=tag))
+
+
 def amounts_of(measures: tuple[str, ...], values: Sequence[Any]) -> list[Any]:
     """Amounts without nulls: what is unknown is known by the count of what is."""
     return [
@@ -106,7 +111,7 @@ def _whole(measures: tuple[str, ...]) -> tuple[bool, ...]:
 
 def extent(session: Session, flt: Filter) -> tuple[datetime | None, datetime | None]:
     """When the first and the last of the calls were made; ``None`` where there are none."""
-    query = sa.select(sa.func.min(Call.occurred_at), sa.func.max(Call.occurred_at)).where(*flt.conditions())
+    query = _of_calls(session, flt, sa.func.min(Call.occurred_at), sa.func.max(Call.occurred_at))
     first, last = session.execute(query).one()
     return first, last
 

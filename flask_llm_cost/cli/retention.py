@@ -15,8 +15,9 @@ from flask_llm_cost.wording import plural
 @cli.command()
 @click.option("--older-than", type=click.IntRange(1), help="Days of calls to keep. The default is LLM_COST_RETENTION_DAYS.")
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
+@click.option("--mark", is_flag=True, help="Say in the ledger that they are gone, and leave it to you to drop them.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def prune(older_than: int | None, dry_run: bool, yes: bool) -> None:
+def prune(older_than: int | None, dry_run: bool, mark: bool, yes: bool) -> None:
     """Delete old calls with their line items and tags, old holds of budgets, and old files beside the spool.
 
     Their sums stay: days, months, models and tags that have rollups are as they were. Works in small batches while calls
@@ -34,7 +35,12 @@ def prune(older_than: int | None, dry_run: bool, yes: bool) -> None:
     if dry_run:
         return
     if found.calls and not yes:
-        click.confirm("Delete them? Their sums stay, single calls do not come back.", abort=True)
+        verb = "Mark them as gone" if mark else "Delete them"
+        click.confirm(f"{verb}? Their sums stay, single calls do not come back.", abort=True)
+    if mark:
+        retention.mark(state.ledger.writer.transactions, state.ledger.rollups, cutoff)
+        click.echo(f"detail is pruned before {cutoff.day}; nothing was deleted")
+        return
     deleted = 0
     with click.progressbar(length=found.calls + found.holds, label="prune") as bar:
         for count in retention.prune(state.ledger.writer.transactions, state.ledger.rollups, cutoff):

@@ -78,10 +78,8 @@ def prune(transactions: Transactions, rollups: Rollups, cutoff: Cutoff) -> Itera
 
     :raises LedgerError: the rollups do not hold all calls, so their sums would be lost; or the database is away
     """
+    mark(transactions, rollups, cutoff)
     try:
-        obstacle = transactions.run(functools.partial(_mark_pruned, rollups=rollups, cutoff=cutoff))
-        if obstacle is not None:
-            raise LedgerError(obstacle)
         for delete in (_delete_calls, _delete_holds):
             size, count = _FIRST_BATCH, 1
             while count:
@@ -95,6 +93,19 @@ def prune(transactions: Transactions, rollups: Rollups, cutoff: Cutoff) -> Itera
                 time.sleep(min(took, BATCH_SECONDS))
     except WriteError as error:
         raise not_written(error) from None
+
+
+def mark(transactions: Transactions, rollups: Rollups, cutoff: Cutoff) -> None:
+    """Say that old calls are gone, which :func:`prune` does first, and delete nothing: whoever drops them may do so now.
+
+    :raises LedgerError: as :func:`prune`
+    """
+    try:
+        obstacle = transactions.run(functools.partial(_mark_pruned, rollups=rollups, cutoff=cutoff))
+    except WriteError as error:
+        raise not_written(error) from None
+    if obstacle is not None:
+        raise LedgerError(obstacle)
 
 
 def _mark_pruned(connection: sa.Connection, rollups: Rollups, cutoff: Cutoff) -> str | None:

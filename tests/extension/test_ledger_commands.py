@@ -92,7 +92,8 @@ def test_doctor_names_tags_without_rollups(make_app: Callable[..., Flask]) -> No
 def test_prune_keeps_what_is_said(make_app: Callable[..., Flask], tmp_path: Path) -> None:
     """``prune`` says what it would delete, asks, deletes, keeps the sums; without days it names both ways to give them.
 
-    A file that would add up to less is refused, as on the dashboard; one of the days that are left is written.
+    With ``--mark`` it says in the ledger that they are gone, and deletes nothing. A file that would add up to less is
+    refused, as on the dashboard; one of the days that are left is written.
     """
     app = make_app()
     with app.app_context():
@@ -103,6 +104,12 @@ def test_prune_keeps_what_is_said(make_app: Callable[..., Flask], tmp_path: Path
     assert "--older-than 90, or set LLM_COST_RETENTION_DAYS" in run(app, "prune").output
     assert "1 call and 0 holds" in run(app, "prune", "--older-than", "90", "--dry-run").output
     assert run(app, "prune", "--older-than", "90").exit_code == 1  # nobody says yes
+    assert run(app, "prune", "--older-than", "90", "--mark").exit_code == 1
+    with app.app_context():
+        assert {row.calls for row in spend.by("host")} == {2}
+    assert "nothing was deleted" in run(app, "prune", "--older-than", "90", "--mark", "--yes").output
+    with app.app_context(), pytest.raises(DetailPrunedError, match="detail pruned before"):
+        spend.by("host")
     done = run(make_app(retention_days=90), "prune", "--yes")
     assert done.exit_code == 0
     assert "deleted 1 row," in done.output

@@ -7,6 +7,7 @@ then prints the names of the tables, one a line.
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
 import flask_migrate
@@ -24,6 +25,12 @@ NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
+
+
+def migrate_of_partitions() -> str:
+    """The lines about Flask-Migrate of the page about partitions."""
+    page = (Path(__file__).parents[2] / "docs" / "partitions.rst").read_text()
+    return textwrap.dedent(page.partition(".. code-block:: python\n\n")[2].partition("\nEvery night\n")[0])
 
 
 def main(url: str, folder: Path, variant: str, commands: list[str]) -> None:
@@ -48,7 +55,10 @@ def main(url: str, folder: Path, variant: str, commands: list[str]) -> None:
 
     target = db.metadatas.setdefault(bind_key, sa.MetaData(info={"bind_key": bind_key})) if bind_key else db.metadata
     copy_tables(target)
-    flask_migrate.Migrate().init_app(app, db)
+    if variant == "partitions":
+        exec(migrate_of_partitions(), {"app": app, "db": db, "Migrate": flask_migrate.Migrate})
+    else:
+        flask_migrate.Migrate().init_app(app, db)
     migrations = str(folder / "migrations")
     with app.app_context():
         for command in commands:

@@ -263,7 +263,7 @@ def test_a_month_that_is_dropped_unmarked_is_found(ledger: Partitioned) -> None:
 
 
 def test_migrations_see_no_difference(postgresql_url: sa.URL, tmp_path: Path) -> None:
-    """With the page's ``include_object`` nothing is left to migrate after the move; later migrations apply to partitions too.
+    """With the page's ``include_object`` nothing is left to migrate after the move; later ones apply to partitions too.
 
     Without it Alembic wants to drop the foreign keys to partitions, and nothing else.
     """

@@ -47,7 +47,8 @@ def too_many_to_add_up(session: Session, flt: Filter, keys: Iterable[str]) -> fr
         return unknown
     tag = flt.a_tag(rare_tags(session))
     read = Filter(
-        scope={} if tag is None else dict([tag]),
+        scope=flt.scope,
+        tags={} if tag is None or tag[0] in flt.scope else dict([tag]),
         since=flt.since,
         until=flt.until,
         provider=flt.provider,

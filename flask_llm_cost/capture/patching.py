@@ -54,8 +54,8 @@ _lock = threading.Lock()
 #: Class and attribute to what was there, and what is there now.
 _patched: dict[tuple[type | ModuleType, str], tuple[Any, Any]] = {}
 _hooked: set[str] = set()
-#: Library to what went wrong when it was patched; doctor shows it.
-failures: dict[str, str] = {}
+#: Library and module of it to what went wrong when that was patched.
+_failures: dict[tuple[str, str], str] = {}
 
 
 def libraries(instrument: str | Iterable[str]) -> frozenset[str]:
@@ -85,8 +85,13 @@ def install(instrument: str | Iterable[str]) -> None:
         hooks += [(name, module_name, targets) for name, (module_name, targets) in _SDK_MODULES.items()]
     for library, module_name, targets in hooks:
         _hook(library, module_name, targets)
-        if library in failures and library in explicit:
-            raise IntegrationError(library, failures[library])
+        if library in explicit and (why := failure(library)) is not None:
+            raise IntegrationError(library, why)
+
+
+def failure(library: str) -> str | None:
+    """What keeps a library, or a part of it, from being watched; ``None`` where nothing does."""
+    return next((why for (name, _), why in _failures.items() if name == library), None)
 
 
 def install_propagation() -> None:
@@ -137,11 +142,12 @@ def _patch_module(library: str, module: ModuleType, targets: _Targets) -> None:
             replacement = wrap(present)
             setattr(owner, attribute, replacement)
             _patched[owner, attribute] = (present, replacement)
-        failures.pop(library, None)
+        _failures.pop((library, module.__name__), None)
     except Exception as error:
         # The host is in the middle of an import: it must go on.
         lacks = getattr(error, "name", None) or error
-        failures[library] = f"it has no {lacks}" if isinstance(error, AttributeError | KeyError) else type(error).__name__
+        why = f"it has no {lacks}" if isinstance(error, AttributeError | KeyError) else type(error).__name__
+        _failures[library, module.__name__] = why
         log.warning("%s cannot be watched (%s): its calls are not recorded", library, type(error).__name__)
 
 

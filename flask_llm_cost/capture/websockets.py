@@ -46,8 +46,7 @@ def _watch(client: type, original: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:
             _failed(self, error)
             raise
-        if isinstance(self, client):
-            _received(self, message)
+        _received(client, self, message)
         return message
 
     return recv
@@ -62,8 +61,7 @@ def _watch_async(client: type, original: Callable[..., Awaitable[Any]]) -> Calla
             _failed(self, error)
             raise
         # From here on nothing is awaited: who is cancelled has either this message or the next.
-        if isinstance(self, client):
-            _received(self, message)
+        _received(client, self, message)
         return message
 
     return recv
@@ -85,7 +83,9 @@ _sessions: weakref.WeakKeyDictionary[Any, _Session] = weakref.WeakKeyDictionary(
 
 
 @guarded
-def _received(connection: Any, message: Any) -> None:
+def _received(client: type[Any], connection: Any, message: Any) -> None:
+    if not isinstance(connection, client):
+        return
     path, _, query = connection.request.path.partition("?")
     if not events.may_bill(path) or not isinstance(message, str | bytes) or (kind := events.kind(message)) is None:
         return

@@ -191,8 +191,8 @@ def _try(way: Way, provider: PlayedProvider) -> CallRecord | Check:
 
 
 def _cause(library: str) -> str:
-    if library in patching.failures:
-        return f": {library} cannot be watched ({patching.failures[library]}); install a version of it that is tested"
+    if (why := patching.failure(library)) is not None:
+        return f": {library} cannot be watched ({why}); install a version of it that is tested"
     if gone := patching.undone(library):
         return f": somebody replaced {gone[0]} after us; let them do so before LlmCostTracker(app)"
     return "; report it, with the versions of all libraries above"

@@ -27,9 +27,9 @@ def capture(state: AppState) -> Iterator[Check]:
 
 
 def _library(state: AppState, name: str, version: str) -> Check:
-    if name in patching.failures:
+    if (lacks := patching.failure(name)) is not None:
         other = untested(name, version)
-        why = ", ".join(filter(None, (patching.failures[name], other)))
+        why = ", ".join(filter(None, (lacks, other)))
         remedy = (
             f"install a version of {name} that is tested, or upgrade flask-llm-cost" if other else "upgrade flask-llm-cost"
         )

@@ -10,10 +10,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import openai
 import pytest
+import websockets.asyncio.client
+import websockets.sync.client
 from flask import Flask
 from played_app import ledger_of
 from played_socket import COMPONENTS, SECRET, Message, PlayedSocket, created, done, playing_socket, session, transcribed
@@ -23,6 +26,7 @@ from websockets.sync.client import connect
 
 from flask_llm_cost import BudgetExceededError, tags
 from flask_llm_cost.capture import patching
+from flask_llm_cost.capture.websockets import targets
 from flask_llm_cost.ledger import Call
 
 Make = Callable[..., Flask]
@@ -449,6 +453,18 @@ def test_a_cancelled_recv_loses_nothing(app: Flask, socket: PlayedSocket) -> Non
     with app.app_context():
         assert asyncio.run(run()) == "a"
     assert [call.provider_response_id for call in ledger_of(app)] == ["a"]
+
+
+def test_a_part_that_cannot_be_watched_is_told_of(app: Flask) -> None:
+    """Where one of the two kinds of clients cannot be watched, that is said, also once the other one is."""
+    half = ModuleType("websockets.asyncio.client")
+    patching._patch_safely("websockets", half, targets)
+    try:
+        patching._patch_safely("websockets", websockets.sync.client, targets)
+        assert patching.failure("websockets") == "it has no Connection"
+    finally:
+        patching._patch_safely("websockets", websockets.asyncio.client, targets)
+    assert patching.failure("websockets") is None
 
 
 def test_a_warning_says_who_called(app: Flask, socket: PlayedSocket) -> None:

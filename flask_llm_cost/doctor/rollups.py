@@ -35,7 +35,8 @@ def rollups(state: AppState) -> Iterator[Check]:
         )
         yield Check("Ledger", "rollups", "warning", message + remedy)
     elif found.presence is None:
-        message = f"it is not kept which calls have a tag, so pages about those without one are slow; {_REBUILD}"
+        kept = "which calls have a tag, and of which operation they are"
+        message = f"it is not kept {kept}, so pages about that are slow; {_REBUILD}"
         yield Check("Ledger", "rollups", "warning", message)
     elif found.zone == str(wanted.zone):
         kept = ", ".join(sorted(found.kept)) or "no tag yet"

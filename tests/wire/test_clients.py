@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,10 +11,8 @@ import pytest
 from clients import CLIENTS, CUT, Carry, carries, headers_of, url_of
 from corpus import Shape, shapes
 from flask import Flask
-from flask_sqlalchemy import SQLAlchemy
 from test_shapes import read, routed
 
-from flask_llm_cost import LlmCostTracker
 from flask_llm_cost.records import CallRecord, Reading, Usage, settled_call_id
 from flask_llm_cost.testing import capture_calls
 from flask_llm_cost.testing.provider import PlayedProvider
@@ -28,21 +25,6 @@ WAYS: Any = ((None, 1), (None, "line"), (None, None), ("gzip", 1), ("gzip", None
 def proxy() -> Iterator[PlayedProvider]:
     with PlayedProvider() as provider:
         yield provider
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
-    """One app for all shapes, with every host that any of them has named."""
-    directory: Path = tmp_path_factory.mktemp("app")
-    app = Flask("corpus", instance_path=str(directory))
-    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{directory}/app.db"
-    app.config["LLM_COST_HOSTS"] = {host: name for shape in shapes() for host, name in shape.hosts.items()}
-    SQLAlchemy(app)
-    LlmCostTracker(app)
-    yield app
-    app.extensions["llm_cost"].ledger.close()
-    with app.app_context():
-        app.extensions["sqlalchemy"].engine.dispose()
 
 
 def carried(carry: Carry, proxy: PlayedProvider, shape: Shape, encoding: Any = None, size: Any = None) -> list[CallRecord]:

@@ -5,38 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from corpus import Shape, shapes
 from flask import Flask
-from flask_sqlalchemy import SQLAlchemy
+from played_socket import playing_socket
 from test_clients import compare, expected
 from websockets.asyncio.client import connect as connect_async
 from websockets.sync.client import connect
-from websockets.sync.server import ServerConnection, serve
 
-from flask_llm_cost import LlmCostTracker
 from flask_llm_cost.testing import capture_calls
 
 SHAPES = [pytest.param(shape, id=shape.name) for shape in shapes() if shape.method == "WEBSOCKET"]
 
 Carry = Callable[[Shape, socket.socket], None]
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
-    directory: Path = tmp_path_factory.mktemp("sockets")
-    app = Flask("sockets", instance_path=str(directory))
-    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{directory}/app.db"
-    SQLAlchemy(app)
-    LlmCostTracker(app)
-    yield app
-    app.extensions["llm_cost"].ledger.close()
-    with app.app_context():
-        app.extensions["sqlalchemy"].engine.dispose()
 
 
 def carry(shape: Shape, way: socket.socket) -> None:
@@ -56,18 +39,7 @@ def carry_async(shape: Shape, way: socket.socket) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_shape_over_a_websocket(app: Flask, shape: Shape, by: Carry) -> None:
     """Host, path and messages of a session give the records that reading its events gives, to the shape's own host."""
-
-    def play(connection: ServerConnection) -> None:
-        for event in shape.reply["events"]:
-            connection.send(json.dumps(event))
-
-    with serve(play, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            with app.app_context(), capture_calls() as calls:
-                by(shape, socket.create_connection(server.socket.getsockname()))
-        finally:
-            server.shutdown()
-            thread.join()
+    with playing_socket() as played, app.app_context(), capture_calls() as calls:
+        played.opening, played.code = shape.reply["events"], 1000
+        by(shape, socket.create_connection(("127.0.0.1", played.port)))
     compare(calls, expected(shape), shape.name)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 from corpus import Shape, shapes
 from flask import Flask
-from flask_sqlalchemy import SQLAlchemy
 from google.genai.types import GenerateContentResponse
 from test_shapes import read
 
-from flask_llm_cost import LlmCostTracker, UsageError, track_stream
+from flask_llm_cost import UsageError, track_stream
 from flask_llm_cost.records import CallRecord, Reading, Usage
 from flask_llm_cost.testing import capture_calls
 from flask_llm_cost.usage import Format
@@ -29,17 +27,10 @@ STREAMED = [
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
-    directory: Path = tmp_path_factory.mktemp("tracked")
-    app = Flask("tracked", instance_path=str(directory))
-    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{directory}/app.db"
-    SQLAlchemy(app)
-    costs = LlmCostTracker(app)
-    costs.register_format(Acme())
+def app(app: Flask) -> Iterator[Flask]:
+    app.extensions["llm_cost"].tracker.register_format(Acme())
     with app.app_context():
         yield app
-        app.extensions["sqlalchemy"].engine.dispose()
-    app.extensions["llm_cost"].ledger.close()
 
 
 class Acme(Format):

@@ -7,6 +7,7 @@ library has wrapped it since, ours stays in the chain, and passes everything thr
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import sys
@@ -100,7 +101,7 @@ def install_propagation() -> None:
 
 
 def _is_installed(name: str) -> bool:
-    if name in sys.modules:
+    if sys.modules.get(name) is not None:
         return True
     try:
         return importlib.util.find_spec(name) is not None
@@ -111,43 +112,39 @@ def _is_installed(name: str) -> bool:
 def _hook(library: str, module_name: str, targets: _Targets) -> None:
     _finish_import(module_name)
     with _lock:
-        if module_name in _hooked:
-            if module_name in sys.modules:
-                _patch_module(library, sys.modules[module_name], targets)
-            return
+        is_hooked = module_name in _hooked
         _hooked.add(module_name)
-    # Runs at once for a module that is there, later for one that is not. Never imports.
-    wrapt.register_post_import_hook(lambda module: _patch_safely(library, module, targets), module_name)
+    patch = functools.partial(_patch, library, module_name, targets)
+    if not is_hooked:
+        # Runs at once for a module that is there, later for one that is not. Never imports.
+        wrapt.register_post_import_hook(patch, module_name)
+    elif (module := sys.modules.get(module_name)) is not None:  # None is how an import is forbidden
+        patch(module)
 
 
 def _finish_import(module_name: str) -> None:
     """Wait for another thread that is importing a module right now; what is half there cannot be patched."""
-    module = sys.modules.get(module_name)
-    if module is not None and getattr(module.__spec__, "_initializing", False):
-        with contextlib.suppress(Exception):  # the host's import, and its error
+    with contextlib.suppress(Exception):  # the host's import, and its error
+        if getattr(sys.modules[module_name].__spec__, "_initializing", False):
             importlib.import_module(module_name)
 
 
-def _patch_safely(library: str, module: ModuleType, targets: _Targets) -> None:
-    with _lock:
-        _patch_module(library, module, targets)
-
-
-def _patch_module(library: str, module: ModuleType, targets: _Targets) -> None:
+def _patch(library: str, module_name: str, targets: _Targets, module: ModuleType) -> None:
     try:
-        for owner, attribute, wrap in targets(module):
-            present = owner.__dict__[attribute]
-            if (owner, attribute) in _patched and _is_in_place(present, _patched[owner, attribute][1]):
-                continue
-            replacement = wrap(present)
-            setattr(owner, attribute, replacement)
-            _patched[owner, attribute] = (present, replacement)
-        _failures.pop((library, module.__name__), None)
+        with _lock:
+            for owner, attribute, wrap in targets(module):
+                present = owner.__dict__[attribute]
+                if (owner, attribute) in _patched and _is_in_place(present, _patched[owner, attribute][1]):
+                    continue
+                replacement = wrap(present)
+                setattr(owner, attribute, replacement)
+                _patched[owner, attribute] = (present, replacement)
+        _failures.pop((library, module_name), None)
     except Exception as error:
         # The host is in the middle of an import: it must go on.
         lacks = getattr(error, "name", None) or error
         why = f"it has no {lacks}" if isinstance(error, AttributeError | KeyError) else type(error).__name__
-        _failures[library, module.__name__] = why
+        _failures[library, module_name] = why
         log.warning("%s cannot be watched (%s): its calls are not recorded", library, type(error).__name__)
 
 
@@ -175,7 +172,7 @@ def uninstall() -> None:
 def is_imported(library: str) -> bool:
     """Whether what is patched of *library* is there."""
     _, *module_names = _LIBRARY_MODULES[library]
-    return any(name in sys.modules for name in module_names)
+    return any(sys.modules.get(name) is not None for name in module_names)
 
 
 def undone(library: str) -> list[str]:

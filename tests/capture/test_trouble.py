@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from decimal import Decimal
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -348,6 +349,22 @@ def test_a_patch_that_others_undid_is_set_again(app: Flask) -> None:
     finally:
         patching.uninstall()
         patching.install("auto")
+
+
+@pytest.mark.parametrize("stand_in", [None, object(), ModuleType("aiohttp")], ids=["forbidden", "object", "empty"])
+def test_what_stands_in_for_a_library_does_not_stop_the_app(
+    make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, stand_in: object
+) -> None:
+    """An app starts where an import is forbidden, or replaced by something else; only a replacement is told of."""
+    monkeypatch.setitem(sys.modules, "aiohttp", stand_in)
+    make_app()
+    assert patching.failure("aiohttp") == (stand_in and "it has no ClientSession")
+    assert patching.is_imported("aiohttp") is (stand_in is not None)
+    with pytest.raises(IntegrationError, match=r"'aiohttp': it (is not installed|has no ClientSession)"):
+        make_app(instrument=["aiohttp"])
+    monkeypatch.undo()
+    patching.install("auto")
+    assert patching.failure("aiohttp") is None
 
 
 def test_a_library_that_is_named_must_be_there(make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,8 +16,6 @@ from typing import Any
 
 import openai
 import pytest
-import websockets.asyncio.client
-import websockets.sync.client
 from flask import Flask
 from played_app import ledger_of
 from played_socket import COMPONENTS, SECRET, Message, PlayedSocket, created, done, playing_socket, session, transcribed
@@ -26,7 +25,6 @@ from websockets.sync.client import connect
 
 from flask_llm_cost import BudgetExceededError, tags
 from flask_llm_cost.capture import patching
-from flask_llm_cost.capture.websockets import targets
 from flask_llm_cost.ledger import Call
 
 Make = Callable[..., Flask]
@@ -455,15 +453,13 @@ def test_a_cancelled_recv_loses_nothing(app: Flask, socket: PlayedSocket) -> Non
     assert [call.provider_response_id for call in ledger_of(app)] == ["a"]
 
 
-def test_a_part_that_cannot_be_watched_is_told_of(app: Flask) -> None:
+def test_a_part_that_cannot_be_watched_is_told_of(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one of the two kinds of clients cannot be watched, that is said, also once the other one is."""
-    half = ModuleType("websockets.asyncio.client")
-    patching._patch_safely("websockets", half, targets)
-    try:
-        patching._patch_safely("websockets", websockets.sync.client, targets)
-        assert patching.failure("websockets") == "it has no Connection"
-    finally:
-        patching._patch_safely("websockets", websockets.asyncio.client, targets)
+    monkeypatch.setitem(sys.modules, "websockets.asyncio.client", ModuleType("websockets.asyncio.client"))
+    patching.install("auto")
+    assert patching.failure("websockets") == "it has no Connection"
+    monkeypatch.undo()
+    patching.install("auto")
     assert patching.failure("websockets") is None
 
 

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.formatting import UNTAGGED
-from flask_llm_cost.dashboard.sums import UNKNOWN, without
+from flask_llm_cost.dashboard.sums import cost_together, without
 from flask_llm_cost.dashboard.timeline import Timeline
 from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
-from flask_llm_cost.ledger.queries import Spend
+from flask_llm_cost.ledger.queries import Cost, Key, Spend
 from flask_llm_cost.ledger.tag_queries import too_many_to_add_up
 
 #: Names for the ids of a tag key, asked once a page: key and values to value and name.
@@ -25,6 +25,9 @@ Names: TypeAlias = Callable[[str, Sequence[str]], Mapping[str, str]]
 
 #: So many values are told apart; of more it is only said that there are more.
 MOST_VALUES: Final = 100
+#: What values cost that had no calls, and those whose calls were pruned.
+NO_COST: Final = Cost(0, Decimal(0), 0)
+_UNKNOWN: Final = Cost(0, None, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,7 @@ class Row:
     value: str | None
     label: str
     spend: Spend
-    before: Spend
+    before: Cost
     share: Decimal | None
     days: Mapping[date, Decimal]
 
@@ -107,10 +110,10 @@ def breakdown(session: Session, selection: Selection, dimension: str, time: Time
     # A row that says "1 more" takes the room of the one that it hides.
     shown, endless = known[: most + 1] if len(known) == most + 1 else known[:most], len(now) > MOST_VALUES
     days = _days(session, selection, dimension, time, [row.key for row in shown], whole=len(shown) == len(now))
-    missing = [row.key for row in sorted(before.values(), key=_dearest)[:most] if row.key not in now]
+    missing = [value for value in sorted(before, key=lambda value: _dearest(before[value]))[:most] if value not in now]
     others = min(len(now), MOST_VALUES) - len(shown)
     options = [row.key for row in known[:MOST_VALUES]]
-    labels: dict[object, str] = {value: value_name(dimension, value) for value in (*options, *missing)}
+    labels: dict[Key, str] = {value: value_name(dimension, value) for value in (*options, *missing)}
     return Breakdown(
         dimension=dimension,
         rows=tuple(_row(row, labels, before.get(row.key, none), total, days.get(row.key, {})) for row in shown),
@@ -133,13 +136,13 @@ def leading(session: Session, selection: Selection, report_tags: Iterable[str]) 
     return next((f"tag:{key}" for key in keys if not too_many_to_add_up(session, flt, [key])), "model")
 
 
-def _dearest(row: Spend) -> tuple[bool, Decimal, int]:
+def _dearest(row: Spend | Cost) -> tuple[bool, Decimal, int]:
     return (row.cost is None, -(row.cost or Decimal(0)), -row.calls)
 
 
 def _days(
-    session: Session, selection: Selection, dimension: str, time: Timeline, values: Sequence[object], *, whole: bool
-) -> Mapping[object, Mapping[date, Decimal]]:
+    session: Session, selection: Selection, dimension: str, time: Timeline, values: Sequence[Key], *, whole: bool
+) -> Mapping[Key, Mapping[date, Decimal]]:
     """What each day of each of the values came to.
 
     :param whole: whether these are all values that there are
@@ -147,18 +150,19 @@ def _days(
     flt, zone = selection.filter, selection.period.zone
     bare = dimension.startswith("tag:") and None in values
     asked = [value for value in values if value is not None or not bare]
-    found: dict[object, dict[date, Decimal]] = {}
+    found: dict[Key, dict[Any, Decimal]] = {}
     if asked:
-        for row in queries.pivot(session, flt, ("day", dimension), zone=zone, only={dimension: asked}):  # type: ignore[dict-item]
-            found.setdefault(row[dimension], {})[row["day"]] = row.cost or Decimal(0)
+        points = queries.costs(session, flt, ("day", dimension), zone=zone, only={dimension: asked})
+        for (day, value), point in points.items():
+            found.setdefault(value, {})[day] = point.cost or Decimal(0)
     if bare:
-        left = {day: cost for day, cost in time.costs.items() if day >= selection.period.first}
+        left: dict[Any, Decimal] = {day: cost for day, cost in time.costs.items() if day >= selection.period.first}
         tagged = (
             found.values()
             if whole
             else [
-                {row["day"]: row.cost or Decimal(0)}
-                for row in queries.pivot(session, flt, ("day",), zone=zone, tagged=[dimension[4:]])
+                {day: point.cost or Decimal(0)}
+                for (day,), point in queries.costs(session, flt, ("day",), zone=zone, tagged=[dimension[4:]]).items()
             ]
         )
         for day, cost in (item for days in tagged for item in days.items()):
@@ -169,7 +173,7 @@ def _days(
 
 def _both(
     session: Session, selection: Selection, dimension: str, time: Timeline, most: int
-) -> tuple[dict[object, Spend], dict[object, Spend], Spend]:
+) -> tuple[dict[Key, Spend], dict[Key, Cost], Cost]:
     """The dearest values of the range and of the compared one. Those that are shown are exact on both sides.
 
     Last comes what a value came to that is not found in the compared one: nothing, or, where that is pruned, nobody knows.
@@ -177,24 +181,25 @@ def _both(
     flt, compared = selection.filter, selection.compared()
     now = _top(session, flt, dimension, time.total)
     if time.pruned is not None:
-        return now, {}, UNKNOWN
+        return now, {}, _UNKNOWN
     try:
-        before = _top(session, compared, dimension, time.before)
+        before, cut = _before(session, compared, dimension, time.before)
     except DetailPrunedError:
-        return now, {}, UNKNOWN
+        return now, {}, _UNKNOWN
     # Beyond the dearest, a value that is not found may still be there.
     shown = [row.key for row in sorted(now.values(), key=_dearest)[:most]]
-    if len(before) > MOST_VALUES and (unsure := [value for value in shown if value not in before]):
-        before |= {row.key: row for row in queries.pivot(session, compared, (dimension,), only={dimension: unsure})}
+    if cut and (unsure := [value for value in shown if value not in before]):
+        found = queries.costs(session, compared, (dimension,), only={dimension: unsure})
+        before |= {value: row for (value,), row in found.items()}
     if len(now) > MOST_VALUES:
-        earlier = [row.key for row in sorted(before.values(), key=_dearest)[:most]]
+        earlier = sorted(before, key=lambda value: _dearest(before[value]))[:most]
         if unsure := [value for value in earlier if value not in now]:
-            still = {row.key for row in queries.pivot(session, flt, (dimension,), only={dimension: unsure})}
+            still = {value for (value,) in queries.costs(session, flt, (dimension,), only={dimension: unsure})}
             before = {value: row for value, row in before.items() if value not in still or value in now}
-    return now, before, queries.NOTHING
+    return now, before, NO_COST
 
 
-def _top(session: Session, flt: Filter, dimension: str, total: Spend) -> dict[object, Spend]:
+def _top(session: Session, flt: Filter, dimension: str, total: Spend) -> dict[Key, Spend]:
     if not dimension.startswith("tag:"):
         return {row.key: row for row in queries.pivot(session, flt, (dimension,), top=MOST_VALUES + 1)}
     found, tagged = queries.ranking(session, flt, dimension[4:], MOST_VALUES + 1)
@@ -202,13 +207,26 @@ def _top(session: Session, flt: Filter, dimension: str, total: Spend) -> dict[ob
     return {row.key: row for row in [*found, *([replace(bare, keys={dimension: None})] if bare.calls > 0 else [])]}
 
 
+def _before(session: Session, flt: Filter, dimension: str, total: Spend) -> tuple[dict[Key, Cost], bool]:
+    """What the values came to in the compared range, and whether there may be more of them."""
+    tagged, top = [dimension[4:]] if dimension.startswith("tag:") else [], MOST_VALUES + 1
+    rows = queries.costs(session, flt, (dimension,), tagged=tagged, top=top)
+    found: dict[Key, Cost] = {value: row for (value,), row in rows.items()}
+    if tagged:
+        part = cost_together((queries.costs(session, flt, (), tagged=tagged) if len(found) == top else rows).values())
+        if calls := total.calls - part.calls:
+            priced = total.priced_calls - part.priced_calls
+            found[None] = Cost(calls, (total.cost or Decimal(0)) - (part.cost or Decimal(0)) if priced else None, priced)
+    return found, len(rows) == top
+
+
 def _row(
     spend: Spend,
-    labels: Mapping[object, str],
-    before: Spend,
+    labels: Mapping[Key, str],
+    before: Cost,
     total: Spend,
     days: Mapping[date, Decimal],
-    value: object = ...,
+    value: Any = ...,
 ) -> Row:
     value = spend.key if value is ... else value
     share = spend.cost / total.cost if spend.cost is not None and total.cost else None

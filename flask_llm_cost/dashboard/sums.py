@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
-from flask_llm_cost.ledger.queries import NOTHING, Key, Spend
+from flask_llm_cost.ledger.queries import NOTHING, Cost, Key, Spend
 
 #: What :func:`per_call` divides by, for people.
 PER_CALL: Final = "the mean of the calls that have a price"
@@ -79,7 +79,15 @@ def without(total: Spend, parts: Iterable[Spend]) -> Spend:
     )
 
 
-def per_call(spend: Spend) -> Decimal | None:
+def cost_together(rows: Iterable[Cost]) -> Cost:
+    """The same of what rows cost."""
+    rows = list(rows)
+    priced = sum(row.priced_calls for row in rows)
+    cost = sum((row.cost for row in rows if row.cost is not None), Decimal(0))
+    return Cost(sum(row.calls for row in rows), cost if priced else None, priced)
+
+
+def per_call(spend: Spend | Cost) -> Decimal | None:
     """The mean cost of a call that has one."""
     return spend.cost / spend.priced_calls if spend.cost is not None and spend.priced_calls else None
 

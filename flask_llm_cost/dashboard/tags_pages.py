@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.dashboard import charts, pages_json
 from flask_llm_cost.dashboard.breakdown import (
     MOST_VALUES,
+    NO_COST,
     Breakdown,
     Names,
     Row,
@@ -31,7 +32,7 @@ from flask_llm_cost.dashboard.timeline import timeline
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import check_dimension
-from flask_llm_cost.ledger.queries import NOTHING, Spend
+from flask_llm_cost.ledger.queries import Spend
 from flask_llm_cost.ledger.tag_queries import tag_keys, too_many_to_add_up
 
 _MOST_KEYS: Final = 8
@@ -104,7 +105,7 @@ def _card(session: Session, selection: Selection, key: str, total: Spend, names:
     named = names(key, [str(row.key) for row in shown]) if shown else {}
     rows = [
         Row(
-            value=str(row.key), label=named.get(str(row.key), str(row.key)), spend=row, before=NOTHING,
+            value=str(row.key), label=named.get(str(row.key), str(row.key)), spend=row, before=NO_COST,
             share=row.cost / total.cost if row.cost is not None and total.cost else None, days={},
         )
         for row in shown

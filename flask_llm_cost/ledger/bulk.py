@@ -16,12 +16,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from flask_llm_cost.ledger.literals import Converter, array, for_arrays, for_rows
-from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
+from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot, TagRollup, UsageRollup
 
 CALLS: Final = cast(sa.Table, Call.__table__)
 ITEMS: Final = cast(sa.Table, LineItem.__table__)
 TAGS: Final = cast(sa.Table, CallTag.__table__)
 PRICES: Final = cast(sa.Table, PriceSnapshot.__table__)
+USAGE_ROLLUPS: Final = cast(sa.Table, UsageRollup.__table__)
+TAG_ROLLUPS: Final = cast(sa.Table, TagRollup.__table__)
 
 #: Of tables whose duplicates PostgreSQL skips without an error in the server's log.
 _SKIPS_DUPLICATES: Final = (CALLS, PRICES)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import QueryError
-from flask_llm_cost.ledger.answers import NOTHING, SPEND, Grouping, Key, Spend, Sums, add, dearest, spend
+from flask_llm_cost.ledger.answers import NOTHING, SPEND, Cost, Grouping, Key, Keys, Spend, Sums, add, dearest, spend
 from flask_llm_cost.ledger.detail import expression_of
 from flask_llm_cost.ledger.filter import TIMES, Filter, check_dimension
 from flask_llm_cost.ledger.local_time import days_between
@@ -30,9 +30,9 @@ from flask_llm_cost.ledger.rollup_sums import ESTIMATED_SOURCES, FAILED_OUTCOMES
 from flask_llm_cost.ledger.sample_queries import newest
 
 __all__ = [
-    "ESTIMATED_SOURCES", "FAILED_OUTCOMES", "NOTHING", "UNCOUNTED_SOURCES", "Completeness", "Key", "Spend", "UnpricedModel",
-    "any_calls", "completeness", "count_values", "extent", "over", "pivot", "pruned_before", "ranking", "totals",
-    "unpriced_models",
+    "ESTIMATED_SOURCES", "FAILED_OUTCOMES", "NOTHING", "UNCOUNTED_SOURCES", "Completeness", "Cost", "Key", "Spend",
+    "UnpricedModel", "any_calls", "completeness", "costs", "count_values", "extent", "over", "pivot", "pruned_before",
+    "ranking", "totals", "unpriced_models",
 ]  # fmt: skip
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -76,6 +76,28 @@ def pivot(
     if dimensions[0] in TIMES:
         return sorted(rows, key=lambda row: (row.key, *dearest(row)))
     return rows
+
+
+def costs(
+    session: Session,
+    flt: Filter,
+    dimensions: Sequence[str],
+    *,
+    zone: ZoneInfo | None = None,
+    only: Mapping[str, Collection[Key]] = _NONE,
+    tagged: Collection[str] = (),
+    top: int | None = None,
+) -> dict[Keys, Cost]:
+    """What calls cost by *dimensions*, where there are calls, in no order. The parameters are those of :func:`pivot`.
+
+    :param top: at least so many, the dearest; of fewer there are no more
+    """
+    _check(flt, dimensions)
+    measures = ("calls", "cost", "priced_calls")
+    by = Grouping(dimensions=tuple(dimensions), measures=measures, zone=zone or _UTC, only=only, tagged=tagged, top=top)
+    return {
+        keys: Cost(calls, cost if priced else None, priced) for keys, (calls, cost, priced) in sums(session, flt, by).items()
+    }
 
 
 def ranking(session: Session, flt: Filter, key: str, top: int) -> tuple[list[Spend], Spend]:

@@ -15,10 +15,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from flask_llm_cost.ledger import rollup_state
-from flask_llm_cost.ledger.bulk import CALLS
+from flask_llm_cost.ledger.bulk import CALLS, TAG_ROLLUPS, USAGE_ROLLUPS
 from flask_llm_cost.ledger.change import Change
 from flask_llm_cost.ledger.rollup_state import NOTHING_FILLED, RollupState, hold_state, pairs_of
-from flask_llm_cost.ledger.rollups import TAG_ROLLUPS, USAGE_ROLLUPS, Rollups, delete_some
+from flask_llm_cost.ledger.rollups import Rollups, delete_some
 from flask_llm_cost.ledger.stored import stored_calls
 from flask_llm_cost.ledger.transaction import Transactions, WriteError, not_written
 

@@ -16,13 +16,13 @@ import sqlalchemy as sa
 
 from flask_llm_cost.errors import LedgerError
 from flask_llm_cost.ledger import rollup_state
-from flask_llm_cost.ledger.bulk import CALLS, ITEMS, TAGS
+from flask_llm_cost.ledger.bulk import CALLS, ITEMS, TAG_ROLLUPS, TAGS
 from flask_llm_cost.ledger.change import Change
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import Adjustment, BudgetHold, BudgetPeriod
 from flask_llm_cost.ledger.rollup_state import hold_state
 from flask_llm_cost.ledger.rollup_sums import MEASURES, TAG_KEYS, rollup_id
-from flask_llm_cost.ledger.rollups import TAG_ROLLUPS, Rollups, zone_mismatch
+from flask_llm_cost.ledger.rollups import Rollups, zone_mismatch
 from flask_llm_cost.ledger.rows import CallRows, Row
 from flask_llm_cost.ledger.stored import stored_calls
 from flask_llm_cost.ledger.transaction import Transactions, WriteError, not_written

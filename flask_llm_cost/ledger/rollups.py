@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
 from flask_llm_cost.chance import CHANCE
 from flask_llm_cost.ledger import rollup_state
-from flask_llm_cost.ledger.bulk import Upsert
+from flask_llm_cost.ledger.bulk import TAG_ROLLUPS, USAGE_ROLLUPS, Upsert
 from flask_llm_cost.ledger.change import Change, DoFirst
 from flask_llm_cost.ledger.faults import Fault
-from flask_llm_cost.ledger.models import TagRollup, UsageRollup
 from flask_llm_cost.ledger.rollup_state import MOST_KEYS, RollupState, hold_state, pair_of
 from flask_llm_cost.ledger.rollup_sums import MEASURES, TAG_KEYS, USAGE_KEYS, Sums
 from flask_llm_cost.ledger.rows import Row
 from flask_llm_cost.ledger.transaction import WriteError
 
-USAGE_ROLLUPS: Final = cast(sa.Table, UsageRollup.__table__)
-TAG_ROLLUPS: Final = cast(sa.Table, TagRollup.__table__)
 _TAG_MEASURES: Final = MEASURES[:-1]
 
 #: How many calls are written, on average, until a process looks how unique the tags are that it keeps.

@@ -1,0 +1,202 @@
+"""One piece of a range, from one of the two tables of rollups."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_llm_cost.ledger.answers import Grouping, Key, Sums, add, key_of, some
+from flask_llm_cost.ledger.bulk import TAG_ROLLUPS, USAGE_ROLLUPS
+from flask_llm_cost.ledger.columns import Money
+from flask_llm_cost.ledger.detail import amounts_of, time_text
+from flask_llm_cost.ledger.endings import ENDINGS, asks
+from flask_llm_cost.ledger.filter import TIMES, Filter
+from flask_llm_cost.ledger.pieces import PLAIN, day_key
+from flask_llm_cost.ledger.rollup_sums import PRESENT
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question that rollups can answer.
+
+    :param days: the zone of the rollups' days
+    :param wanted: tags that calls must have, to their value
+    :param unwanted: tags that calls must not have
+    :param counted: tags of which it is kept which calls have them, whatever their value
+    """
+
+    flt: Filter
+    by: Grouping
+    days: ZoneInfo
+    wanted: Mapping[str, str]
+    unwanted: frozenset[str]
+    counted: frozenset[str] = frozenset()
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tag keys that it is about, those that are wanted first."""
+        grouped = [name[4:] for name in self.by.dimensions if name.startswith("tag:")]
+        return tuple(dict.fromkeys((*self.wanted, *self.unwanted, *grouped, *self.by.tagged)))
+
+    def any_value(self, key: str, dimensions: Collection[str]) -> bool:
+        """Whether sums by *dimensions* ask who has a tag, and not for its values, and that is kept."""
+        return key in self.counted and key not in self.wanted and f"tag:{key}" not in dimensions
+
+    @property
+    def of_endings(self) -> bool:
+        """Whether it is about how calls ended."""
+        return asks(self.flt) or bool({*self.by.dimensions} & {*ENDINGS})
+
+
+class Rows:
+    """One piece of a range, from one of the two tables."""
+
+    def __init__(self, session: Session, question: Question, source: str, top: int | None) -> None:
+        self._session = session
+        self._question = question
+        self._table = TAG_ROLLUPS if source == "days" else USAGE_ROLLUPS
+        self._top = top
+
+    def sums(self) -> Sums:
+        found, _ = self._cells((), self._question.tags, self._question.by.dimensions, self._top)
+        return found
+
+    def _cells(
+        self, present: tuple[str, ...], pending: tuple[str, ...], dimensions: tuple[str, ...], top: int | None = None
+    ) -> tuple[Sums, int]:
+        """Sums by *dimensions* over calls that have the tags *present*, whatever else of the *pending* ones they have.
+
+        Calls without a tag have no rollup under its key: they are what all calls come to less those that have it. Returns
+        besides how many calls there are, those that were left out for being too cheap included.
+        """
+        if not pending:
+            return self._ask(present, dimensions, top)
+        key, *rest = pending
+        question, name = self._question, f"tag:{key}"
+        others = tuple(dimension for dimension in dimensions if dimension != name)
+        if key in question.wanted or key in question.by.tagged:
+            return self._cells((*present, key), tuple(rest), dimensions, top)
+        having: Sums = {}
+        whole: Sums | None = None
+        count = 0
+        if key not in question.unwanted:
+            having, count = self._cells((*present, key), tuple(rest), dimensions, top)
+            if name in question.by.only and None not in question.by.only[name]:
+                return having, count
+            whole, everyone = self._cells(present, tuple(rest), ())
+            if everyone == count and name not in question.by.only:
+                return having, count  # nobody lacks it
+        # Whole on both sides, not only the dearest.
+        lacking = whole if whole is not None and not others else self._cells(present, tuple(rest), others)[0]
+        place = dimensions.index(name) if name in dimensions else None
+        if place is not None and having and name not in question.by.only and (top is None or len(having) < top):
+            with_key: Sums = {}
+            for keys, amounts in having.items():
+                add(with_key, {(*keys[:place], *keys[place + 1 :]): amounts})
+        else:
+            with_key, _ = self._cells((*present, key), tuple(rest), others)
+        for keys, amounts in some(add(lacking, with_key, -1)).items():
+            having[keys if place is None else (*keys[:place], None, *keys[place:])] = amounts
+            count += amounts[0]
+        return having, count
+
+    def _ask(self, present: tuple[str, ...], dimensions: tuple[str, ...], top: int | None) -> tuple[Sums, int]:
+        question, pair = self._question, sorted(present)
+        columns = {key: ("value", "second_value")[pair.index(key)] for key in present}
+        grouped = tuple(self._column(name, columns) for name in dimensions)
+        conditions = self._conditions(pair, columns, dimensions)
+        for name, column in zip(dimensions, grouped, strict=True):
+            if name in question.by.only and (only := question.by.only[name]):
+                conditions.append((column, "in", ["" if value is None else value for value in only]))
+        shape = (self._table, grouped, question.by.measures, tuple(item[:2] for item in conditions), top is not None)
+        query = (_select if all(isinstance(column, str) for column in grouped) else _select.__wrapped__)(*shape)
+        values = {f"p{place}": value for place, (*_, value) in enumerate(conditions)}
+        found: Sums = {}
+        count = 0
+        for *row, whole in self._session.execute(query, values if top is None else {**values, "most": top}):
+            keys = tuple(self._key(name, value) for name, value in zip(dimensions, row, strict=False))
+            add(found, {keys: amounts_of(question.by.measures, row[len(dimensions) :])})
+            count = int(whole or 0)
+        return found, count
+
+    def _conditions(
+        self, pair: Sequence[str], columns: Mapping[str, str], dimensions: Collection[str]
+    ) -> list[tuple[Any, str, Any]]:
+        """What the rollups have to hold: column, operator and value."""
+        question, flt = self._question, self._question.flt
+        found: list[tuple[Any, str, Any]]
+        if self._table is TAG_ROLLUPS:
+            over_models = (
+                pair and not {"provider", "model"} & {*question.by.dimensions} and not flt.provider and not flt.model
+            )
+            any_value = len(pair) == 1 and question.any_value(pair[0], dimensions)
+            found = [("key", "=", ",".join(pair) + (PRESENT if any_value else "*" if over_models else ""))]
+            column = "day"
+            ends: list[Any] = [instant and instant.astimezone(question.days).date() for instant in (flt.since, flt.until)]
+        else:
+            found = [("component", "=", "")]
+            column, ends = "bucket", [flt.since, flt.until]
+        found += [(column, sign, end) for sign, end in zip((">=", "<"), ends, strict=True) if end is not None]
+        found += [(columns[key], "=", value) for key, value in question.wanted.items() if key in columns]
+        return found + [(name, "=", value) for name in PLAIN if (value := getattr(flt, name)) is not None]
+
+    def _column(self, name: str, columns: Mapping[str, str]) -> Any:
+        """What a dimension is by: the name of a column, or for times of a quarter of an hour an expression."""
+        if name.startswith("tag:"):
+            return columns[name[4:]]
+        if name not in TIMES:
+            return name
+        if self._table is TAG_ROLLUPS:
+            return "day"  # months are made of days below: the three databases share no way to cut a date
+        flt = self._question.flt
+        assert flt.since is not None
+        assert flt.until is not None
+        return time_text(USAGE_ROLLUPS.c.bucket, name, self._question.by.zone, flt.since, flt.until)
+
+    def _key(self, name: str, value: Any) -> Key:
+        return key_of(name, value) if name in TIMES and isinstance(value, str) else day_key(name, value)
+
+
+_OPERATORS: Final[Mapping[str, Callable[[Any, Any], sa.ColumnElement[bool]]]] = {
+    "=": operator.eq, ">=": operator.ge, "<": operator.lt, "in": lambda column, values: column.in_(values),
+}  # fmt: skip
+
+
+@functools.lru_cache(maxsize=256)
+def _select(
+    table: sa.Table, grouped: tuple[Any, ...], measures: tuple[str, ...], conditions: tuple[tuple[Any, str], ...], top: bool
+) -> sa.Select[Any]:
+    """The question of one shape, whose values are parameters: a page asks dozens, and making one takes as long as asking it.
+
+    :param grouped: names of columns, or expressions
+    :param conditions: a column and an operator each, compared with the parameters ``p0``, ``p1``, …
+    :param top: whether only the dearest are wanted, as many as the parameter ``most`` says
+    """
+    columns = table.c
+
+    def column(of: Any) -> Any:
+        return columns[of] if isinstance(of, str) else of
+
+    labels = [sa.text(f"k{place}") for place in range(len(grouped))]
+    query = sa.select(*(column(item).label(f"k{place}") for place, item in enumerate(grouped)))
+    query = query.add_columns(*(sa.func.sum(columns[name]) for name in measures)).select_from(table).group_by(*labels)
+    # All of them, also where only the dearest are wanted: whether anybody is missing shows in the count.
+    query = query.add_columns(sa.func.sum(sa.func.sum(columns.calls)).over())
+    for place, (item, sign) in enumerate(conditions):
+        value = sa.bindparam(f"p{place}", expanding=sign == "in", type_=column(item).type)
+        query = query.where(_OPERATORS[sign](column(item), value))
+    if top:
+        unknown = sa.func.sum(columns.priced_calls) == 0
+        cost = sa.case((unknown, sa.literal(Decimal(-1), Money)), else_=sa.func.sum(columns.cost))
+        query = query.having(sa.func.sum(columns.calls) > 0)
+        query = query.order_by(cost.desc(), sa.func.sum(columns.calls).desc(), *labels)
+        query = query.limit(sa.bindparam("most", type_=sa.Integer))
+    return query

@@ -46,8 +46,10 @@ def sampled_agreement(session: Session, state: RollupState) -> Agreement:
     wrong = tuple(bucket for bucket in buckets if not _agree(session, _calls(bucket), _usage(bucket, bucket + _BUCKET)))
     zone = ZoneInfo(state.zone)
     days = sorted({bucket.astimezone(zone).date() for bucket in buckets})
-    if state.pruned is not None:
-        days = [day for day in days if start_of_day(day, zone) >= state.pruned]
+    if state.pruned is not None and state.pruned_day is not None:
+        # The day of the mark may be another zone's, and have calls that are not of its own.
+        begun = ((day, start_of_day(day, zone)) for day in days)
+        days = [day for day, at in begun if at >= state.pruned and (at == state.pruned or day > state.pruned_day)]
     wrong_days = tuple(
         day
         for day in days

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger.answers import Grouping, Key, Sums, add, some
-from flask_llm_cost.ledger.bulk import TAG_ROLLUPS
+from flask_llm_cost.ledger.bulk import TAG_ROLLUPS, USAGE_ROLLUPS
 from flask_llm_cost.ledger.days import with_calls
 from flask_llm_cost.ledger.detail import extent as detail_extent
 from flask_llm_cost.ledger.detail import from_calls
@@ -102,8 +102,12 @@ def extent(session: Session, flt: Filter) -> tuple[datetime | None, datetime | N
     if state is not None and state.pruned is not None and (flt.since is None or flt.since < state.pruned):
         days = TAG_ROLLUPS.c
         day = session.scalar(sa.select(sa.func.min(days.day)).where(days.key == "", days.calls > 0))
-        if day is not None:
-            begun = max(start_of_day(day, ZoneInfo(state.zone)), flt.since or datetime.min.replace(tzinfo=UTC))
+        bucket = session.scalar(sa.select(sa.func.min(USAGE_ROLLUPS.c.bucket)).where(USAGE_ROLLUPS.c.component == ""))
+        if day is not None and bucket is not None:
+            zone = ZoneInfo(state.zone)
+            # The day may be one of the zone that there was when the calls were pruned, which began earlier.
+            day = min(day, bucket.astimezone(zone).date())
+            begun = max(start_of_day(day, zone), flt.since or datetime.min.replace(tzinfo=UTC))
             first, last = min(first or begun, begun), last or begun
     return first, last
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from datetime import UTC, date, datetime
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from flask_llm_cost.ledger.rollup_state import RollupState
 from flask_llm_cost.ledger.rows import CallRows, Row
 from flask_llm_cost.records import content_id
 
@@ -48,15 +49,13 @@ class Sums:
     """Adds calls up by the keys of both rollup tables.
 
     :param zone: whose days the tag rollups are of
-    :param kept: tag keys and pairs that have rollups
-    :param left_out: tag keys of which it is kept only which calls have them, and not the values
+    :param state: which tags have rollups, and of which it is kept only which calls have them
     """
 
-    def __init__(self, zone: ZoneInfo, kept: Collection[str], left_out: Collection[str]) -> None:
+    def __init__(self, zone: ZoneInfo, state: RollupState) -> None:
         self._zone = zone
-        self._kept = kept
-        self._left_out = left_out
-        self._pairs = {tuple(key.split(",")): key for key in kept if "," in key}
+        self._state = state
+        self._pairs = {tuple(key.split(",")): key for key in state.kept if "," in key}
         # What each rollup gets, call by call: columns of many are added up several times as fast as one after the other.
         self._usage: defaultdict[tuple[datetime, str, str, str, str], list[_Amounts]] = defaultdict(list)
         self._tags: defaultdict[tuple[date, str, str, str, str, str, str], list[_Amounts]] = defaultdict(list)
@@ -72,11 +71,11 @@ class Sums:
         usage[bucket, provider, model, "", currency].append(measured)
         for item in rows.items:
             usage[bucket, provider, model, item["component"], currency].append(_of_item(sign, item))
-        day = at.astimezone(self._zone).date()
+        day = self._day(at)
         sums[day, "", "", "", provider, model, currency].append(measured)
         sums[day, ENDING, _ending(call), call["operation"], provider, model, currency].append(measured)
-        tags = {tag["key"]: tag["value"] for tag in rows.tags if tag["key"] in self._kept}
-        for key in (*tags, *(tag["key"] for tag in rows.tags if tag["key"] in self._left_out)):
+        tags = {tag["key"]: tag["value"] for tag in rows.tags if tag["key"] in self._state.kept}
+        for key in (*tags, *(tag["key"] for tag in rows.tags if tag["key"] in self._state.left_out)):
             sums[day, f"{key}{PRESENT}", "", "", provider, model, currency].append(measured)
         for key, value in tags.items():
             sums[day, key, value, "", provider, model, currency].append(measured)
@@ -85,6 +84,16 @@ class Sums:
             if first in tags and second in tags:
                 sums[day, key, tags[first], tags[second], provider, model, currency].append(measured)
                 sums[day, f"{key}*", tags[first], tags[second], "", "", currency].append(measured)
+
+    def _day(self, at: datetime) -> date:
+        """The day of a call. It is on the side of the first one that has all its calls on which the call is.
+
+        That day may be another zone's, and a rebuild makes anew what is on one side of it, from the calls of that side.
+        """
+        day, pruned, first = at.astimezone(self._zone).date(), self._state.pruned, self._state.pruned_day
+        if pruned is None or first is None:
+            return day
+        return max(day, first) if at >= pruned else min(day, first - timedelta(days=1))
 
     def usage_rows(self) -> list[_Amounts]:
         """What changes in ``llm_cost_usage_rollups``, in order of id: the id, :data:`USAGE_KEYS`, all of the measures."""

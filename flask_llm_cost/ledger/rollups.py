@@ -58,7 +58,7 @@ class Rollups:
 
     def add(self, connection: sa.Connection, change: Change, state: RollupState) -> None:
         """Move the rollups by *change*, of the calls that they hold by now."""
-        sums = Sums(self.zone, state.kept, state.left_out)
+        sums = Sums(self.zone, state)
         for sign, rows in change.parts:
             if state.holds(rows.call["occurred_at"]):
                 sums.add(sign, rows)

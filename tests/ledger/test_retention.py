@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from test_rollups import Kept
 
 from flask_llm_cost.errors import DetailPrunedError, LedgerError
+from flask_llm_cost.ledger.agreement import sampled_agreement
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import (
     Adjustment,
@@ -120,6 +121,32 @@ def test_a_rebuild_keeps_the_sums_of_what_was_pruned(kept: Kept) -> None:
     sums = kept.found()
     kept.rebuild()
     assert kept.found() == sums
+
+
+@pytest.mark.parametrize("zone", ["America/Los_Angeles", "Asia/Kathmandu", "Pacific/Kiritimati"])
+def test_days_of_another_zone_count_no_call_twice(make_ledger: LedgerMaker, zone: str) -> None:
+    """After a prune and a move to another zone each rebuild leaves every sum as it is, whoever is late, by any grouping."""
+    first = Kept(make_ledger.engine)
+    first.write([price(record) for record in calls(200)])
+    cutoff = Cutoff.of(DAY, first.rollups.zone)
+    first.write([price(a_call(occurred_at=cutoff.instant + timedelta(hours=hour))) for hour in range(-30, 90)])
+    for _ in prune(first.writer.transactions, first.rollups, cutoff):
+        pass
+    kept, late = Kept(make_ledger.engine, zone), 0
+    for _ in range(3):
+        kept.rebuild()
+        kept.write([price(a_call(occurred_at=cutoff.instant + timedelta(hours=hour, minutes=7))) for hour in range(-20, 20)])
+        late += 40
+        with Session(kept.engine) as session:
+            for names in ((), ("day",), ("month",), ("hour",), ("model",), ("tag:feature",), ("day", "tag:tenant_id")):
+                rows = pivot(session, Filter(scope={}), names, zone=kept.rollups.zone)
+                assert (names, sum(row.calls for row in rows)) == (names, 320 + late)
+            state = read_state(session.connection())
+            assert state is not None
+            agreement = sampled_agreement(session, state)
+            assert (agreement.wrong_buckets, agreement.wrong_days) == ((), ())
+    first.close()
+    kept.close()
 
 
 def test_a_rebuild_keeps_no_key_of_which_a_part_was_pruned(make_ledger: LedgerMaker) -> None:

@@ -65,7 +65,7 @@ class Kept:
         with self.engine.connect() as connection:
             state = read_state(connection)
             assert state is not None
-            sums = Sums(self.rollups.zone, state.kept, state.left_out)
+            sums = Sums(self.rollups.zone, state)
             for rows in stored_calls(connection, list(connection.scalars(sa.select(Call.id)))):
                 sums.add(1, rows)
         usage = [dict(zip(("id", *USAGE_KEYS, *MEASURES), row, strict=True)) for row in sums.usage_rows()]

@@ -183,13 +183,16 @@ class Writer:
         for rows in followed.gone:
             _delete(connection, rows.id)
         changed.update(followed.changed)
+        unclaimed = [entry.record for entry in entries if entry.record.id not in changed]
+        again = makers.read_again(connection, unclaimed, held)
+        skipped = followed.skipped | again
         others, claimed = makers.claimed(connection, ((entry.record, entry.rows) for entry in entries), held)
         for rows in others:
             _delete(connection, rows.id)
         removed = (*removed, *followed.gone, *others)
         fresh: list[_Entry] = []
         for entry in entries:
-            if entry.record.id not in held and entry.record.id not in followed.skipped:
+            if entry.record.id not in held and entry.record.id not in skipped:
                 record = changed.get(entry.record.id)
                 fresh.append(entry if record is None else _Entry(record, call_rows(record, now)))
         added = (*(entry.rows for entry in fresh), *claimed)
@@ -202,7 +205,7 @@ class Writer:
             inserts.items(connection, bound.items)
             inserts.tags(connection, bound.tags)
         after = self.move(connection, Change(added, removed)) if added or removed else []
-        duplicates = sum(1 for entry in entries if entry.record.id in held and entry.record.is_call)
+        duplicates = len(again) + sum(1 for entry in entries if entry.record.id in held and entry.record.is_call)
         return [entry.record for entry in fresh], duplicates, after
 
     def move(self, connection: sa.Connection, change: Change) -> list[After]:

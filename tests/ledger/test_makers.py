@@ -16,13 +16,17 @@ import pytest
 import sqlalchemy as sa
 from ledger_calls import NOON, LedgerMaker, a_call, price
 from sqlalchemy.orm import Session
+from test_rollups import Kept
 
 from flask_llm_cost.budgets.declaration import parse_budgets
 from flask_llm_cost.budgets.limits import Limits
 from flask_llm_cost.budgets.settling import Settling
 from flask_llm_cost.ledger.change import Change
 from flask_llm_cost.ledger.engine import OwnEngine
+from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import BudgetPeriod, Call
+from flask_llm_cost.ledger.queries import totals
+from flask_llm_cost.ledger.retention import Cutoff, prune
 from flask_llm_cost.ledger.writer import Writer
 from flask_llm_cost.records import UNPRICED, Usage, settled_call_id
 
@@ -126,3 +130,23 @@ def test_a_stream_that_was_left_is_its_makers(make_ledger: LedgerMaker, writer: 
     with Session(make_ledger.engine) as session:
         call = session.scalars(sa.select(Call)).one()
         assert ([tag.value for tag in call.tags], call.total_cost) == (["made"], READ.total_cost)
+
+
+def test_who_reads_again_what_was_pruned_brings_no_call(make_ledger: LedgerMaker) -> None:
+    """After a prune, asking once more how a call went counts it no second time; of a call that was never kept it does."""
+    kept = Kept(make_ledger.engine)
+    for record in (MADE, READ):
+        kept.write([record])
+    for _ in prune(kept.writer.transactions, kept.rollups, Cutoff.of(NOON.date() + timedelta(days=1), ZoneInfo("UTC"))):
+        pass
+    later = NOON + timedelta(days=40)
+    again = replace(READ, occurred_at=later)
+    other = replace(again, id=settled_call_id("openai", "resp_2", later - timedelta(hours=1)))
+    dateless = replace(again, id=settled_call_id("openai", "resp_3", None))
+    manual = price(a_call(occurred_at=NOON, requested_model=None))
+    for _ in range(2):
+        kept.writer.write([again, other, dateless, manual])
+    with Session(make_ledger.engine) as session:
+        assert set(session.scalars(sa.select(Call.id))) == {other.id, dateless.id, manual.id}
+        assert totals(session, Filter(scope={})).calls == 4
+    kept.close()

@@ -125,7 +125,7 @@ def build(visit: Visit, session: Session, selection: Selection) -> Quality:
     issues = [
         *quality_issues.of_calls(visit, selection, rows, unpriced),
         *quality_issues.of_tags(visit, selection, untagged, calls),
-        *quality_issues.of_bills(visit, selection, drifts),
+        *quality_issues.of_bills(visit, selection, drifts, visit.list_since(session, selection)),
     ]
     moved: list[Change] = []
     if not visit.scoped:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
 from flask_llm_cost.dashboard.breakdown import dimension_name
 from flask_llm_cost.dashboard.filters import UNPRICED, Selection
-from flask_llm_cost.dashboard.formatting import clock, count, exact_money, long_day, shell_word
+from flask_llm_cost.dashboard.formatting import clock, count, exact_money, full_day, long_day, shell_word
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger.drift import BilledDrift
 from flask_llm_cost.ledger.health import Health
@@ -167,7 +167,12 @@ def of_tags(visit: Visit, selection: Selection, untagged: Mapping[str, int], cal
         )
 
 
-def of_bills(visit: Visit, selection: Selection, drifts: list[BilledDrift]) -> Iterable[Issue]:
+def of_bills(visit: Visit, selection: Selection, drifts: list[BilledDrift], since: date | None) -> Iterable[Issue]:
+    """What providers charged and the book makes of it.
+
+    :param since: the day from which calls are there, where earlier ones of the range were pruned
+    """
+    only = f", since {full_day(since)}: detail pruned before" if since is not None else ""
     for drift in drifts:
         name = f"{drift.provider}/{drift.model}"
         off = drift.share is None or abs(drift.share) >= _OFF
@@ -178,7 +183,7 @@ def of_bills(visit: Visit, selection: Selection, drifts: list[BilledDrift]) -> I
             name=f"{name}: billed and computed",
             level="warning" if off else "ok",
             calls=drift.calls,
-            found=f"{plural(drift.calls, 'call')}: billed {bill}, {says} {book}{share}",
+            found=f"{plural(drift.calls, 'call')}: billed {bill}, {says} {book}{share}{only}",
             why=_told(
                 visit,
                 "This provider says what it charged, and that is the bill. The price book's figure beside it shows how far "

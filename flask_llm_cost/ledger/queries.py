@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_llm_cost.errors import QueryError
+from flask_llm_cost.errors import DetailPrunedError, QueryError
 from flask_llm_cost.ledger.answers import NOTHING, SPEND, Cost, Grouping, Key, Keys, Spend, Sums, add, dearest, spend
 from flask_llm_cost.ledger.detail import expression_of
 from flask_llm_cost.ledger.filter import TIMES, Filter, check_dimension
@@ -246,8 +246,14 @@ def pruned_before(session: Session) -> datetime | None:
 
 
 def any_calls(session: Session, flt: Filter) -> bool:
-    """Whether the filter lets anything through."""
-    if None in flt.tags.values():
-        # To find that there is none, every call would be looked at.
+    """Whether the filter lets anything through, or may have before calls were pruned."""
+    # To find that no call lacks a tag, every one would be looked at.
+    if None not in flt.tags.values():
+        if session.scalar(newest(session, sa.select(Call.id), flt).limit(1)) is not None:
+            return True
+        if pruned_before(session) is None:
+            return False
+    try:
         return bool(sums(session, flt, Grouping(measures=("calls",))).get((), [0])[0])
-    return session.scalar(newest(session, sa.select(Call.id), flt).limit(1)) is not None
+    except DetailPrunedError:
+        return True

@@ -92,7 +92,8 @@ def _without(session: Session, flt: Filter, by: Grouping, unused: frozenset[str]
 def extent(session: Session, flt: Filter) -> tuple[datetime | None, datetime | None]:
     """When the first and the last of the calls were made; ``None`` where there are none.
 
-    Of pruned calls the day is known, and not which filters they would have passed: its start is the first.
+    Of pruned calls the day is known, and not which filters they would have passed: its start is the first, and its end the
+    last where no calls are left.
     """
     within = with_calls(session, flt)
     if within is None:
@@ -101,14 +102,16 @@ def extent(session: Session, flt: Filter) -> tuple[datetime | None, datetime | N
     state = state_of(session)
     if state is not None and state.pruned is not None and (flt.since is None or flt.since < state.pruned):
         days = TAG_ROLLUPS.c
-        day = session.scalar(sa.select(sa.func.min(days.day)).where(days.key == "", days.calls > 0))
+        ends = sa.select(sa.func.min(days.day), sa.func.max(days.day)).where(days.key == "", days.calls > 0)
+        day, last_day = session.execute(ends).one()
         bucket = session.scalar(sa.select(sa.func.min(USAGE_ROLLUPS.c.bucket)).where(USAGE_ROLLUPS.c.component == ""))
         if day is not None and bucket is not None:
             zone = ZoneInfo(state.zone)
             # The day may be one of the zone that there was when the calls were pruned, which began earlier.
             day = min(day, bucket.astimezone(zone).date())
             begun = max(start_of_day(day, zone), flt.since or datetime.min.replace(tzinfo=UTC))
-            first, last = min(first or begun, begun), last or begun
+            ended = start_of_day(last_day + timedelta(days=1), zone) - timedelta(microseconds=1)
+            first, last = min(first or begun, begun), last or max(begun, ended)
     return first, last
 
 

@@ -12,7 +12,7 @@ from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call, CallTag
 from flask_llm_cost.ledger.queries import totals
 from flask_llm_cost.ledger.rollup_answers import known
-from flask_llm_cost.ledger.rollup_state import rare_tags
+from flask_llm_cost.ledger.rollup_state import rare_tags, state_of
 from flask_llm_cost.ledger.sample_queries import newest
 
 _MOST: Final = 100
@@ -25,11 +25,15 @@ def tag_keys(session: Session, flt: Filter) -> tuple[str, ...]:
         calls = newest(session, sa.select(Call.id), Filter(scope=flt.scope, currency=None)).limit(_LATEST).subquery()
         query = sa.select(CallTag.key).join(calls, calls.c.id == CallTag.call_id).distinct()
         return tuple(sorted(session.scalars(query)))
+    state = state_of(session)
+    # The rollups still have those of calls that were pruned.
+    pruned = {key for key in state.kept if "," not in key} if state is not None and state.pruned is not None else set()
     # From one key to the next by the index: a plain DISTINCT reads every tag of every call.
     found = sa.select(sa.func.min(CallTag.key).label("key")).cte("found", recursive=True)
     following = sa.select(sa.func.min(CallTag.key)).where(CallTag.key > found.c.key).scalar_subquery()
     found = found.union_all(sa.select(following).where(found.c.key.is_not(None)))
-    return tuple(session.scalars(sa.select(found.c.key).where(found.c.key.is_not(None)).limit(_MOST)))
+    there = session.scalars(sa.select(found.c.key).where(found.c.key.is_not(None)).limit(_MOST))
+    return tuple(sorted(pruned.union(there)))
 
 
 #: So many calls are read one by one for a part of a page, and no more.

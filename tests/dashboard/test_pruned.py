@@ -120,6 +120,52 @@ def test_the_dearest_are_told_of_calls_that_are_there(make: Make, monkeypatch: p
         assert said in app.get(range="90d").get_data(as_text=True)
 
 
+def test_bills_are_compared_of_calls_that_are_there(make: Make) -> None:
+    """What a provider charged stands beside the book's figure of calls that are left, and data quality says since when."""
+    app = make()
+    app.mount()
+    now = datetime.now(UTC)
+    with app.app.app_context():
+        for days in (5, 40):
+            at = now - timedelta(days=days)
+            track("openai", model="gpt-4o", usage={"input": 1_000_000}, billed=Decimal(3), occurred_at=at)
+        assert app.app.extensions["llm_cost"].ledger.flush(20)
+    whole = app.get(f"{PREFIX}/data-quality", range="90d").get_data(as_text=True)
+    assert "2 calls: billed 6 USD" in whole
+    assert "pruned before" not in whole
+    run(app, "prune", "--older-than", "20", "--yes")
+    rest = app.get(f"{PREFIX}/data-quality", range="90d").get_data(as_text=True)
+    assert "1 call: billed 3 USD" in rest
+    assert f"since {in_words(f'{now - timedelta(days=20):%Y-%m-%d}')}: detail pruned before" in rest
+
+
+def test_tags_that_only_pruned_calls_had_are_listed(make: Make) -> None:
+    """A tag that no call has any more stands in the list of tags, with what was spent on it."""
+    app, _ = pruned(make)
+    now = datetime.now(UTC)
+    with app.app.app_context():
+        track("openai", model="gpt-4o", usage={"input": 1_000_000}, tags={"old": "x"}, occurred_at=now - timedelta(days=30))
+        assert app.app.extensions["llm_cost"].ledger.flush(20)
+    run(app, "prune", "--older-than", "20", "--yes")
+    keys = {row["key"]: row for row in app.get(f"{PREFIX}/tags", range="90d", format="json").get_json()["keys"]}
+    assert keys.keys() == {"feature", "old", "user_id"}
+    assert keys["old"]["values"] == 1
+
+
+def test_a_ledger_of_pruned_calls_is_no_first_run(make: Make) -> None:
+    """Where all calls were pruned nobody is told how to make the first one, but that these days have none."""
+    app = make()
+    app.mount()
+    with app.app.app_context():
+        at = datetime.now(UTC) - timedelta(days=40)
+        track("openai", model="gpt-4o", usage={"input": 1_000_000}, tags=TAGS, occurred_at=at)
+        assert app.app.extensions["llm_cost"].ledger.flush(20)
+    assert "1 row" in run(app, "prune", "--older-than", "20", "--yes").output
+    for path in ("/", "/data-quality"):
+        assert "No calls yet" not in app.get(PREFIX + path, range="7d").get_data(as_text=True), path
+        assert "$2.50" in app.get(range="90d").get_data(as_text=True)
+
+
 def test_what_it_is_compared_with_is_unknown(make: Make) -> None:
     """Where only the compared range was pruned, the page stands, and nothing is called new or compared with zero."""
     app, _ = pruned(make)

@@ -149,6 +149,17 @@ def test_days_of_another_zone_count_no_call_twice(make_ledger: LedgerMaker, zone
     kept.close()
 
 
+@pytest.mark.parametrize("unit", ["day", "month", "hour"])
+def test_where_all_calls_are_pruned_their_sums_are_found(kept: Kept, unit: str) -> None:
+    """A ledger whose calls are all pruned answers by time, also where nobody names a range: the whole of it."""
+    kept.write([price(record) for record in calls(200)])
+    for _ in prune(kept.writer.transactions, kept.rollups, Cutoff.of(DAY + timedelta(days=30), kept.rollups.zone)):
+        pass
+    assert count(kept, Call) == 0
+    with Session(kept.engine) as session:
+        assert sum(row.calls for row in pivot(session, Filter(scope={}), (unit,))) == 200
+
+
 def test_a_rebuild_keeps_no_key_of_which_a_part_was_pruned(make_ledger: LedgerMaker) -> None:
     """A tag, and a pair, that had no rollups when calls were pruned gets none later: they would know only the rest."""
     kept = Kept(make_ledger.engine, keys=["feature", "tenant_id"], report=("feature", "job"))

@@ -78,7 +78,7 @@ def drawn(
     """The rows of the table, the chart for a wide page and for a narrow one, and what is said of an odd day."""
     period, daily, costs = selection.period, time.daily, time.costs
     compare = time.before.calls > 0
-    past = [day for day in period.days if day <= period.today]
+    past = time.past
     shift = {day: period.before + timedelta(days=index) for index, day in enumerate(period.days)}
     inside = {
         day: costs.get(shift[day], Decimal(0)) if compare and shift[day] <= period.before_last else None
@@ -109,7 +109,7 @@ def drawn(
             usual=sum(usual, Decimal(0)) if usual else None,
         )
 
-    odd = odd_days([day for day in past if day != period.today], costs)
+    odd = odd_days([day for day in past if day < period.today], costs)
     remark = _remark(odd[0][0], costs[odd[0][0]] / odd[0][1], by, past) if odd else None
     wide_rows = tuple(row(bucket) for bucket in buckets(past))
     narrow_rows = tuple(row(bucket) for bucket in buckets(past, _NARROW_BARS))
@@ -120,7 +120,7 @@ def drawn(
 
     def chart(rows: tuple[DayRow, ...], *, width: int, height: int, most_labels: int, note: bool) -> StackedBars:
         by_day = all(item.bucket.first == item.bucket.last for item in rows)
-        ahead = heading.days if heading and by_day else ()
+        ahead = [item for item in heading.days if item.day > past[-1]] if heading and by_day else []
         previous = [item.usual for item in rows] + [inside[item.day] for item in ahead]
         index = next((i for i, item in enumerate(rows) if odd and item.bucket.first == odd[0][0]), None) if by_day else None
         return charts.stacked_bars(

@@ -24,6 +24,7 @@ from flask_llm_cost.dashboard.sums import before_of, per_call, together, without
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger import queries
+from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.queries import NOTHING, Spend
 from flask_llm_cost.ledger.tag_queries import tag_keys
 
@@ -151,7 +152,7 @@ def _cells(
         return [], [], {}
     cells: dict[object, dict[object, Spend]] = {}
     if selection.cols == "time":
-        spans, unit = _spans(selection)
+        spans, unit = _spans(session, selection)
         daily = queries.over(session, flt, unit, zone)
         found = queries.pivot(session, flt, (unit, dimension), zone=zone, only=only) if only[dimension] else []
         by_row: dict[object, dict[object, list[Spend]]] = {}
@@ -159,9 +160,11 @@ def _cells(
             by_row.setdefault(row[dimension], {}).setdefault(_span_of(spans, row[unit]), []).append(row)
         cells = {key: {span: together(parts) for span, parts in row.items()} for key, row in by_row.items()}
         sums = [together(row for day, row in daily.items() if _span_of(spans, day) == span) for span in spans]
-        # Before the first call there is nothing to see.
+        # Before the first call there is nothing to see, and after today only what is recorded with a later time.
         begun = next((index for index, spend in enumerate(sums) if spend.calls), 0)
-        spans, sums = spans[begun:], sums[begun:]
+        ended = max((index for index, spend in enumerate(sums) if spend.calls), default=0)
+        ended = max(ended, sum(span[0] <= selection.period.today for span in spans) - 1)
+        spans, sums = spans[begun : ended + 1], sums[begun : ended + 1]
         return [(span, _days(selection, span)) for span in spans], sums, cells
     column = selection.cols
     top = queries.pivot(session, flt, (column,), top=_MOST_COLUMNS + 2)
@@ -210,10 +213,13 @@ def _labels(dimension: str, values: Sequence[object], names: Names) -> dict[obje
 Span = tuple[date, date]
 
 
-def _spans(selection: Selection) -> tuple[list[Span], str]:
+def _spans(session: Session, selection: Selection) -> tuple[list[Span], str]:
     """The range in columns of days, weeks or months, and in what unit to ask for them."""
     period = selection.period
     days = [day for day in period.days if day <= max(period.today, period.first)]
+    if days[-1] < period.last:
+        later = selection.filter.narrowed(since=start_of_day(days[-1] + timedelta(days=1), period.zone))
+        days = list(period.days) if queries.any_calls(session, later) else days
     if len(days) <= _DAYS:
         return [(day, day) for day in days], "day"
     weekly = len(days) <= _WEEKS
@@ -299,7 +305,7 @@ def _dated(key: Any, heading: Heading) -> str:
 def _all_cells(session: Session, selection: Selection, columns: Sequence[Column]) -> dict[object, dict[object, Spend]]:
     dimension, flt, zone = selection.rows, selection.filter, selection.period.zone
     if selection.cols == "time":
-        spans, unit = _spans(selection)
+        spans, unit = _spans(session, selection)
         grouped: dict[object, dict[object, list[Spend]]] = {}
         for row in queries.pivot(session, flt, (unit, dimension), zone=zone):
             grouped.setdefault(row[dimension], {}).setdefault(_span_of(spans, row[unit]), []).append(row)

@@ -131,7 +131,7 @@ def build(session: Session, selection: Selection, book: PriceBook) -> Models:
         rows=tuple(rows),
         rest=without(time.total, top[:_MOST]) if len(top) > _MOST else None,
         begun=time.begun,
-        past=tuple(day for day in period.days if day <= period.today),
+        past=time.past,
     )
 
 

@@ -224,7 +224,7 @@ def build(
         begun=time.begun,
         beyond=beyond(time, period),
         pruned=time.pruned,
-        past=tuple(day for day in period.days if day <= period.today),
+        past=time.past,
     )
 
 

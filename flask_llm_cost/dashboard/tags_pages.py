@@ -177,7 +177,7 @@ def tag(visit: Visit, key: str) -> Response:
             before=time.before,
             found=found,
             tagged=_tagged(found, time.total),
-            past=tuple(day for day in selection.period.days if day <= selection.period.today),
+            past=time.past,
         )
         if selection.format == "json":
             body = {**pages_json.asked(selection), "key": key, "total": pages_json.spend(time.total)}

@@ -23,6 +23,7 @@ class Timeline:
     """Spend by day.
 
     :param daily: every day from the compared range on, also without calls
+    :param past: the days of the range up to today, or to the last with calls: some are recorded with a later time
     :param total: the range's
     :param compared: the days of the compared range, its last one until the same time; none where its calls were pruned
     :param before: what those came to; unknown where they were pruned
@@ -31,6 +32,7 @@ class Timeline:
     """
 
     daily: Mapping[date, Spend]
+    past: tuple[date, ...]
     total: Spend
     compared: Mapping[date, Spend]
     before: Spend
@@ -68,10 +70,12 @@ def timeline(session: Session, selection: Selection) -> Timeline:
     compared = {} if pruned else {day: row for day, row in daily.items() if period.before <= day < last}
     if end is not None and not pruned:
         compared[last] = end
+    last_day = max((day for day, row in daily.items() if row.calls), default=period.today)
+    past = tuple(day for day in period.days if day <= max(period.today, last_day))
     total = together(row for day, row in daily.items() if period.first <= day <= period.last)
     before = UNKNOWN if pruned else together(compared.values())
     begun = None if pruned else _begun(session, selection, daily, before)
-    return Timeline(daily=daily, total=total, compared=compared, before=before, begun=begun, pruned=pruned)
+    return Timeline(daily=daily, past=past, total=total, compared=compared, before=before, begun=begun, pruned=pruned)
 
 
 def _begun(session: Session, selection: Selection, daily: Mapping[date, Spend], before: Spend) -> date | None:

@@ -118,6 +118,25 @@ def test_what_was_never_billed_is_not_unknown(make: Callable[..., MountedApp], p
     assert ">none</span>" in html
 
 
+def test_what_has_a_later_time_has_its_day(make: Callable[..., MountedApp]) -> None:
+    """Calls recorded with tomorrow's time are in the total, so they have a bar, a row and a column; later days have none."""
+    app = make().mount()
+    now = datetime.now(UTC)
+    for days, cost in ((-2, "3"), (0, "1"), (1, "5")):
+        app.add(cost, at=now + timedelta(days=days))
+    span = {"range": "custom", "from": f"{now - timedelta(days=3):%Y-%m-%d}", "to": f"{now + timedelta(days=4):%Y-%m-%d}"}
+    overview = app.get(format="json", **span).get_json()
+    assert overview["total"]["cost"] == "9"
+    assert sum(Decimal(day["cost"]) for day in overview["days"]) == 9
+    assert [day["cost"] for day in overview["days"]][-1] == "5"
+    for rows in ("model", "tag:feature"):
+        explored = app.get(f"{PREFIX}/explore", format="json", rows=rows, cols="time", **span).get_json()
+        for row in (explored["total"], *explored["rows"]):
+            assert sum(Decimal(cell["cost"]) for cell in row["cells"]) == Decimal(row["total"]["cost"]) == 9
+        assert len(explored["columns"]) == 4
+    assert app.get(**span).status_code == 200
+
+
 def test_unpriced_calls_are_said_with_the_command(make: Callable[..., MountedApp]) -> None:
     """What is not in the number is said beside it, with the command that helps, quoted for a shell; not to customers."""
     app = make().mount().mount("/mine", name="mine", scope=lambda: {"tenant_id": "a"})

@@ -97,6 +97,7 @@ class Adopter:
 
     def _finish(self, generation: Generation, reading: SpoolReading) -> None:
         self._tally.torn += reading.torn
+        self._tally.lost += reading.lost
         if reading.corrupt and generation.path is not None:
             try:
                 generation.path.rename(generation.path.with_suffix(".corrupt"))

@@ -11,7 +11,7 @@ from typing import Final
 
 from flask_llm_cost.ledger import locks
 from flask_llm_cost.ledger.folders import NEW_SUFFIX, places
-from flask_llm_cost.ledger.lines import FORMAT, HEADER, STARTED, record_of, unpack
+from flask_llm_cost.ledger.lines import FORMAT, HEADER, LOST, STARTED, record_of, unpack
 from flask_llm_cost.ledger.spool import SUFFIX, Generation
 from flask_llm_cost.records import CallRecord
 
@@ -39,6 +39,8 @@ class SpoolReading:
     torn: int = 0
     #: Whether whole lines came after a torn one: then it was no write cut short by the end of the process.
     corrupt: bool = False
+    #: Calls that were given up while it was written.
+    lost: int = 0
 
     def entries(self, lines: Iterator[bytes]) -> Iterator[Entry]:
         for line in lines:
@@ -48,6 +50,9 @@ class SpoolReading:
                 continue
             self.corrupt = self.torn > 0
             if fields.get("kind") == HEADER:
+                continue
+            if fields.get("kind") == LOST:
+                self.lost += int(fields["calls"])
                 continue
             try:
                 record = record_of(fields)

@@ -10,7 +10,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final, TypeAlias
 
 import sqlalchemy as sa
@@ -19,11 +18,12 @@ from flask_llm_cost.chance import CHANCE
 from flask_llm_cost.errors import SchemaMissingError
 from flask_llm_cost.ledger import lifecycle
 from flask_llm_cost.ledger.adopter import Adopter
-from flask_llm_cost.ledger.adoption import SpoolReading, ledger_of, orphans, spool_files
+from flask_llm_cost.ledger.adoption import SpoolReading
 from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.lines import encode
 from flask_llm_cost.ledger.quarantine import set_aside
-from flask_llm_cost.ledger.spool import ROTATE_BYTES, Generation, Spool, UnreadableError
+from flask_llm_cost.ledger.room import make_room
+from flask_llm_cost.ledger.spool import Generation, Spool, UnreadableError
 from flask_llm_cost.ledger.tally import COUNTERS, Tally
 from flask_llm_cost.ledger.transaction import WriteError
 from flask_llm_cost.ledger.variety import MANY_VALUES_OF
@@ -296,35 +296,10 @@ class Drain:
             self._say("told", "llm_cost: telling of a failed write failed (%s)", type(error).__name__)
 
     def _make_room(self) -> None:
-        """While the database is away: files stay small, and the oldest calls of this ledger go when all are too many."""
-        spool = self._spool
-        if spool.tail.lines is not None or spool.tail.size >= min(ROTATE_BYTES, self._max_bytes // 8):
-            spool.seal()
-        mine = {generation.path: generation for generation in spool.chain()}
-        others = [path for path in spool_files(spool.folders) if path not in mine and ledger_of(path) == spool.identity]
-        excess = sum(generation.size for generation in mine.values()) + sum(map(_size, others)) - self._max_bytes
-        if excess > 0 and self._adopt and others:
-            excess -= self._drop_orphans(excess)
-        while excess > 0 and (generation := spool.sealed()) is not None and generation.quiet(0.1):
-            excess -= max(1, generation.size)
-            self._lose(generation.calls())
-            spool.drained(generation)
-
-    def _drop_orphans(self, excess: int) -> int:
-        """Give up what dead processes left, oldest first, until *excess* bytes are free. How many bytes that made."""
-        freed = 0
-        for generation in orphans(self._spool.folders, self._spool.identity):
-            if freed >= excess:
-                generation.release()
-                break
-            freed += generation.size
-            self._lose(generation.calls())
-            generation.remove()
-        return freed
-
-    def _lose(self, calls: int) -> None:
-        self.tally.lost += calls
-        self._say("lost", "llm_cost: the spool is full and the ledger away; %d calls are lost so far", self.tally.lost)
+        before = self.tally.lost
+        make_room(self._spool, self.tally, self._max_bytes, adopt=self._adopt)
+        if self.tally.lost > before:
+            self._say("lost", "llm_cost: the spool is full and the ledger away; %d calls are lost so far", self.tally.lost)
 
     def _tell_troubles(self) -> None:
         while self._spool.troubles:
@@ -382,10 +357,3 @@ def _serve(drain_of: weakref.ref[Drain], held: list[Drain], awake: threading.Eve
     spool.forsake()
     if engine is not None:
         engine.dispose()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

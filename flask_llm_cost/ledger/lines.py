@@ -1,8 +1,8 @@
 """How a record looks in a spool file: one line, checked by its CRC.
 
 ``\\n<crc32, 8 hex digits> <JSON object>\\n``. The newline in front keeps a torn predecessor from swallowing the line; blank
-lines mean nothing. The object's ``kind`` says what it is: a header, a call that has started, or (left out) a finished
-call. What has its default value is left out too.
+lines mean nothing. The object's ``kind`` says what it is: a header, a call that has started, how many were given up, or
+(left out) a finished call. What has its default value is left out too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from flask_llm_cost.records import CallRecord, Cost, Line, Price, Rate, Usage
 
 HEADER: Final = "header"
 STARTED: Final = "started"
+LOST: Final = "lost"
 CALL: Final = "call"
 
 #: Of what is in a file; a file of another format is left alone.
@@ -56,6 +57,11 @@ def pack(fields: Mapping[str, Any]) -> bytes:
     """A whole line, both newlines included."""
     body = _dumps(fields).encode("ascii")
     return b"\n%08x %b\n" % (crc32(body), body)
+
+
+def pack_lost(calls: int) -> bytes:
+    """The line that says that so many calls were given up."""
+    return pack({"kind": LOST, "calls": calls})
 
 
 def is_whole(line: bytes) -> bool:

@@ -24,7 +24,7 @@ from uuid import UUID
 
 from flask_llm_cost.ledger import locks
 from flask_llm_cost.ledger.folders import NEW_SUFFIX, private_folder
-from flask_llm_cost.ledger.lines import FORMAT, HEADER, STARTED, encode, is_whole, pack
+from flask_llm_cost.ledger.lines import FORMAT, HEADER, STARTED, encode, is_whole, pack, unpack
 from flask_llm_cost.records import CallRecord
 
 SUFFIX: Final = ".spool"
@@ -35,7 +35,8 @@ ROTATE_BYTES: Final = 4 * 1024 * 1024
 _NEXT: Final = 0
 _CHUNK: Final = 1024 * 1024
 
-_NO_CALL: Final = (b'"kind":"started"', b'"kind":"header"')
+_LOST: Final = b'"kind":"lost"'
+_NO_CALL: Final = (b'"kind":"started"', b'"kind":"header"', _LOST)
 
 
 class UnreadableError(Exception):
@@ -181,6 +182,14 @@ class Generation:
         if self.successor and not self.inflight:
             self.counted = count
         return count
+
+    def lost(self) -> int:
+        """How many calls were given up before, by the lines that say so; 0 for what cannot be read."""
+        try:
+            said = [unpack(line) for line in self.read() if _LOST in line]
+        except UnreadableError:
+            return 0
+        return sum(int(fields["calls"]) for fields in said if fields is not None)
 
     def release(self) -> None:
         """Close the descriptor, which gives up the lock."""

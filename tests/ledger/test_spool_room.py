@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from ledger_calls import NOON, LedgerMaker, a_call, calls
 from flask_llm_cost.ledger.lines import encode, pack
 from flask_llm_cost.ledger.models import Base, Call, Counter
 from flask_llm_cost.ledger.spool import Spool
+from flask_llm_cost.records import new_call_id
 
 
 def fill(folder: Path, identity: str, lines: list[bytes]) -> Path:
@@ -56,6 +59,31 @@ def test_a_busy_database_costs_no_call(sqlite_ledger: LedgerMaker) -> None:
     assert ledger.flush(30)
     assert ledger.health().lost == 0
     assert sqlite_ledger.stored()[0] == 4000
+
+
+@pytest.mark.slow
+def test_what_was_lost_is_told_by_whoever_comes_next(sqlite_ledger: LedgerMaker) -> None:
+    """How many calls were given up outlives the process, also where what it left is given up by the next one in its turn."""
+    Base.metadata.drop_all(sqlite_ledger.engine)
+    for _ in range(2):
+        ledger = sqlite_ledger(spool_max_mb=1)
+        for number, record in enumerate(calls(3000)):
+            ledger.append(replace(record, id=new_call_id()))
+            if number % 100 == 99:
+                ledger.flush(0.1)
+        deadline = time.monotonic() + 20
+        while not ledger.health().lost and time.monotonic() < deadline:
+            ledger.flush(0.1)
+        assert ledger.health().lost > 0
+        spool = ledger._processes[os.getpid()].spool
+        ledger.close(0.2)
+        spool.abandon()
+    sqlite_ledger.create_tables()
+    heir = sqlite_ledger(spool_max_mb=1)
+    assert heir.flush(30)
+    assert heir.health().lost == 6000 - sqlite_ledger.stored()[0]
+    with sqlite_ledger.engine.connect() as connection:
+        assert connection.scalar(sa.select(Counter.value).where(Counter.name == "lost")) == heir.health().lost
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def fork_and_ask(provider: str, number: int, app: desk.Flask) -> int:
 
 # Forking with threads is what is tested here; Python 3.12 and later warn about it.
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-@pytest.mark.parametrize("forks", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("forks", [10, pytest.param(50, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.soak)])
 def test_forks_while_the_ledgers_locks_are_held(any_desk: Desk, forks: int) -> None:
     """Children forked while the parent's threads ask and its database lock is taken: none hangs, none lost, none twice."""
     app = any_desk.app()

@@ -91,19 +91,19 @@ class Period:
         return f"from {start} to {full_day(self.last)}"
 
     @property
-    def before_in_words(self) -> str:
-        """``October by the same day``, ``the 30 days before``."""
-        if self.name == "this_month":
-            return f"{month_name(self.before)} by the same day"
+    def before_name(self) -> str:
+        """All of what it is compared with: ``October``, ``the 30 days before``."""
         if self.whole_month:
-            return f"{month_name(self.before)}"
+            return month_name(self.before)
         days = (self.last - self.first).days + 1
         return "the day before" if days == 1 else f"the {days} days before"
 
     @property
-    def before_name(self) -> str:
-        """For a legend: ``October``, ``the 30 days before``."""
-        return month_name(self.before) if self.whole_month else self.before_in_words
+    def before_in_words(self) -> str:
+        """What of that counts: ``October by the same day``, ``the 30 days before up to the same time``."""
+        if self.before_until >= start_of_day(self.before_last + _DAY, self.zone):
+            return self.before_name
+        return f"{self.before_name} {'by the same day' if self.whole_month else 'up to the same time'}"
 
 
 def first_of_month(day: date) -> date:

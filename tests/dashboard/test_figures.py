@@ -347,7 +347,7 @@ def test_the_compared_total_is_said(make: Callable[..., MountedApp]) -> None:
     app.add("9", ago=timedelta(days=90))
     text = app.get(range="7d").get_data(as_text=True)
     lead, foot = re.sub(r"<[^>]+>", "", text[text.index("<h1>") :]), re.findall(r"<tfoot>.*?</tfoot>", text)[0]
-    assert "$1.75 more than the 7 days before ($3.25)" in lead
+    assert "$1.75 more than the 7 days before up to the same time ($3.25)" in lead
     assert foot.endswith(">$3.25</data></td></tr></tfoot>")
 
 

@@ -8,10 +8,16 @@ from datetime import UTC, datetime, timedelta
 from html import unescape
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+from zoneinfo import ZoneInfo
 
-from mounted_app import PREFIX, MountedApp
+import pytest
+from mounted_app import PREFIX, MountedApp, said
+from werkzeug.datastructures import MultiDict
 
 from flask_llm_cost import track
+from flask_llm_cost.dashboard.filters import parse
+from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.local_time import start_of_day
 
 Make = Callable[..., MountedApp]
 NEVER: Mapping[str, Any] = {
@@ -216,3 +222,39 @@ def test_a_bundled_price_is_nobody_elses(make: Make) -> None:
     mine = app.get("/mine/pricing").get_data(as_text=True)
     assert "set for this app" in mine
     assert "your override" not in mine
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({}, "October by the same day"),
+        ({"from": "2026-11-01", "to": "2026-11-30"}, "October by the same day"),
+        ({"range": "last_month"}, "September"),
+        ({"from": "2026-11-20", "to": "2026-11-30"}, "the 11 days before up to the same time"),
+        ({"from": "2026-11-23", "to": "2026-11-23"}, "the day before up to the same time"),
+        ({"range": "7d"}, "the 7 days before up to the same time"),
+        ({"from": "2026-11-10", "to": "2026-11-20"}, "the 11 days before"),
+    ],
+)
+def test_what_it_is_compared_with_is_said_as_it_counts(asked: dict[str, str], words: str) -> None:
+    """However days that still run are asked for, what they are compared with is said to reach as far as its amount does."""
+    zone = ZoneInfo("Europe/Berlin")
+    now = datetime(2026, 11, 23, 13, 41, tzinfo=UTC)
+    period = parse(MultiDict(asked), "overview", Filter(scope={}), zone=zone, now=now).period
+    assert period.before_in_words == words
+    whole = start_of_day(period.before_last + timedelta(days=1), zone)
+    assert ("same" in words) == (period.before_until < whole)
+
+
+def test_every_page_says_how_far_the_comparison_reaches(make: Make) -> None:
+    """A day that is not over is never compared with a whole one in words: not by the headline, a heading, nor a legend."""
+    app = make().mount()
+    now = datetime.now(UTC) - timedelta(seconds=1)
+    app.add("2", at=now, tags={"feature": "chat"})
+    app.add("1", at=now - timedelta(days=1), tags={"feature": "chat"})
+    today = now.date().isoformat()
+    query = {"from": today, "to": today}
+    text = said(app.get(**query))
+    assert "than the day before up to the same time ($1.00)" in text
+    assert "What changed against the day before up to the same time" in text
+    assert "change is against the day before up to the same time" in said(app.get(PREFIX + "/models", **query))

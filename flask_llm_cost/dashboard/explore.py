@@ -173,8 +173,7 @@ def _cells(
     values = [row.key for row in shown]
     labels = _labels(column, values, names)
     columns: list[Column] = [
-        (value, Heading(labels[value], selection.with_value(column, None if value is None else str(value))))
-        for value in values
+        (value, Heading(labels[value], _alone(selection, column, None if value is None else str(value)))) for value in values
     ]
     sums = list(shown)
     if column == dimension:
@@ -186,6 +185,10 @@ def _cells(
         columns.append((_OTHER, Heading("other")))
         sums.append(without(total, shown))
     return columns, sums, cells
+
+
+def _alone(selection: Selection, column: str, value: str | None) -> Mapping[str, Any] | None:
+    return selection.with_value(column, value) if selection.reaches(column, value) else None
 
 
 def _with_other(cells: Mapping[object, Spend], columns: Sequence[Column], total: Spend) -> tuple[Spend, ...]:

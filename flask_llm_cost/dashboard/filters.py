@@ -131,8 +131,13 @@ class Selection:
                 params[name] = value
         return params
 
+    @staticmethod
+    def reaches(dimension: str, value: object) -> bool:
+        """Whether a query string can ask for a value alone: there is none for calls without a model."""
+        return value is not None or dimension.startswith("tag:")
+
     def with_value(self, dimension: str, value: str | None) -> dict[str, str | list[str]]:
-        """The query string narrowed to one value of a dimension, ``None`` to the untagged."""
+        """The query string narrowed to one value of a dimension, ``None`` to the untagged. See :meth:`reaches`."""
         if dimension == "stream":
             return self.changed(stream="yes" if value in ("True", "yes") else "no")
         if not dimension.startswith("tag:"):

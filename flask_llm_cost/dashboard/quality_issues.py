@@ -174,7 +174,7 @@ def of_bills(visit: Visit, selection: Selection, drifts: list[BilledDrift], sinc
     """
     only = f", since {full_day(since)}: detail pruned before" if since is not None else ""
     for drift in drifts:
-        name = f"{drift.provider}/{drift.model}"
+        name = f"{drift.provider}/{drift.model or '(no model)'}"
         off = drift.share is None or abs(drift.share) >= _OFF
         book, bill = (exact_money(amount, drift.currency) for amount in (drift.computed, drift.billed))
         says = _told(visit, "the book says", "by list prices")
@@ -191,9 +191,9 @@ def of_bills(visit: Visit, selection: Selection, drifts: list[BilledDrift], sinc
                 "This provider says what it charged, and that is the bill.",
             ),
             remedy=_told(visit, "Fetch current prices, or set this one.") if off else "Nothing to do.",
-            params={**selection.carried, "provider": drift.provider, "model": drift.model},
+            params={**selection.carried, "provider": drift.provider, "model": drift.model} if drift.model else None,
             command=_command(visit, f"flask llm-cost prices explain {shell_word(drift.provider)} {shell_word(drift.model)}")
-            if off
+            if off and drift.model
             else None,
         )
 

@@ -107,6 +107,34 @@ def test_ways_to_fail_are_linked_apart(every_kind: Callable[[bool], MountedApp])
             assert listed(app, found[words]) == 8 * 4
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        "/?by=model",
+        "/models?",
+        "/explore?show=calls&rows=model&cols=none",
+        "/explore?show=calls&rows=model",
+        "/explore?show=calls&rows=model&cols=tag:feature",
+        "/explore?show=calls&rows=tag:feature&cols=model",
+        "/data-quality?",
+    ],
+)
+def test_calls_without_a_model_lead_nowhere(make: Make, page: str) -> None:
+    """No filter finds calls without a model: their rows, columns and cells have no link to more calls than they say."""
+    app = make().mount()
+    for feature in ("chat", "search"):
+        app.add("1", tags={"feature": feature}, computed_cost="2")
+        for provider in ("openai", "acme"):
+            app.add("1", tags={"feature": feature}, provider=provider, model=None, computed_cost="2")
+    text = app.get(f"{PREFIX}{page}&range=7d").get_data(as_text=True)
+    assert "(no model)" in text
+    assert not re.search(r"<a [^>]*\?[^>]*>[^<]*\(no model\)", text)
+    found = re.findall(r'<a href="([^"]*/calls\?[^"]*)">(?:<span[^>]*>)?([\d,]+)(?: calls?)?[:<]', text)
+    assert found or "cols=none" in page
+    for href, number in found:
+        assert listed(app, unescape(href)) == int(number), href
+
+
 def bars(text: str) -> list[str]:
     return [unescape(href) for href in re.findall(r'<a class="slot[^"]*" href="([^"]+)">', text)]
 

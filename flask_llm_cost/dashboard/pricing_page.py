@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
@@ -12,14 +12,14 @@ from flask import Response
 
 from flask_llm_cost.dashboard import pages_json
 from flask_llm_cost.dashboard.export import csv_response, json_response
+from flask_llm_cost.dashboard.periods import period
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
-from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.quality_queries import Mark, marks
 from flask_llm_cost.pricing import PriceBook
 from flask_llm_cost.records import COMPONENTS
 
-_DAYS: Final = 90
+_LATELY: Final = "90d"
 _MOST: Final = 60
 #: The rates that have a column of their own; any other is in the row's details.
 MAIN: Final = ("input", "cache_read", "cache_write", "output")
@@ -39,6 +39,7 @@ class PriceRow:
     """The price of one model, as it is today.
 
     :param calls: how many calls it had lately; ``None`` where it was only looked for
+    :param calls_in: the same by currency, as lists of calls are
     :param rates: by component; empty where there is no price
     :param history: the days at which it changed or will
     """
@@ -46,6 +47,7 @@ class PriceRow:
     provider: str
     model: str
     calls: int | None
+    calls_in: Mapping[str, int]
     key: str | None
     kind: str | None
     catalog: str | None
@@ -82,18 +84,17 @@ def pricing(visit: Visit) -> Response:
     book, now, zone = visit.state.book, visit.now, visit.state.config.timezone
     with visit.session() as session:
         # Whole days: their sums outlive the calls.
-        since = start_of_day((now - timedelta(days=_DAYS)).astimezone(zone).date(), zone)
-        lately = visit.base.narrowed(since=since, until=None, currency=None)
+        span = period(_LATELY, zone, now)
+        lately = visit.base.narrowed(since=span.since, until=span.until, currency=None)
         used = queries.pivot(session, lately, ("provider", "model", "currency"), top=500)
         synced = None if visit.scoped else _synced(marks(session).values())
-    calls: dict[tuple[str, str], int] = {}
+    calls: dict[tuple[str, str], dict[str, int]] = {}
     for row in used:
         if row["model"]:
-            pair = str(row["provider"]), str(row["model"])
-            calls[pair] = calls.get(pair, 0) + row.calls
+            calls.setdefault((str(row["provider"]), str(row["model"])), {})[str(row["currency"])] = row.calls
     rows: list[PriceRow] = [
-        price_row(book, provider, model, now, count)
-        for (provider, model), count in sorted(calls.items(), key=lambda item: -item[1])
+        price_row(book, provider, model, now, dict(sorted(counts.items(), key=lambda item: (item[0] != "USD", -item[1]))))
+        for (provider, model), counts in sorted(calls.items(), key=lambda item: -sum(item[1].values()))
     ]
     more = 0
     if selection.search:
@@ -105,7 +106,7 @@ def pricing(visit: Visit) -> Response:
             others = [key.partition("/") for key in keys]
             found = [(provider, model) for provider, _, model in others if (provider, model) not in listed]
             more = max(0, len(found) - _MOST)
-            rows += [price_row(book, provider, model, now, None) for provider, model in found[:_MOST]]
+            rows += [price_row(book, provider, model, now, {}) for provider, model in found[:_MOST]]
     page = Pricing(version=book.version, entries=book.entries, rows=tuple(rows), more=more, synced=synced)
     if selection.format == "json":
         return json_response({"as_of": now, "search": selection.search, "pricing": pages_json.plainly(page)})
@@ -113,7 +114,7 @@ def pricing(visit: Visit) -> Response:
         header = ("provider", "model", "component", "rate", "per", "unit", "currency", "rule", "key", "source", "since")
         lines = [_cells(row, line) for row in page.rows for line in (*row.rates, *(() if row.rates else (None,)))]
         return csv_response("llm-prices.csv", header, lines, decimal=selection.decimal)
-    return visit.html("pricing.html", sel=selection, it=page, main=MAIN, zone=visit.state.config.timezone, now=now)
+    return visit.html("pricing.html", sel=selection, it=page, main=MAIN, zone=zone, now=now, lately=_LATELY)
 
 
 def _synced(found: Iterable[Mark]) -> Mark | None:
@@ -129,7 +130,7 @@ def _origin(row: PriceRow) -> str | None:
     return f"{row.catalog} {row.version}" if row.catalog else None
 
 
-def price_row(book: PriceBook, provider: str, model: str, now: datetime, calls: int | None) -> PriceRow:
+def price_row(book: PriceBook, provider: str, model: str, now: datetime, calls: Mapping[str, int]) -> PriceRow:
     """What the book says of one model."""
     match = book.find(provider, model, now)
     # What has no price is not explained: it would be compared with every name that there is.
@@ -141,7 +142,8 @@ def price_row(book: PriceBook, provider: str, model: str, now: datetime, calls: 
     return PriceRow(
         provider=provider,
         model=model,
-        calls=calls,
+        calls=sum(calls.values()) if calls else None,
+        calls_in=calls,
         key=match.key if match else None,
         kind=match.kind if match else None,
         catalog=match.catalog if match else None,

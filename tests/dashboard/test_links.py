@@ -135,6 +135,26 @@ def test_calls_without_a_model_lead_nowhere(make: Make, page: str) -> None:
         assert listed(app, unescape(href)) == int(number), href
 
 
+def test_the_calls_of_a_price_are_those_of_its_list(make: Make) -> None:
+    """Pricing counts the calls of each model as its link lists them: the last 90 days, each currency by itself."""
+    app = make(LLM_COST_TIMEZONE="Europe/Berlin").mount()
+    for days in (0, 1, 88, 90, 91):
+        app.add("1", ago=timedelta(days=days, seconds=1))
+    for currency in ("EUR", "EUR", "GBP"):
+        app.add("1", currency=currency)
+    app.add("1", currency="EUR", model="mistral-large", provider="mistral")
+    text = app.get(PREFIX + "/pricing").get_data(as_text=True)
+    found = re.findall(r'<a href="([^"]*/calls\?[^"]*)">(\d+) calls?([^<]*)</a>', text)
+    assert [(number, words) for _, number, words in found] == [
+        ("3", ""),
+        ("2", " in euros"),
+        ("1", " in pounds"),
+        ("1", " in euros"),
+    ]
+    for href, number, _ in found:
+        assert listed(app, unescape(href)) == int(number), href
+
+
 def bars(text: str) -> list[str]:
     return [unescape(href) for href in re.findall(r'<a class="slot[^"]*" href="([^"]+)">', text)]
 

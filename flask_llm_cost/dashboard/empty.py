@@ -20,7 +20,7 @@ _MOST_NAMED: Final = 500
 
 def nothing(visit: Visit, session: Session, selection: Selection) -> Response:
     """The page that says so."""
-    if not queries.any_calls(session, selection.base):
+    if not queries.any_calls(session, selection.base.narrowed(currency=None)):
         health = None if visit.scoped else visit.state.ledger.health()
         return visit.html("first_run.html", health=health, wiring=wiring(visit, health))
     if (meant := _meant(visit, session, selection)) is not None:

@@ -114,7 +114,7 @@ def call(visit: Visit, call_id: UUID) -> Response:
     """One call, and the arithmetic of its bill. A call outside the scope is not there."""
     selection = visit.selection()
     with visit.session() as session:
-        found = call_queries.one_call(session, visit.base, call_id)
+        found = call_queries.one_call(session, visit.base.narrowed(currency=None), call_id)
     if found is None:
         return visit.refusal("It was never recorded, was pruned since, or is not yours to see.", "There is no such call")
     if selection.format == "json":

@@ -155,6 +155,17 @@ def test_the_calls_of_a_price_are_those_of_its_list(make: Make) -> None:
         assert listed(app, unescape(href)) == int(number), href
 
 
+def test_calls_in_another_currency_have_their_pages(make: Make) -> None:
+    """Each call of a list opens, whatever its currency; a ledger with no other is no first run, and leads to them."""
+    app = make().mount()
+    euros = app.add("1", currency="EUR")
+    text = app.get(PREFIX + "/calls?range=7d&currency=EUR").get_data(as_text=True)
+    assert f'href="{PREFIX}/calls/{euros}"' in text
+    assert "€1.00" in app.get(f"{PREFIX}/calls/{euros}").get_data(as_text=True)
+    for page in ("/", "/calls", "/data-quality"):
+        assert "currency=EUR" in app.get(PREFIX + page, range="7d").get_data(as_text=True), page
+
+
 def bars(text: str) -> list[str]:
     return [unescape(href) for href in re.findall(r'<a class="slot[^"]*" href="([^"]+)">', text)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -17,6 +17,7 @@ from flask_llm_cost.dashboard.breakdown import Names, dimension_name
 from flask_llm_cost.dashboard.export import csv_response, json_response
 from flask_llm_cost.dashboard.formatting import MINUS, money, short_count
 from flask_llm_cost.dashboard.visit import Visit
+from flask_llm_cost.ledger.call_queries import recorded
 from flask_llm_cost.wording import plural
 
 _MOST_HOLDS: Final = 50
@@ -66,10 +67,28 @@ class BudgetBar:
         return f"{sign}{short_count(abs(value))} tokens"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldRow:
+    """An open hold as it is listed.
+
+    :param whose: as its budget's bar says it; ``all`` for everybody's
+    :param tag: the same as key and value; empty for everybody's
+    :param recorded: whether there is a page of its call: one under way has none yet
+    """
+
+    hold: OpenHold
+    whose: str
+    tag: str
+    currency: str
+    recorded: bool
+
+
 def budgets(visit: Visit) -> Response:
     """The page, its file and its JSON. Within a scope, the budgets of that scope only."""
     selection = visit.selection()
-    bars, holds = budget_bars(visit, visit.names), open_holds(visit)
+    holds = open_holds(visit)
+    visit.expect(_tagged(hold.scope for hold in holds))
+    bars = budget_bars(visit, visit.names)
     if selection.format == "json":
         found = {"budgets": [_plainly(bar) for bar in bars], "open_holds": [pages_json.plainly(hold) for hold in holds]}
         return json_response({"as_of": visit.now, "scope": dict(visit.base.scope), **found})
@@ -81,7 +100,7 @@ def budgets(visit: Visit) -> Response:
         rows = [(bar.name, bar.detail, *(getattr(bar.status, name) for name in header[2:])) for bar in bars]
         return csv_response("llm-budgets.csv", header, rows, decimal=selection.decimal)
     zone = visit.state.config.timezone
-    return visit.html("budgets.html", sel=selection, bars=bars, holds=holds, zone=zone, now=visit.now)
+    return visit.html("budgets.html", sel=selection, bars=bars, holds=_hold_rows(visit, holds), zone=zone, now=visit.now)
 
 
 def _plainly(bar: BudgetBar) -> dict[str, Any]:
@@ -100,11 +119,7 @@ def budget_bars(visit: Visit, names: Names, *, most: int | None = None) -> list[
     if budgets is None:
         return []
     found = [status for scope in scopes(visit) for status in budgets.statuses(scope)][:most]
-    tagged: dict[str, list[str]] = {}
-    for status in found:
-        if tag := _tag(status.scope):
-            tagged.setdefault(tag[0], []).append(tag[1])
-    named = {key: names(key, values) for key, values in tagged.items()}
+    named = {key: names(key, values) for key, values in _tagged(status.scope for status in found).items()}
     return [_bar(status, named) for status in found]
 
 
@@ -114,6 +129,33 @@ def open_holds(visit: Visit) -> list[OpenHold]:
     if budgets is None:
         return []
     return [hold for scope in scopes(visit) for hold in budgets.open_holds(scope)][:_MOST_HOLDS]
+
+
+def _hold_rows(visit: Visit, holds: Sequence[OpenHold]) -> list[HoldRow]:
+    if not holds or visit.state.budgets is None:
+        return []
+    with visit.session() as session:
+        there = recorded(session, visit.base.narrowed(currency=None), {hold.call_id for hold in holds})
+    currencies = {budget.name: budget.currency for budget in visit.state.budgets.declared}
+    rows = []
+    for hold in holds:
+        key, value = _tag(hold.scope) or ("", hold.scope)
+        whose = visit.names(key, [value]).get(value, value)
+        rows.append(
+            HoldRow(
+                hold=hold, whose=whose, tag=f"{dimension_name('tag:' + key)} {value}" if key else "",
+                currency=currencies[hold.budget], recorded=hold.call_id in there,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _tagged(scopes: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The values of each key among *scopes*."""
+    found: dict[str, tuple[str, ...]] = {}
+    for key, value in filter(None, map(_tag, scopes)):
+        found[key] = (*found.get(key, ()), value)
+    return found
 
 
 def _tag(scope: str) -> tuple[str, str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
@@ -215,6 +215,13 @@ class CallDetail:
     call: CallRow
     lines: tuple[BillLine, ...]
     price: AppliedPrice | None
+
+
+def recorded(session: Session, flt: Filter, call_ids: Collection[UUID]) -> frozenset[UUID]:
+    """Which of the calls are in the ledger and let through by the filter, asked at once."""
+    if not call_ids:
+        return frozenset()
+    return frozenset(session.scalars(sa.select(Call.id).where(*flt.conditions(), Call.id.in_(call_ids))))
 
 
 def one_call(session: Session, flt: Filter, call_id: UUID) -> CallDetail | None:

@@ -9,15 +9,18 @@ from datetime import UTC, date, datetime, timedelta
 from html import unescape
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
-from mounted_app import BUDGETS, PREFIX, MountedApp
+from mounted_app import BUDGETS, PREFIX, MountedApp, statements
 
 from flask_llm_cost import track
 from flask_llm_cost.dashboard.filters import CHOICES, UNPRICED
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.models import BudgetHold, BudgetPeriod
 
 Make = Callable[..., MountedApp]
 NAMES = ("outcome", "usage_source", "cost_status")
@@ -202,3 +205,43 @@ def test_a_budget_opens_its_own_period(make: Make) -> None:
     then = {"from": str(date.today() - timedelta(days=45)), "to": str(date.today() - timedelta(days=35))}
     assert 'id="budgets"' in app.get(PREFIX + "/?range=7d").get_data(as_text=True)
     assert 'id="budgets"' not in app.get(PREFIX + "/", **then).get_data(as_text=True)
+
+
+def test_a_hold_opens_its_call_as_soon_as_there_is_one(make: Make) -> None:
+    """An open hold of a call under way has no link, as the call has no page yet; it says whose it is as the bars do."""
+    euros = {"name": "euros", "limit": "9", "period": "day", "currency": "EUR", "where": {"provider": "acme"}}
+    price = {"acme/euro": {"rates": {"input": "2"}, "currency": "EUR"}}
+    app = make(LLM_COST_BUDGETS=[*BUDGETS, euros], LLM_COST_PRICE_OVERRIDES=price).mount()
+    asked: list[list[str]] = []
+
+    @app.costs.tag_label("tenant_id")
+    def names(ids: list[str]) -> dict[str, str]:
+        asked.append(ids)
+        return {"t1": "Northwind Cycles"}
+
+    settled = app.add("1", currency="EUR", tags={"tenant_id": "t1"})
+    now = datetime.now(UTC)
+    with app.app.app_context():
+        for provider, model in (("openai", "gpt-4o"), ("acme", "euro")):
+            track(provider, model=model, usage={"input": 1000}, tags={"tenant_id": "t1"})
+        assert app.costs.flush(20)
+        for period in app.database.session.scalars(sa.select(BudgetPeriod)):
+            for call_id in (settled, uuid4()):
+                app.database.session.add(
+                    BudgetHold(
+                        call_id=call_id, period_id=period.id, amount=1, state="open", created_at=now,
+                        expires_at=now + timedelta(minutes=15),
+                    )
+                )  # fmt: skip
+        app.database.session.commit()
+    with statements() as sent:
+        text = app.get(PREFIX + "/budgets").get_data(as_text=True)
+    assert sum("FROM llm_cost_calls" in statement for statement in sent) == 1
+    assert asked == [["t1"]]
+    rows = re.findall(r"<tr><th scope=\"row\">(.*?)</th><td>[^<]*<wbr>tenant</td><td>(.*?)</td>", text)
+    assert {whose for _, whose in rows} == {"Northwind Cycles<small>tenant t1</small>"}
+    opened = [re.findall(r'href="([^"]+)"', since) for since, _ in rows]
+    assert sorted(map(len, opened)) == [0, 1]
+    for href in itertools.chain(*opened):
+        assert app.get(href).status_code == 200
+    assert sum("<td>euros</td><td>all</td>" in row and "€1.00" in row for row in text.split("<tr>")) == 2

@@ -15,7 +15,7 @@ from flask_llm_cost.dashboard.charts import Column, Outlook, StackedBars
 from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.forecast import Forecast, odd_days
 from flask_llm_cost.dashboard.formatting import day as short_day
-from flask_llm_cost.dashboard.formatting import long_day, money
+from flask_llm_cost.dashboard.formatting import full_day, long_day, money
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.periods import Bucket, Period, buckets
 from flask_llm_cost.dashboard.timeline import Timeline
@@ -74,8 +74,8 @@ def drawn(
     by: Breakdown,
     time: Timeline,
     heading: Forecast | None,
-) -> tuple[tuple[DayRow, ...], StackedBars, StackedBars, str | None]:
-    """The rows of the table, the chart for a wide page and for a narrow one, and what is said of an odd day."""
+) -> tuple[tuple[DayRow, ...], StackedBars, StackedBars, tuple[str, ...]]:
+    """The rows of the table, the chart for a wide page and for a narrow one, and what is said of the odd days."""
     period, daily, costs = selection.period, time.daily, time.costs
     compare = time.before.calls > 0
     past = time.past
@@ -110,7 +110,7 @@ def drawn(
         )
 
     odd = odd_days([day for day in past if day < period.today], costs)
-    remark = _remark(odd[0][0], costs[odd[0][0]] / odd[0][1], by, past) if odd else None
+    remarks = tuple(_remark(day, costs[day] / usual, by, past) for day, usual in odd)
     wide_rows = tuple(row(bucket) for bucket in buckets(past))
     narrow_rows = tuple(row(bucket) for bucket in buckets(past, _NARROW_BARS))
 
@@ -129,14 +129,14 @@ def drawn(
             colours=[item.colour for item in series_of(by)],
             previous=previous,
             outlook=[Outlook(item.low, item.middle, item.high) for item in ahead],
-            note=(index, remark) if note and index is not None and remark else None,
+            note=(index, remarks[0]) if note and index is not None else None,
             width=width,
             height=height,
             most_labels=most_labels,
         )
 
     wide = chart(wide_rows, width=920, height=248, most_labels=6, note=True)
-    return wide_rows, wide, chart(narrow_rows, width=340, height=210, most_labels=4, note=False), remark
+    return wide_rows, wide, chart(narrow_rows, width=340, height=210, most_labels=4, note=False), remarks
 
 
 def _column(selection: Selection, links: Links, by: Breakdown, row: DayRow) -> Column:
@@ -180,4 +180,5 @@ def _remark(day: date, times: Decimal, by: Breakdown, past: Sequence[date]) -> s
 
     most = max(by.rows, key=grown, default=None)
     who = most.label if most and grown(most) > 0 else "spend"
-    return f"{short_day(day)}: {who[:32]} made it {times:.1f} × the usual day"
+    when = short_day(day) if past[0].year == past[-1].year else full_day(day)
+    return f"{when}: {who[:32]} made it {times:.1f} × the usual day"

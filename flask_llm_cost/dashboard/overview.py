@@ -58,6 +58,7 @@ class Overview:
     """Everything on the page.
 
     :param apart: report tags that have a page of their own only, since adding them up takes reading every call
+    :param odd: what is said of each odd day, the dearest first
     :param begun: the day on which the ledger begins, where that is within the compared range
     :param beyond: the days of the compared range that none of this one stands against, and what they came to
     :param dearest_of: of how many of the latest calls the dearest are told, where there are too many to look at all
@@ -88,7 +89,7 @@ class Overview:
     dearest: tuple[CallRow, ...]
     dearest_of: int | None
     facts: Facts
-    odd: str | None
+    odd: tuple[str, ...]
     begun: date | None
     beyond: tuple[Bucket, Decimal] | None
     pruned: date | None

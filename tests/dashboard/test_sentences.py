@@ -16,6 +16,7 @@ from werkzeug.datastructures import MultiDict
 
 from flask_llm_cost import track
 from flask_llm_cost.dashboard.filters import parse
+from flask_llm_cost.dashboard.forecast import ANOMALY_RULE, FORECAST_RULE
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.local_time import start_of_day
 
@@ -258,3 +259,25 @@ def test_every_page_says_how_far_the_comparison_reaches(make: Make) -> None:
     assert "than the day before up to the same time ($1.00)" in text
     assert "What changed against the day before up to the same time" in text
     assert "change is against the day before up to the same time" in said(app.get(PREFIX + "/models", **query))
+
+
+def test_rules_can_be_read_without_a_pointer(make: Make) -> None:
+    """The table behind the chart opens with the rule of the forecast, every odd day, and the rule that made it one."""
+    app = make().mount()
+    now = datetime.now(UTC)
+    costs = {3: "9", 6: "7"}
+    app.add_all(
+        (costs.get(days, "2"), {"at": now - timedelta(days=days, seconds=1), "tags": {"feature": "chat"}})
+        for days in range(30)
+    )
+    opened = app.get(range="30d").get_data(as_text=True).partition("<summary>Table</summary>")[2].partition("<table")[0]
+    text = words(opened)
+    day = [f"{(now - timedelta(days=days, seconds=1)).day}" for days in costs]
+    assert re.search(
+        rf"Odd days: .*{day[0]} \w+.*: chat made it 4.5 × the usual day; .*{day[1]} \w+.*: chat made it 3.5 ×", text
+    )
+    assert f"The rule: {ANOMALY_RULE}" in text
+    assert FORECAST_RULE not in text
+    assert "title" not in opened
+    opened = app.get().get_data(as_text=True).partition("<summary>Table</summary>")[2].partition("<table")[0]
+    assert f"The forecast: {FORECAST_RULE}" in words(opened)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from flask import Response
 
-from flask_llm_cost.budgets import BudgetStatus, OpenHold
+from flask_llm_cost.budgets import Budget, BudgetStatus, OpenHold
 from flask_llm_cost.dashboard import pages_json
 from flask_llm_cost.dashboard.breakdown import Names, dimension_name
 from flask_llm_cost.dashboard.export import csv_response, json_response
@@ -29,6 +29,7 @@ class BudgetBar:
 
     :param name: for people: the budget's, or that of whose it is
     :param tag: whose it is, key and value; ``None`` for everybody's
+    :param where: the filters that its ``where`` stands for; ``None`` where no filter says as much
     :param parts: what is spent, held and unresolved as shares of the limit, together at most 1
     """
 
@@ -36,6 +37,7 @@ class BudgetBar:
     name: str
     detail: str
     tag: tuple[str, str] | None
+    where: Mapping[str, str] | None
     parts: tuple[float, float, float]
 
     @property
@@ -45,11 +47,19 @@ class BudgetBar:
             return "over"
         return "near" if (self.status.share or 0) >= Decimal("0.8") else "well"
 
-    def params(self, zone: ZoneInfo) -> dict[str, str]:
-        """The query string of what counts in it: the calls of whose it is, in the days of its period."""
+    def params(self, zone: ZoneInfo) -> dict[str, str] | None:
+        """The query string of what counts in it: the calls of whose it is, in the days of its period.
+
+        ``None`` where there is none: a budget of everybody's that has no days, or counts what no filter asks for.
+        """
         status = self.status
+        if not self.tag and (status.ends_at is None or self.where is None):
+            return None
         held = {f"tag.{self.tag[0]}": self.tag[1]} if self.tag else {}
-        if status.period in ("call", "month") or status.ends_at is None:
+        held.update(self.where or {})
+        if status.unit == "cost" and status.currency != "USD":
+            held["currency"] = status.currency
+        if status.period == "month" or status.ends_at is None:
             return held  # this month's is what is shown anyway
         last = status.ends_at - timedelta(microseconds=1)
         days = {"from": status.starts_at, "to": last}
@@ -120,7 +130,8 @@ def budget_bars(visit: Visit, names: Names, *, most: int | None = None) -> list[
         return []
     found = [status for scope in scopes(visit) for status in budgets.statuses(scope)][:most]
     named = {key: names(key, values) for key, values in _tagged(status.scope for status in found).items()}
-    return [_bar(status, named) for status in found]
+    where = {budget.name: _where(budget) for budget in budgets.declared}
+    return [_bar(status, named, where.get(status.budget)) for status in found]
 
 
 def open_holds(visit: Visit) -> list[OpenHold]:
@@ -163,7 +174,16 @@ def _tag(scope: str) -> tuple[str, str] | None:
     return (key, value) if equals else None
 
 
-def _bar(status: BudgetStatus, named: dict[str, Any]) -> BudgetBar:
+def _where(budget: Budget) -> dict[str, str] | None:
+    found = {}
+    for name, patterns in budget.where.items():
+        if len(patterns) != 1 or any(sign in patterns[0] for sign in "*?["):
+            return None
+        found[name if name in ("provider", "model") else f"tag.{name}"] = patterns[0]
+    return found
+
+
+def _bar(status: BudgetStatus, named: dict[str, Any], where: Mapping[str, str] | None) -> BudgetBar:
     tag, left, parts = _tag(status.scope), 1.0, []
     for part in (status.spent, status.held, status.unresolved):
         parts.append(min(left, float(part / status.limit)) if status.limit else 0.0)
@@ -174,5 +194,6 @@ def _bar(status: BudgetStatus, named: dict[str, Any]) -> BudgetBar:
         name=whose or status.budget.replace("_", " "),
         detail=f"{status.budget}, {dimension_name('tag:' + tag[0])} {tag[1]}" if tag else "",
         tag=tag,
+        where=where,
         parts=(parts[0], parts[1], parts[2]),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -130,6 +130,13 @@ class Selection:
             if value is not None and not (name == "range" and value in (_DEFAULT_RANGE, "custom")):
                 params[name] = value
         return params
+
+    @property
+    def earlier(self) -> Selection:
+        """The same for the days that this is compared with, to link to what is no more: its parameters only."""
+        last = (self.period.before_until - timedelta(microseconds=1)).astimezone(self.period.zone).date()
+        days = {"from": self.period.before.isoformat(), "to": last.isoformat()}
+        return replace(self, params=self.changed(range="custom", **days))
 
     @staticmethod
     def reaches(dimension: str, value: object) -> bool:

@@ -23,6 +23,7 @@ class Mover:
     :param kind: ``new``, ``volume`` (its calls became more or fewer) or ``mix`` (a call of its came to more or less, by
         other models or longer texts)
     :param why: the arithmetic, for people
+    :param gone: whether it has no calls any more, so that there is something to see in the compared range only
     """
 
     dimension: str
@@ -31,6 +32,7 @@ class Mover:
     delta: Decimal
     kind: str
     why: str
+    gone: bool = False
 
 
 #: What each kind is called.
@@ -74,7 +76,7 @@ def _mover(dimension: str, row: Row, currency: str) -> Mover | None:
             "mix": f"{plural(now.priced_calls, priced)} × {dearer} = {signed_money(by_mix, currency)}" if by_mix else "",
         }
         why = "; ".join(filter(None, [parts.pop(kind), *parts.values()]))
-    return Mover(dimension=dimension, value=row.value, label=row.label, delta=delta, kind=kind, why=why)
+    return Mover(dimension=dimension, value=row.value, label=row.label, delta=delta, kind=kind, why=why, gone=each is None)
 
 
 def leader(found: Breakdown) -> Row | None:

@@ -34,6 +34,7 @@ class Issue:
     :param found: how much of it there is, in words
     :param calls: of how many calls; ``None`` where it is not about single calls
     :param params: the query string of the calls page that lists them
+    :param page: the page that tells more, where that is no list of calls
     :param among: how many calls that lists, where it is not these alone or not all: not everything can be filtered by
     :param command: what helps, to be copied
     """
@@ -45,11 +46,13 @@ class Issue:
     remedy: str
     calls: int | None = None
     params: Mapping[str, Any] | None = None
+    page: str | None = None
     among: int | None = None
     command: str | None = None
 
 
-#: How calls may have ended: name, level, which they are, why, what to do, the filters that list them, and a command.
+#: How calls may have ended: name, level, which they are, why, what to do, the filters that list them, and a
+#: command, in which ``{what}`` is what spend is broken down by first.
 _KINDS: Final[tuple[tuple[str, str, Any, str, str, dict[str, str], str | None], ...]] = (
     (
         "No usage reported",
@@ -76,7 +79,7 @@ _KINDS: Final[tuple[tuple[str, str, Any, str, str, dict[str, str], str | None], 
         "A stream was abandoned before its last event. What had arrived is priced and marked ~.",
         "Read streams to their end where you can. The providers bill what they had produced by then.",
         {"usage_source": "stream_partial"},
-        None,
+        "flask llm-cost report --by usage_source,{what}",
     ),
     (
         "Usage that contradicts itself",
@@ -94,7 +97,7 @@ _KINDS: Final[tuple[tuple[str, str, Any, str, str, dict[str, str], str | None], 
         "The app stopped reading, or the connection broke. It is paid for all the same.",
         "Look whether the same feature does it again and again.",
         {"outcome": "interrupted"},
-        None,
+        "flask llm-cost report --by outcome,{what}",
     ),
     (
         "Failed",
@@ -103,7 +106,7 @@ _KINDS: Final[tuple[tuple[str, str, Any, str, str, dict[str, str], str | None], 
         "The provider refused or failed. Where it reported no usage, nothing is missing from the sums.",
         "Retries show as a higher attempt in the list.",
         {"outcome": "error"},
-        None,
+        "flask llm-cost report --by outcome,provider,model",
     ),
 )
 
@@ -131,6 +134,7 @@ def of_calls(visit: Visit, selection: Selection, rows: list[Soundness], unpriced
             if model.model
             else None,
         )
+    what = f"tag:{visit.report_tags[0]}" if visit.report_tags else "model"
     for name, level, matches, why, remedy, params, command in _KINDS:
         calls = calls_of(row for row in rows if matches(row))
         yield Issue(
@@ -140,7 +144,7 @@ def of_calls(visit: Visit, selection: Selection, rows: list[Soundness], unpriced
             found=plural(calls, "call") if calls else "none",
             why=why,
             remedy=_told(visit, remedy) if calls else "Nothing to do.",
-            command=_command(visit, command) if calls else None,
+            command=_command(visit, command and command.format(what=what)) if calls else None,
             **_list_of(selection, rows, calls, params),
         )
 
@@ -164,6 +168,7 @@ def of_tags(visit: Visit, selection: Selection, untagged: Mapping[str, int], cal
             if missing
             else "Nothing to do.",
             params=selection.with_value(f"tag:{key}", None) if missing else None,
+            command=_command(visit, f"flask llm-cost report --by tag:{key},tag:endpoint") if missing else None,
         )
 
 
@@ -207,6 +212,7 @@ def of_prices(visit: Visit, now: datetime) -> Iterable[Issue]:
         found=book.version if age is None else plural(age, "day"),
         why="Providers change prices without a word. Old calls keep the price that they were made at.",
         remedy="Fetch the current ones, and look at the difference before you accept it.",
+        page="pricing",
         command=_command(visit, "flask llm-cost prices sync --preview"),
     )
 

@@ -207,6 +207,75 @@ def test_a_budget_opens_its_own_period(make: Make) -> None:
     assert 'id="budgets"' not in app.get(PREFIX + "/", **then).get_data(as_text=True)
 
 
+def test_a_budget_of_everybody_opens_its_days(make: Make) -> None:
+    """A budget that is nobody's own leads to what counts in it, and nowhere where no address says that."""
+    wheres: dict[str, dict[str, Any]] = {
+        "all": {"period": "month"},
+        "today": {"period": "day", "currency": "EUR"},
+        "chat": {"period": "day", "where": {"provider": "openai", "feature": ["chat"]}},
+        "some": {"period": "day", "where": {"model": "gpt-*"}},
+        "ever": {"period": "total"},
+    }
+    app = make(LLM_COST_BUDGETS=[{"name": name, "limit": "10", **rest} for name, rest in wheres.items()]).mount()
+    app.add("1")
+    today = datetime.now(UTC).date().isoformat()
+    days = {"from": today, "to": today}
+    for page in ("/", "/budgets"):
+        text = app.get(PREFIX + page).get_data(as_text=True).partition("Budgets")[2]
+        found = {
+            name: dict(parse_qsl(urlsplit(unescape(href)).query))
+            for href, name in re.findall(r'<a href="([^"]+)">(\w+)</a>', text)
+        }
+        assert {name: query for name, query in found.items() if name in wheres} == {
+            "all": {},
+            "today": {**days, "currency": "EUR"},
+            "chat": {**days, "provider": "openai", "tag.feature": "chat"},
+        }, page
+
+
+def test_what_is_no_more_opens_the_days_when_it_was(make: Make) -> None:
+    """A value without calls any more leads to the compared range, where what it came to is."""
+    app = make().mount()
+    for days, cost, feature in ((0, "1", "chat"), (8, "1", "chat"), (9, "5", "digest & co"), (11, "7", "digest & co")):
+        app.add(cost, ago=timedelta(days=days, seconds=1), tags={"feature": feature})
+    text = app.get(PREFIX + "/?range=7d&by=model").get_data(as_text=True)
+    found = [unescape(href) for href in re.findall(r'<a href="([^"]+)">digest &amp; co</a>', text)]
+    assert len(found) == 2, "in the sentence, and among what changed"
+    for href in found:
+        assert app.get(href + "&format=json").get_json()["total"]["cost"] == "12"
+    assert "no calls any more" in text
+    assert "range=7d" in re.findall(r'<a href="([^"]+)">gpt-4o</a>', text)[0]
+
+
+def test_every_issue_leads_on(make: Make) -> None:
+    """Each row of data quality that has calls opens them and has a command that works; the age of prices leads to those."""
+    app = make().mount()
+    app.add("1", tags={"tenant_id": "t1"}, outcome="interrupted", usage_source="stream_partial")
+    app.add(None, tags={"tenant_id": "t1"}, outcome="error")
+    text = app.get(PREFIX + "/data-quality?range=7d").get_data(as_text=True).partition("Checks that found nothing")[0]
+    rows = {
+        re.sub(r"<[^>]+>", "", name): (unescape(href), unescape(re.sub(r"<[^>]+>", "", command)))
+        for name, href, command in re.findall(
+            r'<span class="unseen">[^<]+</span>([^\n]+?)<small><a href="([^"]+)">[^\n]*?<code class="command">(.*?)</code>',
+            text,
+        )
+    }
+    for name, query in (
+        ("Without the tag feature", {"untagged": "feature"}),
+        ("Estimated from what was cut short", {"usage_source": "stream_partial"}),
+        ("Interrupted", {"outcome": "interrupted"}),
+        ("Failed", {"outcome": "error"}),
+    ):
+        href, command = rows[name]
+        assert dict(parse_qsl(urlsplit(href).query)) == {"range": "7d", **query}
+        program, group, *arguments = command.split()
+        assert (program, group, arguments[0]) == ("flask", "llm-cost", "report")
+        told = app.app.test_cli_runner().invoke(args=[group, *arguments])
+        assert told.exit_code == 0, told.output
+    href, _ = rows["Age of the prices"]
+    assert href == PREFIX + "/pricing"
+
+
 def test_a_hold_opens_its_call_as_soon_as_there_is_one(make: Make) -> None:
     """An open hold of a call under way has no link, as the call has no page yet; it says whose it is as the bars do."""
     euros = {"name": "euros", "limit": "9", "period": "day", "currency": "EUR", "where": {"provider": "acme"}}

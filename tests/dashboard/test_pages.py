@@ -204,6 +204,8 @@ def test_a_month_that_was_moved_says_so(make: Make) -> None:
     assert "moved the number by" not in app.get(PREFIX + "/?range=last_month&model=other").get_data(as_text=True)
     quality = app.get(PREFIX + "/data-quality?format=json").get_json()
     assert [change["booked"] for change in quality["changes"]] == [False, True]
+    days = f"from={last_month:%Y-%m}-01&amp;to={first - timedelta(days=1):%Y-%m-%d}"
+    assert f'<a href="{PREFIX}/?{days}">' in app.get(PREFIX + "/data-quality").get_data(as_text=True)
 
 
 def test_what_providers_billed_stands_beside_the_book(make: Make) -> None:

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from flask_llm_cost.budgets.declaration import Budget, DeclarationError, parse_budgets
 from flask_llm_cost.errors import ConfigError
-from flask_llm_cost.records import TAG_KEY
+from flask_llm_cost.records import TAG_KEY, TAG_KEY_RULE
 
 PREFIX: Final = "LLM_COST_"
 
@@ -165,7 +165,7 @@ def _name(value: Any) -> str:
 
 def _tag_key(value: Any) -> str:
     if not isinstance(value, str) or not TAG_KEY.fullmatch(value):
-        raise _BadValueError(f"{value!r} is no tag key: a letter, then up to 63 of a-z, 0-9, '_', '.', '-'")
+        raise _BadValueError(f"{value!r} is no tag key: {TAG_KEY_RULE}")
     return value
 
 

@@ -24,6 +24,8 @@ Quantity: TypeAlias = int | Decimal
 REDACTED: Final = "[redacted]"
 #: The whole of a tag's key.
 TAG_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+#: The same for people.
+TAG_KEY_RULE: Final = "a lower-case letter, then up to 63 of a-z, 0-9, '_', '.', '-'"
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from flask_llm_cost.log import log
 from flask_llm_cost.records import REDACTED as REDACTED
-from flask_llm_cost.records import TAG_KEY
+from flask_llm_cost.records import TAG_KEY, TAG_KEY_RULE
 
 MAX_TAGS: Final = 32
 MAX_VALUE: Final = 256
@@ -246,7 +246,7 @@ class TagRules:
             if value is None:
                 continue
             if not isinstance(key, str) or not TAG_KEY.fullmatch(key):
-                self._drop(key, "a key is a letter, then up to 63 of a-z, 0-9, '_', '.', '-'")
+                self._drop(key, f"a key is {TAG_KEY_RULE}")
             elif len(cleaned) == MAX_TAGS:
                 self._drop(key, f"a call has at most {MAX_TAGS} tags")
             elif _bare_name(key) in self._secret_names:

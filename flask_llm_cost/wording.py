@@ -4,5 +4,12 @@ from __future__ import annotations
 
 
 def plural(number: int, one: str, many: str | None = None) -> str:
-    """``1 call``, ``1,204 calls``."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+    """``1 call``, ``1,204 calls``, ``60 categories``."""
+    return f"{number:,} {one if number == 1 else many or several(one)}"
+
+
+def several(noun: str) -> str:
+    """The plural of a noun that follows the rules: ``tenants``, ``categories``, ``batches``."""
+    if noun.endswith("y") and noun[-2:-1] not in ("", *"aeiou"):
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("s", "x", "z", "ch", "sh")) else "s")

@@ -16,6 +16,7 @@ from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import KNOWN
 from flask_llm_cost.ledger.tag_queries import latest_values
+from flask_llm_cost.wording import several
 
 Here: TypeAlias = Callable[[Mapping[str, Any]], str]
 
@@ -127,7 +128,7 @@ def _untagged(selection: Selection, dimension: str) -> bool:
 def _narrowing(word: str, selection: Selection, found: Breakdown) -> Select:
     name = "tag." + found.dimension[4:] if found.dimension.startswith("tag:") else found.dimension
     chosen = str(selection.params.get(name, ""))
-    options = [Option("", f"all {dimension_name(found.dimension)}s", not chosen)]
+    options = [Option("", f"all {several(dimension_name(found.dimension))}", not chosen)]
     options += [Option(value, label, value == chosen) for value, label in found.options if value is not None]
     return Select(name, dimension_name(found.dimension).capitalize(), tuple(options), word)
 

@@ -16,7 +16,7 @@ from werkzeug.datastructures import MultiDict
 from flask_llm_cost.dashboard.periods import Period, period
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger.call_queries import ORDERS
-from flask_llm_cost.ledger.filter import KNOWN, VALUES, Filter, check_dimension
+from flask_llm_cost.ledger.filter import KNOWN, VALUES, Filter, check_dimension, check_tag_key
 
 LONGEST_QUERY: Final = 4096
 _MOST_PARAMETERS: Final = 60
@@ -189,10 +189,10 @@ def parse(args: MultiDict[str, str], page: str, base: Filter, *, zone: ZoneInfo,
     tags: dict[str, str | None] = {}
     for name, value in given.items():
         if name.startswith("tag."):
-            check_dimension("tag:" + name[4:])
+            check_tag_key(name[4:])
             tags[name[4:]] = _text(name, value)
     for key in untagged:
-        check_dimension("tag:" + key)
+        check_tag_key(key)
         if key in tags:
             raise QueryError(f"a call cannot both have the tag {key!r} and lack it")
         tags[key] = None
@@ -272,11 +272,11 @@ def _other_tag(given: dict[str, str]) -> dict[str, str]:
     key, value = (given.pop(name, None) for name in _OTHER_TAG)
     if key is None:
         if value is not None:
-            raise QueryError("is=... needs the key of a tag: key=team&is=billing")
+            raise QueryError("the value of a tag needs its key beside it: key=team&is=billing")
         return given
-    check_dimension("tag:" + key)
+    check_tag_key(key)
     if value is None:
-        raise QueryError("key=... needs the value that the tag has: key=team&is=billing")
+        raise QueryError("the key of a tag needs its value beside it: key=team&is=billing")
     return {**given, f"tag.{key}": value}
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from flask_llm_cost.wording import plural as plural  # for templates, which know this file only
+from flask_llm_cost.wording import several as several
 
 _SYMBOLS: Final = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥", "CHF": "CHF ", "CAD": "C$", "AUD": "A$"}
 _NAMES: Final = {"USD": "US dollars", "EUR": "euros", "GBP": "pounds", "JPY": "yen"}
@@ -107,12 +108,7 @@ def per(rate_per: Decimal, unit: str) -> str:
         return unit
     millions = rate_per / 1_000_000
     number = f"{plain(millions)}M" if millions >= 1 and millions == int(millions) else f"{rate_per.normalize():,f}"
-    return f"{number} {units(unit)}"
-
-
-def units(name: str) -> str:
-    """The plural of a unit: ``tokens``, ``queries``."""
-    return name.removesuffix("y") + "ies" if name.endswith("y") else name + "s"
+    return f"{number} {several(unit)}"
 
 
 def quantity(number: Decimal) -> str:

@@ -74,8 +74,12 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """Everything on the page."""
+    """Everything on the page.
 
+    :param found: how many models there are, with those that are not among the rows
+    """
+
+    found: int
     total: Spend
     before: Spend
     rows: tuple[ModelRow, ...]
@@ -126,6 +130,7 @@ def build(session: Session, selection: Selection, book: PriceBook) -> Models:
             )
         )  # fmt: skip
     return Models(
+        found=len(days),
         total=time.total,
         before=time.before,
         rows=tuple(rows),

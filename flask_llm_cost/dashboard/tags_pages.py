@@ -31,7 +31,7 @@ from flask_llm_cost.dashboard.sums import together
 from flask_llm_cost.dashboard.timeline import timeline
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
-from flask_llm_cost.ledger.filter import check_dimension
+from flask_llm_cost.ledger.filter import check_tag_key
 from flask_llm_cost.ledger.queries import Spend
 from flask_llm_cost.ledger.tag_queries import tag_keys, too_many_to_add_up
 
@@ -157,7 +157,7 @@ class TagKey:
 
 def tag(visit: Visit, key: str) -> Response:
     """One key, or with ``?value=``, or a filter on it, one value. A key within the scope is nobody's to look around in."""
-    check_dimension(f"tag:{key}")
+    check_tag_key(key)
     selection = visit.selection().valued(key)
     if key in visit.base.scope:
         return visit.refusal(f"This view is held to one {dimension_name('tag:' + key)}: it has no list of them.")

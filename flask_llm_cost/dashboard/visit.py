@@ -254,4 +254,6 @@ def _page(template: str, page: str, links: Links, **values: Any) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    # What begins with a name of ours, such as cost_status, keeps it as it is written.
+    word = text.partition(" ")[0]
+    return (text[:1].upper() + text[1:] if word.isalpha() else text) + ("" if text.endswith((".", "?")) else ".")

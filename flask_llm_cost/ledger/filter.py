@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger.models import Call, CallTag
 from flask_llm_cost.ledger.rollup_sums import UNCOUNTED_SOURCES
-from flask_llm_cost.records import TAG_KEY
+from flask_llm_cost.records import TAG_KEY, TAG_KEY_RULE
 
 _NO_TAGS: Final[Mapping[str, Any]] = MappingProxyType({})
 #: A ``usage_source`` that stands for every one from which something was counted.
@@ -64,6 +64,18 @@ def check_dimension(name: str) -> str:
         return name
     tag = f"; a tag is written {f'tag:{name}'!r}" if len(name) <= 80 and TAG_KEY.fullmatch(name) else ""
     raise QueryError(f"spend cannot be grouped by {name[:80]!r}{tag}", choices=dimensions())
+
+
+def check_tag_key(key: str) -> str:
+    """*key* if a call can have a tag of that name.
+
+    :raises QueryError: otherwise, with the key that may be meant
+    """
+    if TAG_KEY.fullmatch(key):
+        return key
+    near = key.strip().lower().replace(" ", "_")
+    meant = f"; did you mean {near!r}?" if TAG_KEY.fullmatch(near) else ""
+    raise QueryError(f"no call has a tag {key[:80]!r}: a key is {TAG_KEY_RULE}{meant}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import TIMES, VALUES, Filter, dimensions
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.queries import Spend
-from flask_llm_cost.records import TAG_KEY
+from flask_llm_cost.records import TAG_KEY, TAG_KEY_RULE
 
 if TYPE_CHECKING:
     from flask_llm_cost.extension import AppState
@@ -144,8 +144,7 @@ def _tags(wanted: object, rules: TagRules) -> dict[str, str | None]:
         raise QueryError(f"tags={_shown(wanted)} must be a dict of a tag's key to its value")
     for key in wanted:
         if not isinstance(key, str) or not TAG_KEY.fullmatch(key):
-            rule = "a key is a letter, then up to 63 of a-z, 0-9, '_', '.', '-'"
-            raise QueryError(f"tags={{{_shown(key)}: ...}}: no call has such a tag; {rule}")
+            raise QueryError(f"tags={{{_shown(key)}: ...}}: no call has such a tag; a key is {TAG_KEY_RULE}")
     # What is empty is kept on no call, and asks for none: not for those without the tag.
     return {key: None if value is None else rules.clean({key: value}).get(key, "") for key, value in wanted.items()}
 

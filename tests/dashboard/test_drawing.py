@@ -169,7 +169,7 @@ def test_a_bill_speaks_plainly(name: str, words: str) -> None:
 
 def test_units_have_their_plural() -> None:
     """Whatever is billed by the piece."""
-    assert {component.unit: formatting.units(component.unit) for component in COMPONENTS.values()}.items() >= {
+    assert {component.unit: formatting.several(component.unit) for component in COMPONENTS.values()}.items() >= {
         ("token", "tokens"), ("query", "queries"), ("minute", "minutes"),
     }  # fmt: skip
     assert formatting.per(Decimal(1000), "query") == "1,000 queries"

@@ -19,6 +19,8 @@ from flask_llm_cost.dashboard.filters import parse
 from flask_llm_cost.dashboard.forecast import ANOMALY_RULE, FORECAST_RULE
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.local_time import start_of_day
+from flask_llm_cost.records import TAG_KEY_RULE
+from flask_llm_cost.wording import plural
 
 Make = Callable[..., MountedApp]
 NEVER: Mapping[str, Any] = {
@@ -281,3 +283,63 @@ def test_rules_can_be_read_without_a_pointer(make: Make) -> None:
     assert "title" not in opened
     opened = app.get().get_data(as_text=True).partition("<summary>Table</summary>")[2].partition("<table")[0]
     assert f"The forecast: {FORECAST_RULE}" in words(opened)
+
+
+@pytest.mark.parametrize(
+    ("noun", "many"),
+    [
+        ("tenant", "tenants"), ("category", "categories"), ("day", "days"), ("batch", "batches"), ("status", "statuses"),
+        ("tax", "taxes"), ("y", "ys"), ("customer group", "customer groups"),
+    ],
+)  # fmt: skip
+def test_several_of_a_kind(noun: str, many: str) -> None:
+    """Whatever a tag's key is called, several of it are said in proper English."""
+    assert (plural(1, noun), plural(2, noun)) == (f"1 {noun}", f"2 {many}")
+
+
+def test_tags_are_counted_in_words(make: Make) -> None:
+    """A tag's page counts categories, and says that no call has it where none has; a choice offers all categories."""
+    app = make(LLM_COST_REPORT_TAGS=("feature", "category")).mount()
+    for n in range(3):
+        app.add("1", tags={"feature": "chat", "category": f"c{n}"})
+    assert "3 categories so far in" in words(app.get(PREFIX + "/tags/category").get_data(as_text=True))
+    assert "No call has the tag nothere so far in" in words(app.get(PREFIX + "/tags/nothere").get_data(as_text=True))
+    assert "all categories" in said(app.get())
+
+
+def test_sentences_are_kept_apart(make: Make) -> None:
+    """Calls in several other currencies are a sentence each, with a space between."""
+    app = make().mount()
+    for currency in ("USD", "EUR", "GBP"):
+        app.add("1", currency=currency)
+    assert "is counted apart. 1 call in " in said(app.get(range="7d"))
+    assert "apart.1" not in said(app.get(range="7d"))
+
+
+def test_all_models_are_counted(make: Make) -> None:
+    """The models above the table are all that there are, also those beyond the 100 that it shows."""
+    app = make().mount()
+    app.add_all(("1", {"model": f"m{n}"}) for n in range(103))
+    text = app.get(PREFIX + "/models?range=7d").get_data(as_text=True)
+    assert "103 models in the last 7 days" in words(text)
+    assert "<title>LLM costs: 103 models" in text
+    assert len(app.get(PREFIX + "/models?range=7d&format=csv").data.splitlines()) == 104
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("/calls?key=Team&is=x", f"No call has a tag 'Team': a key is {TAG_KEY_RULE}; did you mean 'team'?"),
+        ("/calls?tag.Team=x", "No call has a tag 'Team': a key is"),
+        ("/calls?untagged=9", f"No call has a tag '9': a key is {TAG_KEY_RULE}."),
+        ("/tags/Team", "No call has a tag 'Team': a key is"),
+        ("/calls?is=x", "The value of a tag needs its key beside it: key=team&is=billing."),
+        ("/calls?key=team", "The key of a tag needs its value beside it: key=team&is=billing."),
+        ("/calls?cost_status=x", "cost_status cannot be 'x'; known are:"),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_said_of_what_was_asked(make: Make, address: str, sentence: str) -> None:
+    """A filter's key is told apart from what spend is grouped by, and a parameter is spelled as it is written."""
+    text = said(make().mount().get(PREFIX + address))
+    assert sentence in text
+    assert "grouped" not in text

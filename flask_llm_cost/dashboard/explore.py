@@ -15,14 +15,13 @@ from flask_llm_cost.dashboard.breakdown import MOST_VALUES, Names, dimension_nam
 from flask_llm_cost.dashboard.controls import Option, Select, chips, dimensions, page_controls
 from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
-from flask_llm_cost.dashboard.filters import Selection
+from flask_llm_cost.dashboard.filters import ParameterError, Selection
 from flask_llm_cost.dashboard.formatting import MONTHS
 from flask_llm_cost.dashboard.formatting import day as short_day
 from flask_llm_cost.dashboard.periods import first_of_month, last_of_month
 from flask_llm_cost.dashboard.pivot import Heading, Invoice, Pivot, PivotRow
 from flask_llm_cost.dashboard.sums import before_of, per_call, together, without
 from flask_llm_cost.dashboard.visit import Visit
-from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.queries import NOTHING, Spend
@@ -259,7 +258,7 @@ def _invoice(session: Session, selection: Selection) -> Invoice | None:
         rows = queries.pivot(session, selection.base.narrowed(currency=None), ("provider", "currency"))
         known = {str(row["provider"]).casefold(): str(row["provider"]) for row in rows}
         if known and provider.casefold() not in known:
-            raise QueryError(f"no call went to a provider {provider[:40]!r}", choices=sorted(known.values()))
+            raise ParameterError("invoice", f"no call went to a provider {provider[:40]!r}", choices=sorted(known.values()))
         provider = known.get(provider.casefold(), provider)
         ledger = queries.totals(session, selection.filter.narrowed(provider=provider))
     return Invoice(provider=provider, amount=amount, ledger=ledger)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -166,7 +166,7 @@ class Selection:
         if not self.value:
             return self
         if key in self.filter.tags:
-            raise QueryError(f"this page is about one value of {key!r} already: tag.{key} says another")
+            raise ParameterError("value", f"this page is about one value of {key!r} already: tag.{key} says another")
         params = {name: value for name, value in self.params.items() if name != "value"}
         narrowed = self.filter.narrowed(tags={key: self.value})
         return replace(self, filter=narrowed, params={**params, f"tag.{key}": self.value})
@@ -176,6 +176,14 @@ class Selection:
         params = self.changed(**{f"tag.{key}": None})
         untagged = [name for name in params.pop("untagged", []) if name != key]
         return {**params, "untagged": untagged} if untagged else params
+
+
+class ParameterError(QueryError):
+    """A parameter that reads well, and that the page then finds to make no sense. Stays inside the dashboard."""
+
+    def __init__(self, parameter: str, problem: str, *, choices: Iterable[str] = ()) -> None:
+        self.parameter = parameter
+        super().__init__(problem, choices=choices)
 
 
 def parse(args: MultiDict[str, str], page: str, base: Filter, *, zone: ZoneInfo, now: datetime) -> Selection:
@@ -242,6 +250,34 @@ def parse(args: MultiDict[str, str], page: str, base: Filter, *, zone: ZoneInfo,
         before=_uuid("before", given.get("before")),
         limit=_limit(given.get("limit")),
     )
+
+
+#: Parameters that say one thing together.
+_TOGETHER: Final = (("range", "from", "to"), ("key", "is"))
+
+
+def understood(
+    args: MultiDict[str, str], page: str, base: Filter, *, zone: ZoneInfo, now: datetime, besides: str | None = None
+) -> tuple[Selection, bool]:
+    """What a query string still says without the parameters that make no sense, and whether any of them do not.
+
+    :param besides: one that makes no sense though it reads well
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in args:
+        groups.setdefault(next((names for names in _TOGETHER if name in names), (name,)), []).append(name)
+    kept: MultiDict[str, str] = MultiDict()
+    selection, whole = parse(kept, page, base, zone=zone, now=now), len(groups) <= _MOST_PARAMETERS
+    for names in list(groups.values())[:_MOST_PARAMETERS]:
+        if besides in names:
+            whole = False
+            continue
+        tried = MultiDict([*kept.items(multi=True), *((name, value) for name in names for value in args.getlist(name))])
+        try:
+            selection, kept = parse(tried, page, base, zone=zone, now=now), tried
+        except QueryError:
+            whole = False
+    return selection, whole
 
 
 def _given(args: MultiDict[str, str], page: str) -> dict[str, str]:

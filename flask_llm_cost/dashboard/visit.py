@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.dashboard.access import Mount, Scope, ScopeRefusedError, View, base_filter, secured
 from flask_llm_cost.dashboard.export import json_response
-from flask_llm_cost.dashboard.filters import LONGEST_QUERY, Selection, parse
+from flask_llm_cost.dashboard.filters import LONGEST_QUERY, ParameterError, Selection, parse, understood
 from flask_llm_cost.dashboard.formatting import full_day
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.rendering import asset, render
@@ -78,8 +78,22 @@ class Visit:
 
         :raises QueryError: with a sentence for people
         """
-        page = "calls" if self.page == "calls_csv" else self.page
-        return parse(request.args, page, self.base, zone=self.state.config.timezone, now=self.now)
+        return parse(request.args, self._listed, self.base, zone=self.state.config.timezone, now=self.now)
+
+    @property
+    def _listed(self) -> str:
+        """The page, or that of which this is the file."""
+        return "calls" if self.page == "calls_csv" else self.page
+
+    def without(self, error: QueryError) -> tuple[Selection, str | None]:
+        """What of the query string is understood, and the address of the same page with that alone.
+
+        No address where all of it is: then it is something else that makes no sense, and would again.
+        """
+        besides = error.parameter if isinstance(error, ParameterError) else None
+        zone = self.state.config.timezone
+        found, whole = understood(request.args, self._listed, self.base, zone=zone, now=self.now, besides=besides)
+        return found, None if whole else self.links(self._listed, found.changed(), **self.values)
 
     def list_since(self, session: Session, selection: Selection) -> date | None:
         """The day from which single calls are known, where the range begins before it: earlier ones were pruned."""
@@ -151,6 +165,7 @@ class Visit:
 def respond(view: View, page: str, blueprint: str, scope: Scope | None, values: Mapping[str, Any]) -> Response:
     """What *view* answers, or the page that says why there is none. All of it carries our headers."""
     links = Links(request.blueprint or blueprint)
+    asked: Visit | None = None
     try:
         if len(request.query_string) > LONGEST_QUERY:
             raise QueryError(f"the query string is longer than the {LONGEST_QUERY} characters that are read")
@@ -158,12 +173,22 @@ def respond(view: View, page: str, blueprint: str, scope: Scope | None, values: 
         state = state_of()
         if "sqlalchemy" not in current_app.extensions:
             return secured(_notice(page, links, 503, "There is no ledger", [_LOG_ONLY], scoped=scope is not None))
-        visit = Visit(page, base, scope is not None, state, links, datetime.now(UTC), values)
+        asked = visit = Visit(page, base, scope is not None, state, links, datetime.now(UTC), values)
         response: Response = view(visit, **values)
     except DetailPrunedError as error:
         response = _pruned(visit, error.before.date())
     except QueryError as error:
-        response = _notice(page, links, 400, "That is not understood", [_sentence(str(error))], scoped=scope is not None)
+        found, again = asked.without(error) if asked else (None, None)
+        response = _notice(
+            page,
+            links,
+            400,
+            "That is not understood",
+            [_sentence(str(error))],
+            scoped=scope is not None,
+            later=("Show without it", again) if again else None,
+            carried=found.carried if found else {},
+        )
     except ScopeRefusedError:
         response = _notice(page, links, 403, "Nothing to show", [_NOBODY], scoped=True)
     except SchemaMissingError:
@@ -227,13 +252,13 @@ def _notice(
     commands: Iterable[tuple[str, str]] = (),
     *,
     scoped: bool,
+    **values: Any,
 ) -> Response:
     if request.args.get("format") == "json":
         return json_response({"error": title, "message": " ".join(sentences)}, status)
     shown = () if scoped else tuple(commands)
-    text = _page(
-        "notice.html", page, links, scoped=scoped, title=title, sentences=sentences, commands=shown, retry=status == 400
-    )
+    values.update(title=title, sentences=sentences, commands=shown, retry=status == 400)
+    text = _page("notice.html", page, links, scoped=scoped, **values)
     return Response(text, status)
 
 

@@ -343,3 +343,43 @@ def test_what_is_not_understood_is_said_of_what_was_asked(make: Make, address: s
     text = said(make().mount().get(PREFIX + address))
     assert sentence in text
     assert "grouped" not in text
+
+
+@pytest.mark.parametrize(
+    ("address", "again"),
+    [
+        ("/calls?range=90d&tag.category=c7&key=Team&is=x", "/calls?range=90d&tag.category=c7"),
+        ("/calls?tag.team=x&tag.Team=y&model=a b&sort=dearest", "/calls?tag.team=x&model=a b&sort=dearest"),
+        ("/explore?range=7d&invoice=nobody:5&rows=model&untagged=a&untagged=b",
+         "/explore?range=7d&rows=model&untagged=a&untagged=b"),
+        ("/explore?invoice=five&provider=openai", "/explore?provider=openai"),
+        ("/?range=custom&from=2026-11-01&to=&model=gpt-4o", "/?model=gpt-4o"),
+        ("/?from=2026-11-30&to=2026-11-01&provider=openai", "/?provider=openai"),
+        ("/models?provider=a&provider=b&outcome=ok", "/models?outcome=ok"),
+        ("/tags/feature?value=a&tag.feature=b&range=7d", "/tags/feature?tag.feature=b&range=7d"),
+        ("/calls.csv?limit=0&model=a", "/calls?model=a"),
+        ("/pricing?serach=gpt", "/pricing"),
+    ],
+)  # fmt: skip
+def test_a_slip_costs_no_filter(make: Make, address: str, again: str) -> None:
+    """From what is not understood the way on is the same page with all that was, and to the other pages with its filters."""
+    app = make().mount()
+    app.add("1", tags={"feature": "b"})
+    response = app.get(PREFIX + address)
+    assert response.status_code == 400
+    links = [unescape(href) for href in re.findall(r'href="([^"]+)"', response.get_data(as_text=True).partition("<nav")[2])]
+    (led,) = re.findall(r'<a class="go" href="([^"]+)">Show without it</a>', response.get_data(as_text=True))
+    wanted, found = urlsplit(PREFIX + again), urlsplit(unescape(led))
+    assert (found.path, parse_qsl(found.query)) == (wanted.path, parse_qsl(wanted.query))
+    assert app.get(unescape(led)).status_code == 200
+    kept = {pair for pair in parse_qsl(wanted.query) if pair[0] not in ("rows", "sort", "invoice")}
+    for href in links:
+        if urlsplit(href).path in (PREFIX + "/", PREFIX + "/models"):
+            assert set(parse_qsl(urlsplit(href).query)) == kept, href
+
+
+def test_no_way_back_leads_to_the_same_mistake(make: Make) -> None:
+    """Where the parameters are all understood and the page is not, only the overview is left, with the filters."""
+    text = make().mount().get(PREFIX + "/tags/Team?range=7d").get_data(as_text=True)
+    assert "Show without it" not in text
+    assert f'<a class="go" href="{PREFIX}/?range=7d">To the overview</a>' in text

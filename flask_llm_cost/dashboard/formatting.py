@@ -13,6 +13,10 @@ from flask_llm_cost.wording import several as several
 
 _SYMBOLS: Final = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥", "CHF": "CHF ", "CAD": "C$", "AUD": "A$"}
 _NAMES: Final = {"USD": "US dollars", "EUR": "euros", "GBP": "pounds", "JPY": "yen"}
+#: Currencies of which the minor unit is 0 in ISO 4217, table A.1 (kept by SIX), without its funds.
+_NO_MINOR_UNIT: Final = frozenset({
+    "BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF",
+})  # fmt: skip
 _SMALLEST: Final = Decimal("0.000001")
 # Not strftime's, which follow whatever locale the host has set.
 MONTHS: Final = (
@@ -34,8 +38,13 @@ def currency_name(currency: str) -> str:
     return _NAMES.get(currency, currency)
 
 
+def _cents(currency: str) -> int:
+    """How many places an amount has on a bill: two, or none where there is nothing smaller than the unit."""
+    return 0 if currency in _NO_MINOR_UNIT else 2
+
+
 def money(amount: Decimal | None, currency: str = "USD", places: int | None = None) -> str:
-    """Cents from a tenth of a unit up, three significant digits below: ``$2,998.30``, ``$0.0715``, ``$0.0004``.
+    """Cents from ten cents up, three significant digits below: ``$2,998.30``, ``$0.0715``, ``$0.0004``; ``¥2,998``.
 
     :param places: so many for every amount of a column or legend, see :func:`places_of`; one below the last says ``<$0.01``
     """
@@ -49,29 +58,33 @@ def money(amount: Decimal | None, currency: str = "USD", places: int | None = No
         return f"{sign}<{symbol(currency)}{smallest:f}"
     if places is not None:
         return f"{sign}{symbol(currency)}{_rounded(size, places):,f}"
-    places = _places(size)
-    text = f"{_rounded(size, places):,f}"
-    if places > 2:
-        whole, _, fraction = text.partition(".")
-        text = f"{whole}.{fraction.rstrip('0').ljust(2, '0')}"
-    return f"{sign}{symbol(currency)}{text}"
+    return f"{sign}{symbol(currency)}{_trimmed(_rounded(size, _places(size, currency)), currency)}"
 
 
-def _places(size: Decimal) -> int:
-    return 2 if size >= Decimal("0.1") or not size else 2 - size.adjusted()
+def _trimmed(size: Decimal, currency: str) -> str:
+    """Without the zeros at its end, never under its cents."""
+    whole, _, fraction = f"{size:,f}".partition(".")
+    fraction = fraction.rstrip("0").ljust(_cents(currency), "0")
+    return f"{whole}.{fraction}" if fraction else whole
 
 
-def places_of(total: Decimal | None) -> int:
-    """How many places the sums of a page have, by its total: cents from a unit up, four below, more under a hundredth."""
-    size = abs(total or Decimal(0))
-    return 2 if size >= 1 or not size else max(4, 2 - size.adjusted())
+def _places(size: Decimal, currency: str) -> int:
+    cents = _cents(currency)
+    return cents if size >= Decimal(10).scaleb(-cents) or not size else 2 - size.adjusted()
+
+
+def places_of(total: Decimal | None, currency: str = "USD") -> int:
+    """How many places the sums of a page have, by its total: cents from 100 of them up, else two more, or what it takes."""
+    size, cents = abs(total or Decimal(0)), _cents(currency)
+    return cents if size >= Decimal(100).scaleb(-cents) or not size else max(cents + 2, 2 - size.adjusted())
 
 
 def call_money(amount: Decimal | None, currency: str = "USD") -> str:
-    """What a call costs, wherever it is told: four places, three significant digits below a hundredth of a cent."""
-    if amount is None or 0 < abs(amount) < Decimal("0.0001"):
+    """What a call costs, wherever it is told: a hundredth of a cent, three significant digits below that."""
+    places = _cents(currency) + 2
+    if amount is None or 0 < abs(amount) < Decimal(1).scaleb(-places):
         return money(amount, currency)
-    return f"{MINUS if amount < 0 else ''}{symbol(currency)}{_rounded(abs(amount), 4):,f}"
+    return f"{MINUS if amount < 0 else ''}{symbol(currency)}{_rounded(abs(amount), places):,f}"
 
 
 def round_money(amount: Decimal | None, currency: str = "USD") -> str:
@@ -95,11 +108,10 @@ def plain(number: Decimal | int) -> str:
 
 
 def exact_amount(amount: Decimal | None, currency: str = "USD") -> str:
-    """An amount with every digit, for arithmetic that is to be checked: ``$0.002515``, never under two places."""
+    """An amount with every digit, for arithmetic that is to be checked: ``$0.002515``, never under its cents."""
     if amount is None:
         return UNKNOWN
-    whole, _, fraction = f"{abs(amount):,f}".partition(".")
-    return f"{MINUS if amount < 0 else ''}{symbol(currency)}{whole}.{fraction.rstrip('0').ljust(2, '0')}"
+    return f"{MINUS if amount < 0 else ''}{symbol(currency)}{_trimmed(abs(amount), currency)}"
 
 
 def per(rate_per: Decimal, unit: str) -> str:
@@ -126,7 +138,7 @@ def money_range(low: Decimal, high: Decimal, currency: str = "USD", least: Decim
     ends = []
     for end, rounding in ((low, ROUND_FLOOR), (high, ROUND_CEILING)):
         # No finer than it is shown, or the second rounding would lead inwards again.
-        unit = max(step, Decimal(1).scaleb(-_places(abs(end))))
+        unit = max(step, Decimal(1).scaleb(-_places(abs(end), currency)))
         ends.append((end / unit).to_integral_value(rounding) * unit)
     show = round_money if step >= 1 else money
     return (show if ends[0] >= least else money)(max(ends[0], least), currency), show(ends[1], currency)

@@ -98,6 +98,36 @@ def test_small_amounts_are_not_rounded_away(amount: str | None, shown: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        ("2998.3", ("¥2,998", "¥2,998.30", "¥2,998.3")),
+        ("15.0324", ("¥15", "¥15.03", "¥15.0324")),
+        ("7.15", ("¥7.15", "¥7.15", "¥7.15")),
+        ("7", ("¥7", "¥7.00", "¥7")),
+        ("0.0715", ("¥0.0715", "¥0.07", "¥0.0715")),
+        ("0.0004", ("¥0.0004", "¥0.0004", "¥0.0004")),
+        ("-30", ("−¥30", "−¥30.00", "−¥30")),
+        ("0", ("¥0", "¥0.00", "¥0")),
+    ],
+)
+def test_yen_have_no_cents(amount: str, shown: tuple[str, str, str]) -> None:
+    """Sums in a currency without a smaller unit have no cents, a call's two places where others have four, a bill's all."""
+    yen = Decimal(amount)
+    found = formatting.money(yen, "JPY"), formatting.call_money(yen, "JPY"), formatting.exact_amount(yen, "JPY")
+    assert found == shown
+    assert formatting.money(yen, "KRW") == shown[0].replace("¥", "KRW ")
+
+
+def test_a_column_of_yen() -> None:
+    """From 100 yen up a page has none, below it two places, and more where all of it is less than one."""
+    for total, places, shown in (("2998.3", 0, "¥2,998"), ("99.5", 2, "¥99.50"), ("0.0123", 4, "¥0.0123")):
+        assert formatting.places_of(Decimal(total), "JPY") == places
+        assert formatting.money(Decimal(total), "JPY", places) == shown
+    assert formatting.money(Decimal("0.4"), "JPY", 0) == "<¥1"
+    assert formatting.money_range(Decimal("570.4"), Decimal("611.3"), "JPY", Decimal("570.4")) == ("¥570", "¥612")
+
+
+@pytest.mark.parametrize(
     ("amounts", "shown"),
     [
         (["28.4512", "0.95", "0.0319", "0.0254", "0.00186"], ["$28.45", "$0.95", "$0.03", "$0.03", "<$0.01"]),

@@ -81,14 +81,13 @@ class BudgetBar:
 class HoldRow:
     """An open hold as it is listed.
 
-    :param whose: as its budget's bar says it; ``all`` for everybody's
-    :param tag: the same as key and value; empty for everybody's
+    :param name: and *detail*: as its budget's bar has them
     :param recorded: whether there is a page of its call: one under way has none yet
     """
 
     hold: OpenHold
-    whose: str
-    tag: str
+    name: str
+    detail: str
     currency: str
     recorded: bool
 
@@ -148,16 +147,12 @@ def _hold_rows(visit: Visit, holds: Sequence[OpenHold]) -> list[HoldRow]:
     with visit.session() as session:
         there = recorded(session, visit.base.narrowed(currency=None), {hold.call_id for hold in holds})
     currencies = {budget.name: budget.currency for budget in visit.state.budgets.declared}
+    named = {key: visit.names(key, values) for key, values in _tagged(hold.scope for hold in holds).items()}
     rows = []
     for hold in holds:
-        key, value = _tag(hold.scope) or ("", hold.scope)
-        whose = visit.names(key, [value]).get(value, value)
-        rows.append(
-            HoldRow(
-                hold=hold, whose=whose, tag=f"{dimension_name('tag:' + key)} {value}" if key else "",
-                currency=currencies[hold.budget], recorded=hold.call_id in there,
-            )
-        )  # fmt: skip
+        name, detail = _said(hold.budget, _tag(hold.scope), named)
+        known = hold.call_id in there
+        rows.append(HoldRow(hold=hold, name=name, detail=detail, currency=currencies[hold.budget], recorded=known))
     return rows
 
 
@@ -183,16 +178,24 @@ def _where(budget: Budget) -> dict[str, str] | None:
     return found
 
 
-def _bar(status: BudgetStatus, named: dict[str, Any], where: Mapping[str, str] | None) -> BudgetBar:
+def _said(budget: str, tag: tuple[str, str] | None, named: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
+    """A budget's name for people, or that of whose it is; and which one it is in full, where the name is somebody's."""
+    if tag is None:
+        return budget.replace("_", " "), ""
+    key, value = tag
+    return named.get(key, {}).get(value, value), f"{budget}, {dimension_name('tag:' + key)} {value}"
+
+
+def _bar(status: BudgetStatus, named: Mapping[str, Mapping[str, str]], where: Mapping[str, str] | None) -> BudgetBar:
     tag, left, parts = _tag(status.scope), 1.0, []
     for part in (status.spent, status.held, status.unresolved):
         parts.append(min(left, float(part / status.limit)) if status.limit else 0.0)
         left -= parts[-1]
-    whose = named.get(tag[0], {}).get(tag[1], tag[1]) if tag else ""
+    name, detail = _said(status.budget, tag, named)
     return BudgetBar(
         status=status,
-        name=whose or status.budget.replace("_", " "),
-        detail=f"{status.budget}, {dimension_name('tag:' + tag[0])} {tag[1]}" if tag else "",
+        name=name,
+        detail=detail,
         tag=tag,
         where=where,
         parts=(parts[0], parts[1], parts[2]),

@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, cast
 from uuid import UUID
@@ -29,6 +29,10 @@ from flask_llm_cost.ledger.transaction import Transactions, WriteError, not_writ
 from flask_llm_cost.records import new_call_id
 
 ERASED: Final = "(erased)"
+
+#: How long a call that is pending is kept. Providers keep what a batch or a background response came to for about 30 days,
+#: and whoever reads it settles the call: were that gone by then, it would be counted once more, and for nobody.
+PENDING_KEPT: Final = timedelta(days=60)
 
 #: A batch is made smaller when it took longer, and larger when it took much less.
 BATCH_SECONDS: Final = 0.1
@@ -65,7 +69,7 @@ def old(connection: sa.Connection, cutoff: Cutoff) -> Old:
     """Count what :func:`prune` would delete."""
     counts = [
         connection.scalar(sa.select(sa.func.count()).select_from(table).where(condition)) or 0
-        for table, condition in ((CALLS, CALLS.c.occurred_at < cutoff.instant), (_HOLDS, _old_holds(cutoff)))
+        for table, condition in ((CALLS, _old_calls(cutoff)), (_HOLDS, _old_holds(cutoff)))
     ]
     return Old(*counts)
 
@@ -73,8 +77,9 @@ def old(connection: sa.Connection, cutoff: Cutoff) -> Old:
 def prune(transactions: Transactions, rollups: Rollups, cutoff: Cutoff) -> Iterator[int]:
     """Delete old calls with their line items and tags, and old holds of budgets. Their sums stay in the rollups.
 
-    In batches that take a tenth of a second each, with as long a pause between, the oldest first; broken off, all that is
-    deleted is deleted whole. Yields how many rows each batch took.
+    Calls that may still be settled stay, for :data:`PENDING_KEPT`. In batches that take a tenth of a second each, with as
+    long a pause between, the oldest first; broken off, all that is deleted is deleted whole. Yields how many rows each
+    batch took.
 
     :raises LedgerError: the rollups do not hold all calls, so their sums would be lost; or the database is away
     """
@@ -130,8 +135,15 @@ def _mark_pruned(connection: sa.Connection, rollups: Rollups, cutoff: Cutoff) ->
     return None
 
 
+def _old_calls(cutoff: Cutoff) -> sa.ColumnElement[bool]:
+    settled = CALLS.c.usage_source != "pending"
+    return sa.and_(
+        CALLS.c.occurred_at < cutoff.instant, sa.or_(settled, CALLS.c.occurred_at < datetime.now(UTC) - PENDING_KEPT)
+    )
+
+
 def _delete_calls(connection: sa.Connection, cutoff: Cutoff, size: int) -> int:
-    oldest = sa.select(CALLS.c.id).where(CALLS.c.occurred_at < cutoff.instant).order_by(CALLS.c.occurred_at).limit(size)
+    oldest = sa.select(CALLS.c.id).where(_old_calls(cutoff)).order_by(CALLS.c.occurred_at).limit(size)
     ids = list(connection.scalars(oldest))
     if ids:
         # Children ourselves: SQLite's foreign keys are off on most connections.

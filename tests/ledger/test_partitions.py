@@ -191,7 +191,8 @@ def test_calls_come_in_while_months_are_made(ledger: Partitioned) -> None:
 def moved_months_ago(ledger: Partitioned) -> list[CallRecord]:
     """Six whole months of calls in partitions of their own, moved while the ledger was empty; and calls that are astray."""
     now = datetime.now(UTC)
-    ledger.sql(MAKERS + MOVE, month(now, -6))
+    ledger.sql(MAKERS)
+    ledger.sql(MOVE, month(now, -6))
     for ahead in range(-6, 0, 2):
         ledger.sql(NIGHTLY, month(now, ahead))
     old = month(now, -6)
@@ -240,6 +241,23 @@ def test_months_are_let_go(ledger: Partitioned) -> None:
     assert "each says what its calls add up to" in ledger.run("doctor")
     ledger.kept.write([made_at(month(now, -6))])  # from a spool that was long away
     assert ledger.total()[0] == total[0] + 1
+
+
+def test_a_month_that_may_still_be_settled_stays(ledger: Partitioned) -> None:
+    """A month is not let go while a batch or background response of it may still be settled; the others are."""
+    now = datetime.now(UTC)
+    moved_months_ago(ledger)
+    waiting = replace(made_at(month(now) - timedelta(days=1)), usage=Usage(source="pending"), cost=UNPRICED)
+    given_up = replace(made_at(month(now, -2) - timedelta(days=1)), usage=Usage(source="pending"), cost=UNPRICED)
+    ledger.kept.write([waiting, given_up])
+    ledger.run("prune", "--older-than", str(max(1, now.day - 1)), "--mark", "--yes")
+    gone = ledger.let_go()
+    assert f"{month(now, -3):%Y_%m}" in gone
+    assert f"{month(now, -1):%Y_%m}" not in gone
+    ledger.run("prune", "--older-than", str(max(1, now.day - 1)), "--yes")
+    assert ledger.count(Call, Call.usage_source == "pending") == 1
+    ledger.kept.write([price(replace(waiting, usage=Usage({"input": 1000}, "response"), tags={}))])
+    assert ledger.count(CallTag, CallTag.call_id == waiting.id) == 3
 
 
 def test_a_month_that_is_dropped_unmarked_is_found(ledger: Partitioned) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -31,7 +32,7 @@ from flask_llm_cost.ledger.queries import pivot
 from flask_llm_cost.ledger.retention import ERASED, Cutoff, calls_tagged, forget, old, prune
 from flask_llm_cost.ledger.rollup_state import read_state
 from flask_llm_cost.ledger.writer import Writer
-from flask_llm_cost.records import new_call_id
+from flask_llm_cost.records import UNPRICED, Usage, new_call_id
 
 DAY = date(2026, 10, 16)
 
@@ -74,6 +75,27 @@ def test_old_calls_go_and_their_sums_stay(kept: Kept) -> None:
         state = read_state(connection)
     assert state is not None
     assert (state.pruned, state.pruned_day) == (cutoff.instant, DAY)
+
+
+def test_what_may_still_be_settled_is_kept(kept: Kept) -> None:
+    """A batch or background response that nobody has read yet outlives a prune, and is settled as one call of whoever made
+    it; one that is pending after two months never will be, and goes.
+    """
+    now = datetime.now(UTC)
+    pending = {"usage": Usage(source="pending"), "cost": UNPRICED, "tags": {"feature": "digest"}}
+    waiting = a_call(**pending, occurred_at=now - timedelta(days=20))
+    given_up = a_call(**pending, occurred_at=now - timedelta(days=61))
+    kept.write([waiting, given_up, price(a_call(occurred_at=now - timedelta(days=20)))])
+    cutoff = Cutoff.of(now.date(), kept.rollups.zone)
+    with kept.engine.connect() as connection:
+        assert old(connection, cutoff).calls == 2
+    assert sum(prune(kept.writer.transactions, kept.rollups, cutoff)) == 2
+    kept.write([price(replace(waiting, usage=Usage({"input": 1000}, "response"), tags={}))])
+    assert count(kept, Call) == count(kept, CallTag, CallTag.key == "feature", CallTag.value == "digest") == 1
+    with kept.engine.connect() as connection:
+        digests = sa.select(sa.func.sum(TagRollup.calls)).where(TagRollup.key == "feature*", TagRollup.value == "digest")
+        assert connection.scalar(digests) == 2
+        assert connection.scalar(sa.select(sa.func.sum(TagRollup.calls)).where(TagRollup.key == "")) == 3
 
 
 def hold(kept: Kept, at: datetime, state: str) -> None:

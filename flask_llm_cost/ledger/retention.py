@@ -154,7 +154,8 @@ def _delete_calls(connection: sa.Connection, cutoff: Cutoff, size: int) -> int:
 
 
 def _old_holds(cutoff: Cutoff) -> sa.ColumnElement[bool]:
-    return sa.and_(_HOLDS.c.created_at < cutoff.instant, _HOLDS.c.state != "open")
+    # What is unresolved counts against its budget until somebody releases it, and is released by its hold.
+    return sa.and_(_HOLDS.c.created_at < cutoff.instant, _HOLDS.c.state.in_(("settled", "released")))
 
 
 def _delete_holds(connection: sa.Connection, cutoff: Cutoff, size: int) -> int:

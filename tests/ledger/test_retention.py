@@ -54,22 +54,26 @@ def orphans(kept: Kept) -> int:
 
 
 def test_old_calls_go_and_their_sums_stay(kept: Kept) -> None:
-    """After a prune nothing is left of old calls but their rollups; later calls and open holds are whole."""
+    """After a prune nothing is left of old calls but their rollups; later calls are whole, and so are holds that a budget
+    still counts: open and unresolved ones.
+    """
     kept.write([price(record) for record in calls(300)])
     cutoff = Cutoff.of(DAY, kept.rollups.zone)
     hold(kept, cutoff.instant - timedelta(hours=1), "settled")
+    hold(kept, cutoff.instant - timedelta(hours=1), "released")
     hold(kept, cutoff.instant - timedelta(hours=2), "open")
+    hold(kept, cutoff.instant - timedelta(hours=2), "unresolved")
     sums = kept.found()
     later = count(kept, Call, Call.occurred_at >= cutoff.instant)
     with kept.engine.connect() as connection:
         found = old(connection, cutoff)
     assert 0 < found.calls < 300
-    assert found.holds == 1
+    assert found.holds == 2
     assert sum(prune(kept.writer.transactions, kept.rollups, cutoff)) == found.calls + found.holds
     assert count(kept, Call) == later
     assert count(kept, CallTag) == 3 * later
     assert orphans(kept) == 0
-    assert count(kept, BudgetHold) == 1
+    assert count(kept, BudgetHold) == count(kept, BudgetHold, BudgetHold.state.in_(("open", "unresolved"))) == 2
     assert kept.found() == sums
     with kept.engine.connect() as connection:
         state = read_state(connection)

@@ -63,6 +63,8 @@ def forget(tag: str, dry_run: bool, yes: bool) -> None:
     key, equals, value = tag.partition("=")
     if not key or not equals or not value:
         raise click.BadParameter("write the tag as key=value: user_id=42", param_hint="TAG")
+    if value == retention.ERASED:
+        raise click.BadParameter(f"{value} is what stands in the place of values that were erased already", param_hint="TAG")
     ledger = state_of().ledger
     if not ledger.flush(10.0) and not dry_run:
         raise click.ClickException("some records still wait in the spool and may have it: run 'flask llm-cost flush' first")

@@ -195,6 +195,8 @@ def forget(transactions: Transactions, rollups: Rollups, key: str, value: str, *
 
     :raises LedgerError: the rollups are being rebuilt, or the database is away; run it again, and it goes on
     """
+    if value == ERASED:
+        return  # it would be put in its own place for ever
     try:
         erased, count = 0, 1
         while count:

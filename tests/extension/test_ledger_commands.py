@@ -126,7 +126,7 @@ def test_prune_keeps_what_is_said(make_app: Callable[..., Flask], tmp_path: Path
 
 def test_forget_erases_a_value(make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch) -> None:
     """``forget user_id=42`` erases the value and keeps the sums, also for a user without a name, as containers have; a tag
-    without a value is refused.
+    without a value is refused, and so is what stands in the place of erased values.
     """
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
@@ -136,6 +136,8 @@ def test_forget_erases_a_value(make_app: Callable[..., Flask], monkeypatch: pyte
     assert "key=value" in run(app, "forget", "user_id").output
     assert "1 call has that tag" in run(app, "forget", "user_id=42", "--dry-run").output
     assert "erased in 1 call" in run(app, "forget", "user_id=42", "--yes").output
+    refused = run(app, "forget", "user_id=(erased)", "--yes")
+    assert (refused.exit_code, "erased already" in refused.output) == (2, True)
     with app.app_context():
         (row,) = spend.by("tag:user_id")
         assert (row.key, row.calls, row.cost) == ("(erased)", 1, Decimal("2.5"))

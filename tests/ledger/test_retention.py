@@ -279,3 +279,10 @@ def test_a_budget_scope_is_erased(kept: Kept) -> None:
     kept.write([price(a_call())])
     assert list(itertools.islice(forget(kept.writer.transactions, kept.rollups, "user_id", "42"), 5)) == [1, 0]
     assert count(kept, BudgetPeriod, BudgetPeriod.scope == f"user_id={ERASED}") == 1
+
+
+def test_what_is_erased_is_not_erased_again(kept: Kept) -> None:
+    """Erasing what stands in the place of erased values ends at once, and changes nothing."""
+    kept.write([price(a_call(tags={"user_id": ERASED}))])
+    assert list(itertools.islice(forget(kept.writer.transactions, kept.rollups, "user_id", ERASED), 5)) == []
+    assert count(kept, Adjustment) == 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 
 from flask_llm_cost.cli.group import cli
 from flask_llm_cost.extension import state_of
+from flask_llm_cost.ledger.outlasting import outlast
 from flask_llm_cost.ledger.rebuild import rebuild as rebuild_rollups
 from flask_llm_cost.wording import plural
 
@@ -13,13 +16,24 @@ from flask_llm_cost.wording import plural
 @cli.command()
 @click.option("--timeout", type=float, default=10, show_default=True, help="Seconds to wait.")
 def flush(timeout: float) -> None:
-    """Write every waiting record to the database, also those that dead processes left. Exits 1 when some still wait."""
+    """Write the records that dead processes left, and wait until living ones have written theirs.
+
+    Exits 1 when some still wait.
+    """
     ledger = state_of().ledger
+    deadline = time.monotonic() + timeout
     done = ledger.flush(timeout)
-    click.echo("all records are in the database" if done else "some records still wait; 'flask llm-cost doctor' says why")
+    elsewhere = outlast(ledger, deadline - time.monotonic()) if done else 0
+    if not done:
+        click.echo("some records still wait; 'flask llm-cost doctor' says why")
+    elif elsewhere:
+        calls = plural(elsewhere, "call still waits", "calls still wait")
+        click.echo(f"{calls} in running processes, which write them; 'flask llm-cost doctor' says when one stands still")
+    else:
+        click.echo("all records are in the database")
     if others := ledger.health().foreign_calls:
         click.echo(f"{plural(others, 'call')} of other ledgers in the same spool folder: flush from their own app")
-    if not done:
+    if elsewhere or not done:
         raise SystemExit(1)
 
 

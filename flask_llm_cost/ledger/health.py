@@ -23,6 +23,7 @@ class Health:
     :param spool_dir: where records wait; ``None`` where they wait in memory
     :param durable: whether a record survives a killed process
     :param waiting: calls that are not in the database yet, those of other processes and dead ones included
+    :param waiting_in: the spool files that hold them
     :param waiting_since: when the oldest file with calls that wait was last written to
     :param foreign: spool files of other ledgers in the same folders
     :param foreign_calls: finished calls in them
@@ -39,6 +40,7 @@ class Health:
     spool_dir: Path | None
     durable: bool
     waiting: int
+    waiting_in: tuple[Path, ...]
     waiting_since: datetime | None
     foreign: int
     foreign_calls: int
@@ -78,6 +80,7 @@ def survey(
         spool_dir=spool_dir,
         durable=mode == "inline" or (mode == "background" and spool_dir is not None),
         waiting=waiting,
+        waiting_in=tuple(mine),
         waiting_since=_time(min(map(_written_at, mine), default=None)),
         foreign=len(files) - len(ours),
         foreign_calls=sum(foreign.values()),

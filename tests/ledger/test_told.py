@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from ledger_calls import LedgerMaker, a_call
@@ -62,6 +65,25 @@ def test_calls_of_other_ledgers_are_told(app: Flask, tmp_path: Path) -> None:
     assert "3 calls of other ledgers" in doctor
     assert "2023-11-14" in doctor
     assert "3 calls of other ledgers" in say(app, "flush")
+
+
+def test_flush_waits_for_living_processes(app: Flask, tmp_path: Path) -> None:
+    """``flush`` is done when the records of running processes, too, are in the database; till then it says how many wait."""
+    started(app)
+    maker = LedgerMaker(sa.make_url(app.config["SQLALCHEMY_DATABASE_URI"]), tmp_path)
+    runner = app.test_cli_runner()
+    with closing(sqlite3.connect(tmp_path / "app.db")) as somebody:
+        somebody.execute("BEGIN IMMEDIATE")
+        other = maker()  # with the same spool folder, as another worker has it
+        for _ in range(2):
+            other.append(a_call())
+        waiting = runner.invoke(args=["llm-cost", "flush", "--timeout", "0.5"])
+        assert (waiting.exit_code, "2 calls still wait in running processes" in waiting.output) == (1, True)
+        assert "all records" not in waiting.output
+    done = runner.invoke(args=["llm-cost", "flush", "--timeout", "60"])
+    assert (done.exit_code, done.output) == (0, "all records are in the database\n")
+    assert maker.stored()[0] == 2
+    maker.close()
 
 
 def test_counts_outlive_their_process(app: Flask, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from flask_llm_cost.wording import plural
 @click.option("--mark", is_flag=True, help="Say in the ledger that they are gone, and leave it to you to drop them.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def prune(older_than: int | None, dry_run: bool, mark: bool, yes: bool) -> None:
-    """Delete old calls with their line items and tags, old holds of budgets, and old files beside the spool.
+    """Delete old calls with their line items and tags, old holds of budgets, and spool files that were damaged long ago.
 
     Their sums stay: days, months, models and tags that have rollups are as they were. Works in small batches while calls
     come in, and can be broken off at any time.
@@ -32,9 +32,12 @@ def prune(older_than: int | None, dry_run: bool, mark: bool, yes: bool) -> None:
     with state.ledger.session() as session:
         found = retention.old(session.connection(), cutoff)
     click.echo(f"{plural(found.calls, 'call')} and {plural(found.holds, 'hold')} from before {cutoff.day} ({zone})")
+    files = [] if mark else retention.old_files(state.ledger.damaged(), cutoff)
+    for path in files:
+        click.echo(f"damaged spool file {path}")
     if dry_run:
         return
-    if found.calls and not yes:
+    if (found.calls or files) and not yes:
         verb = "Mark them as gone" if mark else "Delete them"
         click.confirm(f"{verb}? Their sums stay, single calls do not come back.", abort=True)
     if mark:
@@ -46,8 +49,8 @@ def prune(older_than: int | None, dry_run: bool, mark: bool, yes: bool) -> None:
         for count in retention.prune(state.ledger.writer.transactions, state.ledger.rollups, cutoff):
             bar.update(count)
             deleted += count
-    swept = retention.sweep(state.ledger.set_aside(), cutoff)
-    click.echo(f"deleted {plural(deleted, 'row')}, and {plural(swept, 'old file')} beside the spool")
+    swept = retention.sweep(files)
+    click.echo(f"deleted {plural(deleted, 'row')} and {plural(swept, 'damaged spool file')}")
     click.echo(f"detail is pruned before {cutoff.day}")
 
 

@@ -29,7 +29,7 @@ class Health:
     :param foreign_calls: finished calls in them
     :param foreign_since: when the oldest of those that hold calls was last written to
     :param quarantined: records that the database refused, kept in a file beside the spool
-    :param corrupt: spool files that were damaged and are kept
+    :param corrupt: spool files that were damaged and are kept, without those that say that they are another ledger's
     :param lost: calls given up by this process because the spool was full
     :param spooled: inline writes that had to wait in the spool
     :param last_error_class: class and SQLSTATE of the last write if it failed, never a message: messages carry data
@@ -86,7 +86,7 @@ def survey(
         foreign_calls=sum(foreign.values()),
         foreign_since=_time(min(map(_written_at, foreign), default=None)),
         quarantined=sum(map(count_calls, quarantine_files(folders, identity))),
-        corrupt=sum(len(list(folder.glob("*.corrupt"))) for folder in places(folders) if folder.is_dir()),
+        corrupt=sum(ledger in (identity, None) for _, ledger in damaged(folders)),
         lost=tally.lost,
         spooled=tally.spooled,
         written=tally.written,
@@ -99,12 +99,12 @@ def survey(
     )
 
 
-def set_aside(folders: Sequence[Path], identity: str) -> Iterator[Path]:
-    """The files that hold what was damaged, and what the database refused of one ledger."""
-    yield from quarantine_files(folders, identity)
+def damaged(folders: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
+    """The spool files that were damaged and are kept, each with its ledger; ``None`` where the file does not say."""
     for folder in places(folders):
         if folder.is_dir():
-            yield from folder.glob("*.corrupt")
+            for path in folder.glob("*.corrupt"):
+                yield path, ledger_of(path)
 
 
 def _written_at(path: Path) -> float:

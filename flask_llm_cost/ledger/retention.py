@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -165,16 +166,23 @@ def _delete_holds(connection: sa.Connection, cutoff: Cutoff, size: int) -> int:
     return connection.execute(sa.delete(_HOLDS).where(_HOLDS.c.call_id.in_(ids), _old_holds(cutoff))).rowcount
 
 
-def sweep(files: Iterator[Path], cutoff: Cutoff) -> int:
-    """Delete files that were last written to before the cutoff. How many."""
+def old_files(files: Iterable[Path], cutoff: Cutoff) -> list[Path]:
+    """Those of *files* that were last written to before the cutoff."""
+    found = []
+    for path in files:
+        with suppress(OSError):
+            if path.stat().st_mtime < cutoff.instant.timestamp():
+                found.append(path)
+    return found
+
+
+def sweep(files: Iterable[Path]) -> int:
+    """Delete files. How many."""
     swept = 0
     for path in files:
-        try:
-            if path.stat().st_mtime < cutoff.instant.timestamp():
-                path.unlink()
-                swept += 1
-        except OSError:
-            continue
+        with suppress(OSError):
+            path.unlink()
+            swept += 1
     return swept
 
 

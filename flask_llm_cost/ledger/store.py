@@ -23,7 +23,7 @@ from flask_llm_cost.ledger.drain import Drain
 from flask_llm_cost.ledger.engine import OwnEngine, identity_of
 from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.folders import probe, temporary_folder
-from flask_llm_cost.ledger.health import Health, set_aside, survey
+from flask_llm_cost.ledger.health import Health, damaged, survey
 from flask_llm_cost.ledger.lines import encode
 from flask_llm_cost.ledger.models import Counter
 from flask_llm_cost.ledger.quarantine import put_back
@@ -363,9 +363,9 @@ class Ledger:
             found = session.scalars(sa.select(Counter).where(Counter.name.in_((*COUNTERS, "heartbeat"))))
             return {counter.name: (counter.value, counter.updated_at) for counter in found}
 
-    def set_aside(self) -> Iterator[Path]:
-        """The files beside the spool that hold what was damaged, and what the database refused of this ledger's."""
-        return set_aside(self._folders(), self._identity())
+    def damaged(self) -> list[Path]:
+        """The spool files that were damaged and are kept, of those that say that they are this ledger's."""
+        return [path for path, ledger in damaged(self._folders()) if ledger == self._identity()]
 
     def probe(self) -> tuple[Path | None, str | None]:
         """The spool folder that can be written, tried by making a file, and what is wrong with the one before it."""

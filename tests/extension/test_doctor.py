@@ -291,7 +291,7 @@ def test_pruned_calls_are_not_missed(make_app: Make) -> None:
     recorded(app, "gpt-4o")
     recorded(app, "gpt-4o-mini", occurred_at=datetime.now(UTC) - timedelta(days=40))
     done = app.test_cli_runner().invoke(args=["llm-cost", "prune", "--older-than", "10", "--yes"])
-    assert "deleted 1 row," in done.output
+    assert "deleted 1 row and 0 damaged spool files" in done.output
     check = one(app, "rollups against calls")
     assert (check.status, check.message.partition(":")[0]) == ("ok", "looked at 1 quarter of an hour")
 

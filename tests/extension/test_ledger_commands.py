@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pwd
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -17,6 +19,9 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_llm_cost import LlmCostTracker, track
 from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import spend
+from flask_llm_cost.ledger.lines import encode
+from flask_llm_cost.ledger.spool import Spool
+from flask_llm_cost.records import CallRecord, new_call_id
 
 
 class Shop:
@@ -26,9 +31,9 @@ class Shop:
         self._folder = folder
         self._apps: list[tuple[Flask, SQLAlchemy]] = []
 
-    def app(self, **config: Any) -> Flask:
+    def app(self, *, testing: bool = True, **config: Any) -> Flask:
         app = Flask("shop", instance_path=str(self._folder))
-        app.config.update(SQLALCHEMY_DATABASE_URI=f"sqlite:///{self._folder}/app.db", TESTING=True)
+        app.config.update(SQLALCHEMY_DATABASE_URI=f"sqlite:///{self._folder}/app.db", TESTING=testing)
         app.config.update({f"LLM_COST_{name.upper()}": value for name, value in config.items()})
         database = SQLAlchemy(app)
         LlmCostTracker(app)
@@ -112,7 +117,7 @@ def test_prune_keeps_what_is_said(make_app: Callable[..., Flask], tmp_path: Path
         spend.by("host")
     done = run(make_app(retention_days=90), "prune", "--yes")
     assert done.exit_code == 0
-    assert "deleted 1 row," in done.output
+    assert "deleted 1 row and 0 damaged spool files" in done.output
     with app.app_context():
         assert spend.total().calls == 2
         assert spend.by("month")[0].calls == 1
@@ -122,6 +127,41 @@ def test_prune_keeps_what_is_said(make_app: Callable[..., Flask], tmp_path: Path
     refused = run(app, "export", str(file))
     assert (refused.exit_code, "detail pruned before" in refused.output, list(tmp_path.glob("calls*"))) == (1, True, [])
     assert run(app, "export", str(file), "--from", f"{datetime.now(UTC) - timedelta(days=89):%Y-%m-%d}").exit_code == 0
+
+
+def test_prune_leaves_what_may_hold_calls(make_app: Callable[..., Flask], tmp_path: Path) -> None:
+    """Of the files beside the spool ``prune`` takes old damaged ones of its own ledger, named by ``--dry-run`` and after a
+    yes; never what the database refused, which waits for a replay, nor what is another ledger's or may be.
+    """
+    config = {"spool_dir": tmp_path / "spool", "retention_days": 90}
+    app = make_app(testing=False, **config)
+    own = app.extensions["llm_cost"].ledger._identity()
+    files = {name: damaged_file(tmp_path / "spool", name) for name in (own, "another")}
+    (unknown := tmp_path / "spool" / "1-1.corrupt").write_text("not a line of ours")
+    (refused := tmp_path / "spool" / f"{own}.quarantine").write_bytes(encode(a_record()))
+    long_ago = time.time() - 100 * 86_400
+    for path in (*files.values(), unknown, refused):
+        os.utime(path, (long_ago,) * 2)
+    assert app.extensions["llm_cost"].ledger.health().corrupt == 2
+    shown = run(app, "prune", "--dry-run").output
+    assert [line for line in shown.splitlines() if "file" in line] == [f"damaged spool file {files[own]}"]
+    assert run(app, "prune").exit_code == 1  # nobody says yes
+    assert files[own].exists()
+    assert "deleted 0 rows and 1 damaged spool file\n" in run(app, "prune", "--yes").output
+    assert [path.exists() for path in (files[own], files["another"], unknown, refused)] == [False, True, True, True]
+
+
+def damaged_file(folder: Path, identity: str) -> Path:
+    spool = Spool([folder], identity)
+    spool.append(encode(a_record()))
+    path = spool.tail.path
+    assert path is not None
+    spool.abandon()
+    return path.rename(path.with_suffix(".corrupt"))
+
+
+def a_record() -> CallRecord:
+    return CallRecord(id=new_call_id(), occurred_at=datetime.now(UTC), provider="openai", operation="messages")
 
 
 def test_forget_erases_a_value(make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch) -> None:

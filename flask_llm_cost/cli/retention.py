@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta
 
 import click
 
 from flask_llm_cost.cli.group import actor, cli
-from flask_llm_cost.extension import state_of
+from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.ledger import retention
+from flask_llm_cost.ledger.health import Health
+from flask_llm_cost.ledger.outlasting import outlast
+from flask_llm_cost.records import REDACTED, TAG_KEY
 from flask_llm_cost.wording import plural
 
 
@@ -58,29 +62,72 @@ def prune(older_than: int | None, dry_run: bool, mark: bool, yes: bool) -> None:
 @click.argument("tag")
 @click.option("--dry-run", is_flag=True, help="Say how many calls have it, and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def forget(tag: str, dry_run: bool, yes: bool) -> None:
+@click.option("--timeout", type=float, default=10, show_default=True, help="Seconds to wait for records that still wait.")
+def forget(tag: str, dry_run: bool, yes: bool, timeout: float) -> None:
     """Erase a person: put "(erased)" in the place of a tag's value, user_id=42, wherever the ledger keeps it.
 
-    Every sum stays what it was. The change is on record without the value.
+    Every sum stays what it was. The change is on record without the value. Exits 1 when records that are not in the
+    database may still have it.
     """
-    key, equals, value = tag.partition("=")
-    if not key or not equals or not value:
-        raise click.BadParameter("write the tag as key=value: user_id=42", param_hint="TAG")
-    if value == retention.ERASED:
-        raise click.BadParameter(f"{value} is what stands in the place of values that were erased already", param_hint="TAG")
-    ledger = state_of().ledger
-    if not ledger.flush(10.0) and not dry_run:
+    state = state_of()
+    key, value = _tag(state, tag)
+    ledger = state.ledger
+    deadline = time.monotonic() + timeout
+    if not ledger.flush(timeout) and not dry_run:
         raise click.ClickException("some records still wait in the spool and may have it: run 'flask llm-cost flush' first")
+    waiting = outlast(ledger, deadline - time.monotonic())
     with ledger.session() as session:
         count = retention.calls_tagged(session.connection(), key, value)
-    click.echo(f"{plural(count, 'call has', 'calls have')} that tag")
-    if dry_run:
-        return
-    if not yes:
-        click.confirm("Erase it? It does not come back.", abort=True)
-    erased = 0
-    with click.progressbar(length=count, label="forget") as bar:
-        for done in retention.forget(ledger.writer.transactions, ledger.rollups, key, value, actor=actor()):
-            bar.update(done)
-            erased += done
-    click.echo(f"erased in {plural(erased, 'call')}, in the rollups and in budgets; backups of yours still have it")
+        anywhere = count > 0 or retention.kept_besides(session.connection(), key, value)
+    click.echo(f"{plural(count, 'call has', 'calls have')} that tag" if count else "no call has that tag")
+    if anywhere and not count:
+        click.echo("sums of pruned calls, or budgets, have it")
+    if anywhere and not dry_run:
+        if not yes:
+            click.confirm("Erase it? It does not come back.", abort=True)
+        erased = 0
+        with click.progressbar(length=count, label="forget") as bar:
+            for done in retention.forget(ledger.writer.transactions, ledger.rollups, key, value, actor=actor()):
+                bar.update(done)
+                erased += done
+        click.echo(f"erased in {plural(erased, 'call')}, in the rollups and in budgets; backups of yours still have it")
+    left = _left(ledger.health(), waiting)
+    for line in left:
+        click.echo(line)
+    if left and not dry_run:
+        raise SystemExit(1)
+
+
+def _tag(state: AppState, tag: str) -> tuple[str, str]:
+    """A tag as calls have it."""
+    key, _, value = tag.partition("=")
+    if key and not TAG_KEY.fullmatch(key):
+        raise click.BadParameter("a key is a letter, then up to 63 of a-z, 0-9, '_', '.', '-'", param_hint="TAG")
+    cleaned = state.tag_rules.clean({key: value}).get(key) if key else None
+    if cleaned is None:
+        raise click.BadParameter("write the tag as key=value: user_id=42", param_hint="TAG")
+    if cleaned == retention.ERASED:
+        raise click.BadParameter(f"{cleaned} stands in the place of values that were erased already", param_hint="TAG")
+    # Calls that are older than a rule have what it redacts now, and what is redacted is anybody's.
+    return key, value if cleaned == REDACTED else cleaned
+
+
+def _left(health: Health, waiting: int) -> list[str]:
+    """What may have a tag outside the database, and comes into it or stays where it is."""
+    left = []
+    if waiting:
+        left.append(
+            f"{plural(waiting, 'call waits', 'calls wait')} in running processes and may have it: "
+            "run forget again when 'flask llm-cost flush' says that all are written"
+        )
+    if health.quarantined:
+        left.append(
+            f"{plural(health.quarantined, 'call')} that the database refused may have it: "
+            "run 'flask llm-cost spool replay', then forget again"
+        )
+    if health.corrupt:
+        left.append(
+            f"{plural(health.corrupt, 'damaged spool file')} in {health.spool_dir} may have it: "
+            "what could be read is in the ledger, so delete by hand"
+        )
+    return left

@@ -21,7 +21,7 @@ from flask_llm_cost.ledger.bulk import CALLS, ITEMS, TAG_ROLLUPS, TAGS
 from flask_llm_cost.ledger.change import Change
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import Adjustment, BudgetHold, BudgetPeriod
-from flask_llm_cost.ledger.rollup_state import hold_state
+from flask_llm_cost.ledger.rollup_state import RollupState, hold_state, read_state
 from flask_llm_cost.ledger.rollup_sums import MEASURES, TAG_KEYS, rollup_id
 from flask_llm_cost.ledger.rollups import Rollups, zone_mismatch
 from flask_llm_cost.ledger.rows import CallRows, Row
@@ -44,6 +44,8 @@ _ERASED_AT_ONCE: Final = 200
 _HOLDS: Final = cast(sa.Table, BudgetHold.__table__)
 _PERIODS: Final = cast(sa.Table, BudgetPeriod.__table__)
 _ADJUSTMENTS: Final = cast(sa.Table, Adjustment.__table__)
+#: Tables that say whose budget it is.
+_SCOPED: Final = (_PERIODS, _ADJUSTMENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +197,19 @@ def calls_tagged(connection: sa.Connection, key: str, value: str) -> int:
     return connection.scalar(tagged) or 0
 
 
+def kept_besides(connection: sa.Connection, key: str, value: str) -> bool:
+    """Whether rollups, those of pruned calls among them, or budgets have a tag with that value."""
+    state = read_state(connection)
+    found = [] if state is None else [condition for _, condition in _rollups_with(state, key, value)]
+    found += (table.c.scope == _scope(key, value) for table in _SCOPED)
+    return any(connection.scalar(sa.select(sa.literal(1)).where(condition).limit(1)) for condition in found)
+
+
 def forget(transactions: Transactions, rollups: Rollups, key: str, value: str, *, actor: str | None = None) -> Iterator[int]:
     """Put ``(erased)`` in the place of a tag's value: in calls, in the rollups of pruned calls too, and in budgets' scopes.
 
-    Every sum stays what it was. Leaves one row in ``llm_cost_adjustments`` that says how many calls, and not whose. Yields
-    how many calls each batch changed.
+    Every sum stays what it was. Where there was anything it leaves one row in ``llm_cost_adjustments`` that says how many
+    calls, and not whose. Yields how many calls each batch changed.
 
     :raises LedgerError: the rollups are being rebuilt, or the database is away; run it again, and it goes on
     """
@@ -211,16 +221,19 @@ def forget(transactions: Transactions, rollups: Rollups, key: str, value: str, *
             count = transactions.run(functools.partial(_erase_calls, rollups=rollups, key=key, value=value))
             erased += count
             yield count
-        _until_none(transactions, functools.partial(_erase_rollups, rollups=rollups, key=key, value=value))
-        _until_none(transactions, functools.partial(_erase_scopes, key=key, value=value))
-        transactions.run(functools.partial(_audit, key=key, erased=erased, actor=actor))
+        besides = _until_none(transactions, functools.partial(_erase_rollups, rollups=rollups, key=key, value=value))
+        besides += _until_none(transactions, functools.partial(_erase_scopes, key=key, value=value))
+        if erased or besides:
+            transactions.run(functools.partial(_audit, key=key, erased=erased, actor=actor))
     except WriteError as error:
         raise not_written(error) from None
 
 
-def _until_none(transactions: Transactions, work: Callable[[sa.Connection], int]) -> None:
-    while transactions.run(work):
-        pass
+def _until_none(transactions: Transactions, work: Callable[[sa.Connection], int]) -> int:
+    done = 0
+    while count := transactions.run(work):
+        done += count
+    return done
 
 
 def _erase_calls(connection: sa.Connection, rollups: Rollups, key: str, value: str) -> int:
@@ -247,9 +260,7 @@ def _erase_rollups(connection: sa.Connection, rollups: Rollups, key: str, value:
     if state is None:
         return 0
     found: list[Row] = []
-    for kept in sorted({key, *(name for name in (*state.kept, *state.left_out) if key in name.split(","))}):
-        column = "second_value" if kept.split(",")[-1] == key and "," in kept else "value"
-        condition = sa.and_(TAG_ROLLUPS.c.key.in_((kept, f"{kept}*")), TAG_ROLLUPS.c[column] == value)
+    for column, condition in _rollups_with(state, key, value):
         rows = connection.execute(sa.select(TAG_ROLLUPS).where(condition).limit(_ERASED_AT_ONCE)).mappings()
         found += ({**row, column: ERASED, "old_id": row["id"]} for row in rows)
     if found:
@@ -259,6 +270,13 @@ def _erase_rollups(connection: sa.Connection, rollups: Rollups, key: str, value:
         rollups.move_tags(connection, sorted(moved.values(), key=_id))
         connection.execute(sa.delete(TAG_ROLLUPS).where(TAG_ROLLUPS.c.id.in_([row["old_id"] for row in found])))
     return len(found)
+
+
+def _rollups_with(state: RollupState, key: str, value: str) -> Iterator[tuple[str, sa.ColumnElement[bool]]]:
+    """Where rollups have a tag with that value: in which column, and in which rows."""
+    for kept in sorted({key, *(name for name in (*state.kept, *state.left_out) if key in name.split(","))}):
+        column = "second_value" if kept.split(",")[-1] == key and "," in kept else "value"
+        yield column, sa.and_(TAG_ROLLUPS.c.key.in_((kept, f"{kept}*")), TAG_ROLLUPS.c[column] == value)
 
 
 def _collect(moved: dict[UUID, Row], row: Row) -> None:
@@ -276,10 +294,14 @@ def _id(row: Row) -> int:
 
 def _erase_scopes(connection: sa.Connection, key: str, value: str) -> int:
     changed = 0
-    for table in (_PERIODS, _ADJUSTMENTS):
-        erased: Any = sa.update(table).where(table.c.scope == f"{key}={value}").values(scope=f"{key}={ERASED}")
+    for table in _SCOPED:
+        erased: Any = sa.update(table).where(table.c.scope == _scope(key, value)).values(scope=_scope(key, ERASED))
         changed += connection.execute(erased).rowcount
     return changed
+
+
+def _scope(key: str, value: str) -> str:
+    return f"{key}={value}"
 
 
 def _audit(connection: sa.Connection, key: str, erased: int, actor: str | None) -> None:

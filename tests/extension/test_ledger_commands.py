@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import pwd
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from click.testing import Result
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 
 from flask_llm_cost import LlmCostTracker, track
 from flask_llm_cost.errors import DetailPrunedError
+from flask_llm_cost.extension import state_of
 from flask_llm_cost.ledger import spend
 from flask_llm_cost.ledger.lines import encode
+from flask_llm_cost.ledger.models import Adjustment
+from flask_llm_cost.ledger.quarantine import set_aside
 from flask_llm_cost.ledger.spool import Spool
 from flask_llm_cost.records import CallRecord, new_call_id
 
@@ -102,8 +106,7 @@ def test_prune_keeps_what_is_said(make_app: Callable[..., Flask], tmp_path: Path
     """
     app = make_app()
     with app.app_context():
-        old = datetime.now(UTC) - timedelta(days=100)
-        track("openai", model="gpt-4o", usage={"input": 1_000_000}, occurred_at=old)
+        track("openai", model="gpt-4o", usage={"input": 1_000_000}, occurred_at=long_ago())
         track("openai", model="gpt-4o", usage={"input": 1_000_000})
         assert app.extensions["llm_cost"].ledger.flush(5)
     assert "--older-than 90, or set LLM_COST_RETENTION_DAYS" in run(app, "prune").output
@@ -139,9 +142,8 @@ def test_prune_leaves_what_may_hold_calls(make_app: Callable[..., Flask], tmp_pa
     files = {name: damaged_file(tmp_path / "spool", name) for name in (own, "another")}
     (unknown := tmp_path / "spool" / "1-1.corrupt").write_text("not a line of ours")
     (refused := tmp_path / "spool" / f"{own}.quarantine").write_bytes(encode(a_record()))
-    long_ago = time.time() - 100 * 86_400
     for path in (*files.values(), unknown, refused):
-        os.utime(path, (long_ago,) * 2)
+        os.utime(path, (long_ago().timestamp(),) * 2)
     assert app.extensions["llm_cost"].ledger.health().corrupt == 2
     shown = run(app, "prune", "--dry-run").output
     assert [line for line in shown.splitlines() if "file" in line] == [f"damaged spool file {files[own]}"]
@@ -176,8 +178,72 @@ def test_forget_erases_a_value(make_app: Callable[..., Flask], monkeypatch: pyte
     assert "key=value" in run(app, "forget", "user_id").output
     assert "1 call has that tag" in run(app, "forget", "user_id=42", "--dry-run").output
     assert "erased in 1 call" in run(app, "forget", "user_id=42", "--yes").output
+    again = run(app, "forget", "user_id=42", "--yes")
+    assert (again.exit_code, again.output) == (0, "no call has that tag\n")
+    with app.app_context(), state_of().ledger.session() as session:
+        assert session.scalars(sa.select(Adjustment.reason)).all() == ["1 calls"]
     refused = run(app, "forget", "user_id=(erased)", "--yes")
     assert (refused.exit_code, "erased already" in refused.output) == (2, True)
     with app.app_context():
         (row,) = spend.by("tag:user_id")
         assert (row.key, row.calls, row.cost) == ("(erased)", 1, Decimal("2.5"))
+
+
+def test_forget_takes_a_tag_as_calls_do(make_app: Callable[..., Flask]) -> None:
+    """A value is looked for as calls have it, a key that none can have is refused, and what is redacted is nobody's."""
+    app = make_app(redacted_tags=())
+    assert record(app, user_id="  anna ", secret_name="anna")
+    assert record(make_app(redacted_tags=("secret_name",)), secret_name="bob")
+    assert "a key is a letter" in run(app, "forget", "User=anna", "--yes").output
+    assert "erased in 1 call" in run(app, "forget", "user_id= anna  ", "--yes").output
+    later = make_app(redacted_tags=("secret_name",))
+    assert "no call has that tag" in run(later, "forget", "secret_name=bob", "--yes").output
+    assert "erased in 1 call" in run(later, "forget", "secret_name=anna", "--yes").output
+    with app.app_context():
+        assert {row.key: row.calls for row in spend.by("tag:secret_name")} == {"(erased)": 1, "[redacted]": 1}
+
+
+def test_forget_says_where_a_value_may_still_be(make_app: Callable[..., Flask], tmp_path: Path) -> None:
+    """Records of running processes, refused ones and damaged files may still have the value: ``forget`` erases the rest,
+    says how many there are and what to do, and exits 1 until all of them are gone.
+    """
+    app = make_app(testing=False, spool_dir=tmp_path / "spool")
+    own = app.extensions["llm_cost"].ledger._identity()
+    assert record(app, user_id="42")
+    running = Spool([tmp_path / "spool"], own)  # of another process: it has the lock
+    running.append(encode(replace(a_record(), tags={"user_id": "42"})))
+    damaged = damaged_file(tmp_path / "spool", own)
+    set_aside([tmp_path / "spool"], own, encode(replace(a_record(), tags={"user_id": "42"})))
+    said = run(app, "forget", "user_id=42", "--yes", "--timeout", "0.5")
+    assert said.exit_code == 1
+    assert "erased in 1 call," in said.output
+    assert "1 call waits in running processes and may have it" in said.output
+    assert (
+        "1 call that the database refused may have it: run 'flask llm-cost spool replay', then forget again" in said.output
+    )
+    assert f"1 damaged spool file in {tmp_path / 'spool'} may have it" in said.output
+    running.abandon()  # the process is gone, and its file is anybody's
+    run(app, "spool", "replay")
+    damaged.unlink()
+    said = run(app, "forget", "user_id=42", "--yes")
+    assert said.exit_code == 0
+    assert "erased in 2 calls," in said.output
+    assert run(app, "forget", "user_id=42").output == "no call has that tag\n"
+
+
+def test_forget_erases_a_value_of_pruned_calls(make_app: Callable[..., Flask]) -> None:
+    """Where only the sums of pruned calls have a value, ``forget`` says so and erases it there."""
+    app = make_app()
+    with app.app_context():
+        track("openai", model="gpt-4o", usage={"input": 1}, tags={"user_id": "42"}, occurred_at=long_ago())
+    assert app.extensions["llm_cost"].ledger.flush(5)
+    run(app, "prune", "--older-than", "90", "--yes")
+    assert "sums of pruned calls, or budgets, have it" in run(app, "forget", "user_id=42", "--dry-run").output
+    assert "erased in 0 calls, in the rollups" in run(app, "forget", "user_id=42", "--yes").output
+    with app.app_context():
+        assert [row.key for row in spend.by("tag:user_id")] == ["(erased)"]
+    assert run(app, "forget", "user_id=42", "--yes").output == "no call has that tag\n"
+
+
+def long_ago() -> datetime:
+    return datetime.now(UTC) - timedelta(days=100)

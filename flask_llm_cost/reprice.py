@@ -192,7 +192,7 @@ def _batches(ledger: Ledger, where: Sequence[Any]) -> Iterator[Sequence[CallRows
         if last is not None:
             at, call_id = last
             query = query.where(sa.or_(Call.occurred_at > at, sa.and_(Call.occurred_at == at, Call.id > call_id)))
-        with ledger.session() as session:
+        with ledger.session(replica=False) as session:
             found = session.execute(query).all()
             if not found:
                 return

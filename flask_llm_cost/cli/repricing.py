@@ -50,7 +50,7 @@ def _stay(calls: int) -> str:
 
 
 def _run(state: AppState, kind: str, where: list[object], *, dry_run: bool) -> repricing.Outcome:
-    with state.ledger.session() as session:
+    with state.ledger.session(replica=False) as session:
         total = repricing.count(session, where)
     with click.progressbar(length=total, label="calls") as bar:
         outcome = repricing.price_again(state.ledger, state.book, kind=kind, where=where, dry_run=dry_run, told=bar.update)

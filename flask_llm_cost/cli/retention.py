@@ -33,7 +33,7 @@ def prune(older_than: int | None, dry_run: bool, mark: bool, yes: bool) -> None:
         raise click.UsageError("say how many days to keep: --older-than 90, or set LLM_COST_RETENTION_DAYS")
     zone = state.config.timezone
     cutoff = retention.Cutoff.of(datetime.now(zone).date() - timedelta(days=days), zone)
-    with state.ledger.session() as session:
+    with state.ledger.session(replica=False) as session:
         found = retention.old(session.connection(), cutoff)
     click.echo(f"{plural(found.calls, 'call')} and {plural(found.holds, 'hold')} from before {cutoff.day} ({zone})")
     files = [] if mark else retention.old_files(state.ledger.damaged(), cutoff)
@@ -76,7 +76,7 @@ def forget(tag: str, dry_run: bool, yes: bool, timeout: float) -> None:
     if not ledger.flush(timeout) and not dry_run:
         raise click.ClickException("some records still wait in the spool and may have it: run 'flask llm-cost flush' first")
     waiting = outlast(ledger, deadline - time.monotonic())
-    with ledger.session() as session:
+    with ledger.session(replica=False) as session:
         count = retention.calls_tagged(session.connection(), key, value)
         anywhere = count > 0 or retention.kept_besides(session.connection(), key, value)
     click.echo(f"{plural(count, 'call has', 'calls have')} that tag" if count else "no call has that tag")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -38,6 +39,7 @@ class Shop:
     def app(self, *, testing: bool = True, **config: Any) -> Flask:
         app = Flask("shop", instance_path=str(self._folder))
         app.config.update(SQLALCHEMY_DATABASE_URI=f"sqlite:///{self._folder}/app.db", TESTING=testing)
+        app.config.update(SQLALCHEMY_BINDS={"replica": f"sqlite:///{self._folder}/replica.db"})
         app.config.update({f"LLM_COST_{name.upper()}": value for name, value in config.items()})
         database = SQLAlchemy(app)
         LlmCostTracker(app)
@@ -48,7 +50,8 @@ class Shop:
         for app, database in self._apps:
             app.extensions["llm_cost"].ledger.close(0)
             with app.app_context():
-                database.engine.dispose()
+                for engine in database.engines.values():
+                    engine.dispose()
 
 
 def run(app: Flask, *arguments: str) -> Result:
@@ -164,6 +167,29 @@ def damaged_file(folder: Path, identity: str) -> Path:
 
 def a_record() -> CallRecord:
     return CallRecord(id=new_call_id(), occurred_at=datetime.now(UTC), provider="openai", operation="messages")
+
+
+def test_what_changes_calls_reads_them_where_they_are(make_app: Callable[..., Flask], tmp_path: Path) -> None:
+    """With a replica that is behind, ``prune``, ``forget``, ``backfill`` and ``reprice`` see all calls that they are about
+    to change, ask before, and change them.
+    """
+    shutil.copy(tmp_path / "app.db", tmp_path / "replica.db")
+    config: dict[str, Any] = {"read_bind_key": "replica", "retention_days": 90}
+    app = make_app(**config)
+    with app.app_context():
+        track("openai", model="nobody-knows", usage={"input": 1_000_000}, tags={"user_id": "42"}, occurred_at=long_ago())
+        assert app.extensions["llm_cost"].ledger.flush(5)
+        assert spend.total().calls == 0
+    app = make_app(**config, price_overrides={"openai/nobody-knows": {"input": "2"}})
+    assert "1 of 1 call changed" in run(app, "backfill").output
+    app = make_app(**config, price_overrides={"openai/nobody-knows": {"input": "3"}})
+    day = f"{long_ago():%Y-%m-%d}"
+    assert "Give 1 call a new cost?" in run(app, "reprice", "--from", day, "--to", day).output
+    assert "1 of 1 call changed" in run(app, "reprice", "--from", day, "--to", day, "--yes").output
+    assert "1 call has that tag" in run(app, "forget", "user_id=42", "--yes").output
+    asked = run(app, "prune")
+    assert (asked.exit_code, "1 call and 0 holds" in asked.output) == (1, True)
+    assert "deleted 1 row" in run(app, "prune", "--yes").output
 
 
 def test_forget_erases_a_value(make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -11,6 +12,9 @@ from sqlalchemy.orm import ORMExecuteState, Session
 
 from flask_llm_cost.errors import LedgerError, SchemaMissingError
 from flask_llm_cost.ledger.faults import Fault, fault_of
+
+#: A note on errors of a question that was asked where ``LLM_COST_READ_BIND_KEY`` leads.
+READ_BIND: Final = "asked of the database of LLM_COST_READ_BIND_KEY, which is the ledger's own where that is not set"
 
 
 class _ReadSession(Session):
@@ -34,9 +38,10 @@ def _refuse_statement(state: ORMExecuteState) -> None:
 
 
 @contextmanager
-def reading(engine: sa.Engine, *, longest: float | None = None) -> Iterator[Session]:
+def reading(engine: sa.Engine, *, longest: float | None = None, replica: bool = True) -> Iterator[Session]:
     """A session that refuses to write.
 
+    :param replica: whether *engine* is that of the read bind: errors of the database carry :data:`READ_BIND` then
     :param longest: seconds after which PostgreSQL, MariaDB or MySQL gives a query up; SQLite knows no such limit
     :raises SchemaMissingError: the tables are not there yet
     :raises LedgerError: something was written with it
@@ -49,6 +54,8 @@ def reading(engine: sa.Engine, *, longest: float | None = None) -> Iterator[Sess
         except sa.exc.DBAPIError as error:
             if fault_of(error) is Fault.SCHEMA:
                 raise SchemaMissingError from None
+            if replica:
+                error.add_note(READ_BIND)
             raise
         finally:
             session.rollback()

@@ -347,7 +347,7 @@ class Ledger:
         """
         if self.mode == "memory":
             self._write_memory()
-        with reading((self._read_engine if replica else self._engine).get(), longest=longest) as session:
+        with reading((self._read_engine if replica else self._engine).get(), longest=longest, replica=replica) as session:
             yield session
 
     def note_unattributed(self) -> None:

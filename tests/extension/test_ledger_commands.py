@@ -273,3 +273,33 @@ def test_forget_erases_a_value_of_pruned_calls(make_app: Callable[..., Flask]) -
 
 def long_ago() -> datetime:
     return datetime.now(UTC) - timedelta(days=100)
+
+
+@pytest.mark.parametrize(
+    ("config", "gone", "said"),
+    [
+        ({}, "app.db", "the ledger's database could not be asked (OperationalError SQLITE_CANTOPEN); see that it is up, and "
+         "that SQLALCHEMY_DATABASE_URI leads to it"),
+        ({"read_bind_key": "replica"}, "replica.db", "the database of LLM_COST_READ_BIND_KEY='replica' could not be asked "
+         "(OperationalError SQLITE_CANTOPEN); see that it is up, and that SQLALCHEMY_BINDS['replica'] leads to it"),
+        ({"read_bind_key": "replica"}, "app.db", None),
+    ],
+    ids=["no replica", "a replica that is away", "a replica without its ledger"],
+)  # fmt: skip
+def test_a_database_that_is_away_is_one_line(
+    make_app: Callable[..., Flask], tmp_path: Path, config: dict[str, str], gone: str, said: str | None
+) -> None:
+    """A command whose database is away says in one line which one it is and what to look at, and exits 1."""
+    shutil.copy(tmp_path / "app.db", tmp_path / "replica.db")
+    app = make_app(**config)
+    (tmp_path / gone).unlink()
+    (tmp_path / gone).mkdir()
+    told = run(app, "report")
+    assert told.exit_code == (0 if said is None else 1)
+    if said is not None:
+        assert told.output.startswith(f"Error: {said}")
+        assert len(told.output.splitlines()) == 1
+    pruned = run(app, "prune", "--older-than", "9")
+    assert (pruned.exit_code == 1) == (gone == "app.db")
+    if gone == "app.db":
+        assert pruned.output.startswith("Error: the ledger's database could not be asked")

@@ -49,6 +49,9 @@ SECRET_NAMES: Final = (
     "passphrase", "passwd", "password", "private_key", "refresh_token", "secret", "session", "set-cookie", "token",
 )  # fmt: skip
 
+#: A hundred years: the calendar does not go back for ever.
+MOST_DAYS: Final = 36_500
+
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
 
@@ -145,6 +148,13 @@ def _positive(value: Any) -> int:
     if number is None or number != number.to_integral_value() or number < 1:
         raise _BadValueError("give a whole number of at least 1")
     return int(number)
+
+
+def _days(value: Any) -> int:
+    days = _positive(value)
+    if days > MOST_DAYS:
+        raise _BadValueError(f"give {MOST_DAYS:,} days at most")
+    return days
 
 
 def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -261,7 +271,7 @@ class Config:
     bind_key: str | None = _key(None, _optional(_name))
     read_bind_key: str | None = _key(None, _optional(_name))
     timezone: ZoneInfo = _key("UTC", _zone)
-    retention_days: int | None = _key(None, _optional(_positive))
+    retention_days: int | None = _key(None, _optional(_days))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Config:

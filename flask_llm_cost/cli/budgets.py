@@ -58,7 +58,7 @@ def budgets(check: bool, repair: bool, release: bool, name: str | None, scope: s
         wrong = _run(ours, lambda connection: operating.repair(connection, actor()))
         for mismatch in wrong:
             click.echo(f"{mismatch.budget} ({mismatch.scope}) since {mismatch.starts_at:%Y-%m-%d %H:%M} UTC is set right")
-        click.echo(f"{len(wrong)} accounts did not add up" if wrong else "every account adds up")
+        click.echo(f"{plural(len(wrong), 'account')} did not add up" if wrong else "every account adds up")
         return
     try:
         ours.keeper.sweep()

@@ -9,6 +9,7 @@ import click
 from flask_llm_cost import reprice as repricing
 from flask_llm_cost.cli.group import cli
 from flask_llm_cost.extension import AppState, state_of
+from flask_llm_cost.ledger import retention
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.wording import plural
 
@@ -18,7 +19,7 @@ from flask_llm_cost.wording import plural
 def backfill(dry_run: bool) -> None:
     """Price what had no price, with the prices of the time of each call. What has a price keeps it."""
     state = state_of()
-    _run(state, "backfill", repricing.conditions(backfill=True), dry_run=dry_run)
+    _run(state, "backfill", None, repricing.conditions(backfill=True), dry_run=dry_run)
 
 
 @cli.command()
@@ -34,11 +35,11 @@ def reprice(first: datetime, last: datetime, dry_run: bool, yes: bool) -> None:
     since, until = _start(state, first.date()), _start(state, last.date() + timedelta(days=1))
     where = repricing.conditions(backfill=False, since=since, until=until)
     if dry_run or not yes:
-        outcome = _run(state, "reprice", where, dry_run=True)
+        outcome = _run(state, "reprice", since, where, dry_run=True)
         if dry_run or not outcome.changed:
             return
         click.confirm(f"Give {plural(outcome.changed, 'call')} a new cost?", abort=True)
-    _run(state, "reprice", where, dry_run=False)
+    _run(state, "reprice", since, where, dry_run=False)
 
 
 def _start(state: AppState, day: date) -> datetime:
@@ -49,15 +50,18 @@ def _stay(calls: int) -> str:
     return f"{plural(calls, 'call')} {'stays' if calls == 1 else 'stay'}"
 
 
-def _run(state: AppState, kind: str, where: list[object], *, dry_run: bool) -> repricing.Outcome:
+def _run(state: AppState, kind: str, since: datetime | None, where: list[object], *, dry_run: bool) -> repricing.Outcome:
     with state.ledger.session(replica=False) as session:
         total = repricing.count(session, where)
+        pruned = retention.pruned(session.connection())
     with click.progressbar(length=total, label="calls") as bar:
         outcome = repricing.price_again(state.ledger, state.book, kind=kind, where=where, dry_run=dry_run, told=bar.update)
     for line in repricing.table(outcome.by_model):
         click.echo(line)
     done = "would change" if dry_run else "changed"
     click.echo(f"{outcome.changed:,} of {plural(outcome.looked_at + outcome.billed, 'call')} {done}")
+    if pruned is not None and (since is None or since < pruned.instant):
+        click.echo(f"detail is pruned before {pruned.day}: calls that are gone keep their cost")
     if outcome.billed:
         click.echo(f"{_stay(outcome.billed)}: the provider said what it charged")
     if outcome.without:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import click
 
 from flask_llm_cost.cli.group import actor, cli
+from flask_llm_cost.config import MOST_DAYS
 from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.ledger import retention
 from flask_llm_cost.ledger.health import Health
@@ -17,7 +18,11 @@ from flask_llm_cost.wording import plural
 
 
 @cli.command()
-@click.option("--older-than", type=click.IntRange(1), help="Days of calls to keep. The default is LLM_COST_RETENTION_DAYS.")
+@click.option(
+    "--older-than",
+    type=click.IntRange(1, MOST_DAYS),
+    help="Days of calls to keep. The default is LLM_COST_RETENTION_DAYS.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
 @click.option("--mark", is_flag=True, help="Say in the ledger that they are gone, and leave it to you to drop them.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -46,7 +51,7 @@ def prune(older_than: int | None, dry_run: bool, mark: bool, yes: bool) -> None:
         click.confirm(f"{verb}? Their sums stay, single calls do not come back.", abort=True)
     if mark:
         retention.mark(state.ledger.writer.transactions, state.ledger.rollups, cutoff)
-        click.echo(f"detail is pruned before {cutoff.day}; nothing was deleted")
+        click.echo(f"{_pruned(state, cutoff)}; nothing was deleted")
         return
     deleted = 0
     with click.progressbar(length=found.calls + found.holds, label="prune") as bar:
@@ -55,7 +60,13 @@ def prune(older_than: int | None, dry_run: bool, mark: bool, yes: bool) -> None:
             deleted += count
     swept = retention.sweep(files)
     click.echo(f"deleted {plural(deleted, 'row')} and {plural(swept, 'damaged spool file')}")
-    click.echo(f"detail is pruned before {cutoff.day}")
+    click.echo(_pruned(state, cutoff))
+
+
+def _pruned(state: AppState, cutoff: retention.Cutoff) -> str:
+    """Since when all calls are there: an earlier prune may have taken more than this one."""
+    with state.ledger.session(replica=False) as session:
+        return f"detail is pruned before {(retention.pruned(session.connection()) or cutoff).day}"
 
 
 @cli.command()

@@ -8,6 +8,7 @@ from flask_llm_cost.budgets.operating import mismatches
 from flask_llm_cost.doctor.check import Check
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger.transaction import WriteError, not_written
+from flask_llm_cost.wording import plural
 
 
 def budgets(state: AppState) -> Iterator[Check]:
@@ -36,7 +37,8 @@ def budgets(state: AppState) -> Iterator[Check]:
             "Budgets",
             "holds",
             "error",
-            f"{len(wrong)} accounts do not say what their holds add up to; run 'flask llm-cost budgets --repair'",
+            f"{plural(len(wrong), 'account does not say what its', 'accounts do not say what their')} holds add up to; "
+            "run 'flask llm-cost budgets --repair'",
         )
     else:
         yield Check("Budgets", "holds", "ok", "every account says what its holds add up to")
@@ -46,8 +48,8 @@ def budgets(state: AppState) -> Iterator[Check]:
             "Budgets",
             "unresolved",
             "warning",
-            f"{late} {'account has' if late == 1 else 'accounts have'} amounts of calls that nobody has heard of since, or "
-            "whose cost is not known; a price and 'flask llm-cost backfill' settle the latter; for the others look at the "
+            f"{plural(late, 'account has', 'accounts have')} amounts of calls that nobody has heard of since, or whose "
+            " cost is not known; a price and 'flask llm-cost backfill' settle the latter; for the others look at the "
             "provider's console, then run 'flask llm-cost budgets --release'",
         )
     if ours.keeper.on_sqlite and any(budget.blocks for budget in ours.declared):
@@ -58,10 +60,10 @@ def budgets(state: AppState) -> Iterator[Check]:
             "a call made while the same request has an open write is refused, since SQLite has one writer; commit before "
             "calling the model, keep the ledger in a file of its own with LLM_COST_BIND_KEY, or set on_busy to 'allow'",
         )
-    for name, what in (
-        ("budget_unavailable", "calls were blocked because a budget could not be asked"),
-        ("budget_unavailable_allowed", "calls passed although a budget could not be asked"),
-        ("budget_unpriced", "calls of models without a price were held at another price, blocked or let through"),
+    for name, one, many, what in (
+        ("budget_unavailable", "call was", "calls were", "blocked because a budget could not be asked"),
+        ("budget_unavailable_allowed", "call", "calls", "passed although a budget could not be asked"),
+        ("budget_unpriced", "call was", "calls were", "without a price, and held at another price, blocked or let through"),
     ):
         if count := ours.keeper.counted(name):
-            yield Check("Budgets", name, "warning", f"{count} {what}; see the log")
+            yield Check("Budgets", name, "warning", f"{plural(count, one, many)} {what}; see the log")

@@ -11,6 +11,7 @@ from sqlalchemy.schema import CreateColumn, CreateIndex
 from flask_llm_cost.doctor.check import MIGRATE, Check
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger.models import Base
+from flask_llm_cost.wording import plural
 
 _REVISE: Final = "run 'flask db migrate' and 'flask db upgrade'"
 
@@ -21,7 +22,9 @@ def schema(state: AppState) -> Iterator[Check]:
         present = set(inspector.get_table_names())
         missing = [table.name for table in Base.metadata.sorted_tables if table.name not in present]
         if missing:
-            yield Check("Schema", "tables", "error", f"{len(missing)} tables are missing ({missing[0]}, …); {MIGRATE}")
+            which = missing[0] if len(missing) == 1 else f"{missing[0]}, …"
+            lacking = plural(len(missing), "table is", "tables are")
+            yield Check("Schema", "tables", "error", f"{lacking} missing ({which}); {MIGRATE}")
             return
         drift: dict[str, list[str]] = {"columns": [], "unknown columns": [], "indexes": [], "foreign keys": []}
         for table in Base.metadata.sorted_tables:

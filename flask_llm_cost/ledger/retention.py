@@ -77,6 +77,14 @@ def old(connection: sa.Connection, cutoff: Cutoff) -> Old:
     return Old(*counts)
 
 
+def pruned(connection: sa.Connection) -> Cutoff | None:
+    """Before when calls may be gone; ``None`` where none are."""
+    state = read_state(connection)
+    if state is None or state.pruned is None or state.pruned_day is None:
+        return None
+    return Cutoff(state.pruned_day, state.pruned)
+
+
 def prune(transactions: Transactions, rollups: Rollups, cutoff: Cutoff) -> Iterator[int]:
     """Delete old calls with their line items and tags, and old holds of budgets. Their sums stay in the rollups.
 

@@ -691,8 +691,10 @@ def test_doctor_and_repair(used: BudgetApp) -> None:
     with used.engine.begin() as connection:
         connection.execute(sa.text("UPDATE llm_cost_budget_periods SET held = 5 WHERE scope = 'all'"))
     text = run(used, "doctor").output
-    assert "run 'flask llm-cost budgets --repair'" in text
-    assert "all (all) since" in run(used, "budgets", "--repair").output
+    assert "1 account does not say what its holds add up to; run 'flask llm-cost budgets --repair'" in text
+    repaired = run(used, "budgets", "--repair").output
+    assert "all (all) since" in repaired
+    assert "1 account did not add up" in repaired
     assert "every account says what its holds add up to" in run(used, "doctor").output
     assert "every account adds up" in run(used, "budgets", "--repair").output
 

@@ -91,6 +91,10 @@ def test_missing_columns_indexes_and_keys_are_named(app: Flask, tmp_path: Path) 
     )
     assert told(app, "foreign keys") == ["foreign keys are missing (llm_cost_line_items.call_id); add them by hand"]
     assert "llm_cost_line_items.future" in told(app, "unknown columns")[0]
+    execute(path, "DROP TABLE llm_cost_alerts")
+    assert told(app, "tables")[0].startswith("1 table is missing (llm_cost_alerts); run")
+    execute(path, "DROP TABLE llm_cost_counters")
+    assert told(app, "tables")[0].startswith("2 tables are missing (llm_cost_counters, …); run")
 
 
 def test_a_replica_that_is_behind_is_named(app: Flask, tmp_path: Path) -> None:

@@ -135,6 +135,25 @@ def test_prune_keeps_what_is_said(make_app: Callable[..., Flask], tmp_path: Path
     assert run(app, "export", str(file), "--from", f"{datetime.now(UTC) - timedelta(days=89):%Y-%m-%d}").exit_code == 0
 
 
+def test_what_was_pruned_is_said_as_the_ledger_has_it(make_app: Callable[..., Flask]) -> None:
+    """A prune that keeps more than an earlier one did tells since when all calls are there; ``backfill`` and ``reprice``
+    say that calls before keep their cost; days that no calendar has are refused.
+    """
+    app = make_app()
+    assert record(app)
+    mark = f"detail is pruned before {datetime.now(UTC) - timedelta(days=90):%Y-%m-%d}"
+    assert "pruned" not in run(app, "backfill").output
+    for days in ("90", "98"):
+        assert f"{mark}; nothing was deleted" in run(app, "prune", "--older-than", days, "--mark", "--yes").output
+        assert f"{mark}\n" in run(app, "prune", "--older-than", days, "--yes").output
+    said = f"{mark}: calls that are gone keep their cost"
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    assert said in run(app, "backfill").output
+    assert said in run(app, "reprice", "--from", f"{long_ago():%Y-%m-%d}", "--to", today, "--dry-run").output
+    assert said not in run(app, "reprice", "--from", today, "--to", today, "--dry-run").output
+    assert "1<=x<=36500" in run(app, "prune", "--older-than", "1000000").output
+
+
 def test_prune_leaves_what_may_hold_calls(make_app: Callable[..., Flask], tmp_path: Path) -> None:
     """Of the files beside the spool ``prune`` takes old damaged ones of its own ledger, named by ``--dry-run`` and after a
     yes; never what the database refused, which waits for a replay, nor what is another ledger's or may be.

@@ -71,6 +71,7 @@ def test_without_an_app_the_error_says_so() -> None:
         ("SPOOL_MAX_MB", "many", "at least 1"),
         ("REPORT_TAGS", ["Feature"], "'Feature' is no tag key"),
         ("RETENTION_DAYS", -1, "at least 1"),
+        ("RETENTION_DAYS", 1_000_000_000, "36,500 days at most"),
         ("BIND_KEY", "costs", "is no key of SQLALCHEMY_BINDS"),
         ("BUDGETS", {"limit": "5", "period": "day"}, "give a list of dicts"),
         ("BUDGETS", "daily", "give a list of dicts"),

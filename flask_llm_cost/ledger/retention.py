@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -214,7 +215,8 @@ def kept_besides(connection: sa.Connection, key: str, value: str) -> bool:
 
 
 def forget(transactions: Transactions, rollups: Rollups, key: str, value: str, *, actor: str | None = None) -> Iterator[int]:
-    """Put ``(erased)`` in the place of a tag's value: in calls, in the rollups of pruned calls too, and in budgets' scopes.
+    """Put ``(erased)`` in the place of a tag's value: in calls, in the rollups of pruned calls too, and in budgets' scopes,
+    there with a random word behind it.
 
     Every sum stays what it was. Where there was anything it leaves one row in ``llm_cost_adjustments`` that says how many
     calls, and not whose. Yields how many calls each batch changed.
@@ -230,7 +232,9 @@ def forget(transactions: Transactions, rollups: Rollups, key: str, value: str, *
             erased += count
             yield count
         besides = _until_none(transactions, functools.partial(_erase_rollups, rollups=rollups, key=key, value=value))
-        besides += _until_none(transactions, functools.partial(_erase_scopes, key=key, value=value))
+        # Nobody's by name, and still somebody's own: what one person's limit was lifted to is not another's.
+        nobody = f"{ERASED} {secrets.token_hex(4)}"
+        besides += _until_none(transactions, functools.partial(_erase_scopes, key=key, value=value, nobody=nobody))
         if erased or besides:
             transactions.run(functools.partial(_audit, key=key, erased=erased, actor=actor))
     except WriteError as error:
@@ -300,10 +304,10 @@ def _id(row: Row) -> int:
     return value.int
 
 
-def _erase_scopes(connection: sa.Connection, key: str, value: str) -> int:
+def _erase_scopes(connection: sa.Connection, key: str, value: str, nobody: str) -> int:
     changed = 0
     for table in _SCOPED:
-        erased: Any = sa.update(table).where(table.c.scope == _scope(key, value)).values(scope=_scope(key, ERASED))
+        erased: Any = sa.update(table).where(table.c.scope == _scope(key, value)).values(scope=_scope(key, nobody))
         changed += connection.execute(erased).rowcount
     return changed
 

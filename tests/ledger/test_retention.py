@@ -14,6 +14,7 @@ from ledger_calls import NOON, LedgerMaker, a_call, calls, price
 from sqlalchemy.orm import Session
 from test_rollups import Kept
 
+from flask_llm_cost.budgets.limits import LIFT, active_lifts
 from flask_llm_cost.errors import DetailPrunedError, LedgerError
 from flask_llm_cost.ledger.agreement import sampled_agreement
 from flask_llm_cost.ledger.filter import Filter
@@ -102,13 +103,13 @@ def test_what_may_still_be_settled_is_kept(kept: Kept) -> None:
         assert connection.scalar(sa.select(sa.func.sum(TagRollup.calls)).where(TagRollup.key == "")) == 3
 
 
-def hold(kept: Kept, at: datetime, state: str) -> None:
+def hold(kept: Kept, at: datetime, state: str, scope: str = "user_id=42") -> None:
     period = new_call_id()
     amounts = dict.fromkeys(("spent", "held", "unresolved"), 0)
     with kept.engine.begin() as connection:
         connection.execute(
             sa.insert(BudgetPeriod.__table__).values(
-                id=period, budget="b", scope="user_id=42", period="day", starts_at=at, ends_at=at, unit="usd",
+                id=period, budget="b", scope=scope, period="day", starts_at=at, ends_at=at, unit="usd",
                 currency="USD", blocked_calls=0, created_at=at, updated_at=at, **amounts,
             )
         )  # fmt: skip
@@ -278,7 +279,22 @@ def test_a_budget_scope_is_erased(kept: Kept) -> None:
     hold(kept, NOON, "open")
     kept.write([price(a_call())])
     assert list(itertools.islice(forget(kept.writer.transactions, kept.rollups, "user_id", "42"), 5)) == [1, 0]
-    assert count(kept, BudgetPeriod, BudgetPeriod.scope == f"user_id={ERASED}") == 1
+    assert count(kept, BudgetPeriod, BudgetPeriod.scope.startswith(f"user_id={ERASED} ")) == 1
+
+
+def test_what_was_one_persons_does_not_become_anothers(kept: Kept) -> None:
+    """Of two who are erased the one whose limit was lifted keeps that, and the other does not get it."""
+    for name in ("42", "7"):
+        hold(kept, NOON, "open", f"user_id={name}")
+    lift = {"id": new_call_id(), "made_at": NOON, "kind": LIFT, "budget": "b", "scope": "user_id=42", "amount": 5}
+    with kept.engine.begin() as connection:
+        connection.execute(sa.insert(Adjustment.__table__).values(**lift))
+    for name in ("42", "7"):
+        assert sum(forget(kept.writer.transactions, kept.rollups, "user_id", name)) == 0
+    with kept.engine.connect() as connection:
+        (lifted,) = {lift.scope for lift in active_lifts(connection)}
+    assert count(kept, BudgetPeriod, BudgetPeriod.scope == lifted) == 1
+    assert count(kept, BudgetPeriod, BudgetPeriod.scope.startswith(f"user_id={ERASED}")) == 2
 
 
 def test_what_is_erased_is_not_erased_again(kept: Kept) -> None:

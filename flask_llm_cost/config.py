@@ -82,7 +82,7 @@ def _from_json(value: Any, opening: str) -> Any:
     if isinstance(value, str) and value.lstrip().startswith(opening):
         try:
             return json.loads(value, parse_float=Decimal)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _BadValueError(f"is no valid JSON ({error})") from None
     return value
 
@@ -162,7 +162,7 @@ def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _path(value: Any) -> Path:
-    if isinstance(value, str | os.PathLike):
+    if isinstance(value, str | os.PathLike) and "\0" not in str(value):
         return Path(value)
     raise _BadValueError("give a path")
 
@@ -200,7 +200,7 @@ def _instrument(value: Any) -> Literal["auto"] | tuple[str, ...]:
         return "auto"
     names = _list(value)
     for name in names:
-        if name not in LIBRARIES:
+        if not isinstance(name, str) or name not in LIBRARIES:
             raise _BadValueError(f"{name!r} cannot be watched; choose 'auto', [] or some of {', '.join(LIBRARIES)}")
     return tuple(names)
 

@@ -20,6 +20,8 @@ from flask_llm_cost.wording import plural
 
 _WRITTEN: Final = re.compile(r"(\d{4})-(\d{2})=([^/=]+?)(?:/([^=]+))?:([^:]+)")
 _CENT: Final = Decimal("0.01")
+#: More is no invoice.
+_MOST: Final = Decimal("1e12")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +62,17 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One invoice beside the ledger."""
+    """One invoice beside the ledger.
+
+    :param others: the providers that have calls in that month, where this one has none
+    """
 
     invoice: Invoice
     rows: tuple[ModelRow, ...]
     cost: Decimal
     unpriced_calls: int
     estimated_calls: int
+    others: tuple[str, ...]
 
     @property
     def difference(self) -> Decimal:
@@ -78,8 +84,8 @@ def parse_invoices(written: Sequence[str]) -> list[Invoice]:
 
     :raises QueryError: for what is not written so
     """
-    totals: dict[tuple[datetime, str], Decimal] = {}
-    models: dict[tuple[datetime, str], dict[str, Decimal]] = {}
+    totals: dict[tuple[datetime, datetime, str], Decimal] = {}
+    models: dict[tuple[datetime, datetime, str], dict[str, Decimal]] = {}
     for text in written:
         found = _WRITTEN.fullmatch(text.strip())
         try:
@@ -88,30 +94,32 @@ def parse_invoices(written: Sequence[str]) -> list[Invoice]:
             year, month, provider, model, amount = found.groups()
             first = datetime(int(year), int(month), 1, tzinfo=UTC)
             value = Decimal(amount.replace(",", ""))
-            if not value.is_finite():
+            if not value.is_finite() or abs(value) > _MOST:
                 raise ValueError
+            until = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
         except (ValueError, InvalidOperation):
             raise QueryError(
                 f"--invoice {text[:80]!r} is no invoice; write MONTH=PROVIDER:DOLLARS, as in 2026-10=openai:1234.56, "
                 "or MONTH=PROVIDER/MODEL:DOLLARS"
             ) from None
-        key = first, provider.strip()
+        key = first, until, provider.strip()
         if model is None:
             totals[key] = value
         else:
             models.setdefault(key, {})[model.strip()] = value
     made = []
-    for first, provider in dict.fromkeys([*totals, *models]):
-        named = models.get((first, provider), {})
-        until = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
-        total = totals.get((first, provider), sum(named.values(), Decimal(0)))
+    for key in dict.fromkeys([*totals, *models]):
+        first, until, provider = key
+        named = models.get(key, {})
+        total = totals.get(key, sum(named.values(), Decimal(0)))
         made.append(Invoice(first, until, provider, total, named))
     return made
 
 
 def compare(session: Session, invoice: Invoice) -> Comparison:
     """Put *invoice* beside what the ledger has of its provider in its month."""
-    flt = Filter(scope={}, since=invoice.first, until=invoice.until, provider=invoice.provider)
+    month = Filter(scope={}, since=invoice.first, until=invoice.until)
+    flt = month.narrowed(provider=invoice.provider)
     found = queries.pivot(session, flt, ("model",))
     cost = sum((row.cost or Decimal(0) for row in found), Decimal(0))
     shares = {} if invoice.models or not cost else _spread(invoice.total - cost, {row.key: row.cost for row in found}, cost)
@@ -131,6 +139,7 @@ def compare(session: Session, invoice: Invoice) -> Comparison:
         cost,
         sum(row.unpriced_calls for row in found),
         sum(row.calls for row in sources if row.key in ESTIMATED_SOURCES),
+        () if found else tuple(sorted(str(row.key) for row in queries.pivot(session, month, ("provider",)))),
     )
 
 
@@ -159,8 +168,11 @@ def as_text(made: Comparison) -> str:
     calls = sum(row.calls for row in made.rows)
     total = ["total", f"{calls:,}", dollars(made.cost), dollars(invoice.total), _signed(made.difference)]
     lines = [f"Invoice of {invoice.provider}, {invoice.month} (UTC, USD)", "", *text_table(heads, body, total, keys=1), ""]
+    if not made.rows:
+        known = f"; it has some of {', '.join(made.others)}" if made.others else ""
+        lines.append(f"The ledger has no calls of {invoice.provider} in this month{known}.")
     if invoice.total:
-        lines.append(f"The difference is {made.difference / invoice.total * 100:+.1f}% of the invoice.")
+        lines.append(f"The difference is {made.difference / abs(invoice.total) * 100:+.1f}% of the invoice.")
     if not invoice.models and any(row.difference is not None for row in made.rows):
         lines.append("The invoice is one amount: each model's difference is its part of it, in proportion to the ledger.")
     if made.unpriced_calls:

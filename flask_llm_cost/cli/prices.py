@@ -171,6 +171,8 @@ def set_rates(key: str, rates: tuple[str, ...], yes: bool) -> None:
     pairs = [part.partition("=") for part in rates]
     if not all(equals for _, equals, _ in pairs):
         raise click.BadParameter("write component=rate, such as input=0.30 output=1.20")
+    if len({name.strip() for name, _, _ in pairs}) < len(pairs):
+        raise click.BadParameter("give each component once")
     state = state_of()
     made = upkeep.set_price(
         state.prices.path, state.book, key, {name.strip(): rate.strip() for name, _, rate in pairs}, datetime.now(UTC)
@@ -211,9 +213,8 @@ def _unpriced(state: AppState) -> list[str]:
         with state.ledger.session() as session:
             found = queries.unpriced_models(session, Filter(scope={}), top=1000)
     except (LlmCostError, SQLAlchemyError) as error:
-        click.echo(
-            f"the ledger cannot be read ({type(error).__name__}): models that it saw without a price are not added", err=True
-        )
+        why = str(error) if isinstance(error, LlmCostError) else f"{type(error).__name__}; 'flask llm-cost doctor' says why"
+        click.echo(f"the ledger cannot be read, so models that it saw without a price are not added: {why}", err=True)
         return []
     return [f"{item.provider}/{item.model}" for item in found if item.model]
 

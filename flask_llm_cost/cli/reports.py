@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from datetime import date, datetime, timedelta
+from datetime import datetime
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from flask_llm_cost import anomalies, invoice
@@ -14,7 +15,7 @@ from flask_llm_cost.cli.group import cli, format_option
 from flask_llm_cost.export import export_calls
 from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.ledger.filter import Filter, dimensions
-from flask_llm_cost.ledger.local_time import start_of_day
+from flask_llm_cost.ledger.local_time import range_of
 from flask_llm_cost.wording import plural
 
 
@@ -50,6 +51,7 @@ def report(days: int, by: str, form: str, odd: bool, invoices: tuple[str, ...]) 
     """
     if odd and invoices:
         raise click.UsageError("--anomalies and --invoice are two different reports; ask for one at a time")
+    _refuse_unused(by=odd or bool(invoices), days=bool(invoices))
     if (odd or invoices) and form == "csv":
         raise click.UsageError("--format csv is for the table of spend; use json")
     state = state_of()
@@ -59,12 +61,22 @@ def report(days: int, by: str, form: str, odd: bool, invoices: tuple[str, ...]) 
         _judge(state, days, form)
     else:
         zone, tags = state.config.timezone, state.config.report_tags
-        chosen = [name.strip() for name in by.split(",") if name.strip()]
+        chosen = list(dict.fromkeys(name.strip() for name in by.split(",") if name.strip()))
+        if not chosen:
+            raise click.BadParameter("name what to group by, such as model or tag:feature", param_hint="--by")
         today = datetime.now(zone).date()
         with state.ledger.session() as session:
             made = reports.make_report(session, chosen, days=days, today=today, zone=zone, tags=tags)
         text = {"text": reports.as_text, "json": reports.as_json, "csv": reports.as_csv}[form](made)
         click.echo(text.rstrip("\n"))
+
+
+def _refuse_unused(**unused: bool) -> None:
+    """What a report does not look at is not to be given: one would take the answer for another."""
+    context = click.get_current_context()
+    for name, is_unused in unused.items():
+        if is_unused and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} is for the table of spend, and means nothing to this report; leave it out")
 
 
 def _judge(state: AppState, days: int, form: str) -> None:
@@ -106,17 +118,11 @@ def export(path: str, first: datetime | None, last: datetime | None) -> None:
     state = state_of()
     if first is not None and last is not None and last < first:
         raise click.UsageError("--to is before --from")
-    flt = Filter(scope={}, since=_start(state, first), until=_start(state, last, 1), currency=None)
+    since, until = range_of(first and first.date(), last and last.date(), state.config.timezone)
+    flt = Filter(scope={}, since=since, until=until, currency=None)
     try:
         written = export_calls(state, flt, path)
     except OSError as error:
         raise click.FileError(path, hint=f"{error.strerror}; name a file in a folder that can be written") from None
     if path != "-":
         click.echo(f"{plural(written, 'call')} in {path}")
-
-
-def _start(state: AppState, day: datetime | None, later: int = 0) -> datetime | None:
-    if day is None:
-        return None
-    wanted: date = day.date() + timedelta(days=later)
-    return start_of_day(wanted, state.config.timezone)

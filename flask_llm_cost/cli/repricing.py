@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import datetime
 
 import click
 
@@ -10,7 +10,7 @@ from flask_llm_cost import reprice as repricing
 from flask_llm_cost.cli.group import cli
 from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.ledger import retention
-from flask_llm_cost.ledger.local_time import start_of_day
+from flask_llm_cost.ledger.local_time import range_of
 from flask_llm_cost.wording import plural
 
 
@@ -32,7 +32,7 @@ def reprice(first: datetime, last: datetime, dry_run: bool, yes: bool) -> None:
     if last < first:
         raise click.BadParameter("is before --from", param_hint="--to")
     state = state_of()
-    since, until = _start(state, first.date()), _start(state, last.date() + timedelta(days=1))
+    since, until = range_of(first.date(), last.date(), state.config.timezone)
     where = repricing.conditions(backfill=False, since=since, until=until)
     if dry_run or not yes:
         outcome = _run(state, "reprice", since, where, dry_run=True)
@@ -40,10 +40,6 @@ def reprice(first: datetime, last: datetime, dry_run: bool, yes: bool) -> None:
             return
         click.confirm(f"Give {plural(outcome.changed, 'call')} a new cost?", abort=True)
     _run(state, "reprice", since, where, dry_run=False)
-
-
-def _start(state: AppState, day: date) -> datetime:
-    return start_of_day(day, state.config.timezone)
 
 
 def _stay(calls: int) -> str:

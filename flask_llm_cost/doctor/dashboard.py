@@ -45,4 +45,4 @@ def dashboard(state: AppState) -> Iterator[Check]:
             yield Check("Dashboard", mount.name, "warning", message)
         else:
             scoped = "scoped" if mount.scoped else "shows all tenants to whoever its guard lets in"
-            yield Check("Dashboard", mount.name, "ok", f"{where} is guarded, {scoped}")
+            yield Check("Dashboard", mount.name, "ok", f"{where} is guarded, and {scoped}")

@@ -24,6 +24,16 @@ def start_of_day(day: date, zone: ZoneInfo) -> datetime:
     return datetime.combine(day, time.min, zone).astimezone(UTC)
 
 
+def range_of(first: date | None, last: date | None, zone: ZoneInfo) -> tuple[datetime | None, datetime | None]:
+    """The half-open range of days of *zone*, both included; ``None`` where it has no such end.
+
+    The first and the last days that a date can be have no instants in every zone: they stand for no end, too.
+    """
+    since = None if first is None or first <= date.min + _DAY else start_of_day(first, zone)
+    until = None if last is None or last >= date.max - _DAY else start_of_day(last + _DAY, zone)
+    return since, until
+
+
 def days_between(since: datetime, until: datetime, zone: ZoneInfo) -> Iterator[date]:
     """Every day of *zone* that has an instant of the half-open range."""
     day = since.astimezone(zone).date()

@@ -74,6 +74,13 @@ def test_all_calls_and_days_of_the_zone(run: Run, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("calls*")] == ["calls.csv"]
 
 
+def test_an_open_end_is_the_last_day_that_there_is(run: Run, tmp_path: Path) -> None:
+    """The first and the last day of the calendar stand for no end, in the zones of which they are partly beyond it, too."""
+    run(tmp_path / "whole.csv")
+    run(tmp_path / "calls.csv", "--from", "0001-01-01", "--to", "9999-12-31")
+    assert (tmp_path / "calls.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
 def test_days_are_those_of_the_reporting_zone(app: Flask, run: Run, tmp_path: Path) -> None:
     """In Berlin a call at 23:00 UTC is one of the next day."""
     app.extensions["llm_cost"].config = app.extensions["llm_cost"].config.from_mapping(

@@ -97,6 +97,20 @@ def test_a_rate_per_token_is_refused_until_it_is_meant(app: Flask) -> None:
     assert _run(app, "set", "openai/gpt-4o", "input=0.0000025", "--yes").exit_code == 0
 
 
+def test_a_component_is_given_once(app: Flask) -> None:
+    """Two rates for one component are refused: nobody is to guess which of them is meant."""
+    result = _run(app, "set", "acme/a", "input=1", "input=2")
+    assert (result.exit_code, "give each component once" in result.output) == (2, True)
+
+
+def test_a_ledger_without_tables_is_said_with_its_remedy(app: Flask, tmp_path: Path) -> None:
+    """Where a check cannot ask the ledger which models have no price, it says which command helps."""
+    with app.app_context():
+        app.extensions["sqlalchemy"].drop_all()
+    result = _run(app, "check", "--from", _mirror(tmp_path, a={"input_cost_per_token": 1e-06}))
+    assert "flask db upgrade" in result.output
+
+
 def test_init_starts_from_the_bundled_book_once(app: Flask) -> None:
     """Every model of it; a file that is there is not overwritten."""
     result = _run(app, "init")

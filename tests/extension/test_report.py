@@ -161,13 +161,49 @@ def test_an_invoice_by_model(october: None, run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["openai:12", "2026-13=openai:12", "2026-10=openai", "2026-10=openai:dear", "2026-10=:1"]
+    "written",
+    [
+        "openai:12",
+        "2026-13=openai:12",
+        "2026-10=openai",
+        "2026-10=openai:dear",
+        "2026-10=:1",
+        "9999-12=openai:1",
+        "2026-10=openai:1e500",
+    ],
 )
 def test_what_is_no_invoice(written: str, run: Run) -> None:
     """A mistyped invoice is an error that shows how to write one."""
     result = run("--invoice", written)
     assert result.exit_code == 1
     assert "2026-10=openai:1234.56" in result.output
+
+
+def test_an_invoice_of_nobody(october: None, run: Run) -> None:
+    """That the ledger has no calls of a provider is said, with those that it has; a credit's percentage has its sign."""
+    output = run("--invoice", "2026-10=opnai:3").output
+    assert "The ledger has no calls of opnai in this month; it has some of anthropic, openai." in output
+    assert "The difference is -20240.0% of the invoice." in run("--invoice", "2026-10=openai:-5").output
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--by", ""), "name what to group by"),
+        (("--by", " , "), "name what to group by"),
+        (("--anomalies", "--by", "model"), "--by is for the table of spend"),
+        (("--invoice", "2026-10=openai:1", "--days", "3"), "--days is for the table of spend"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(run: Run, given: tuple[str, ...], said: str) -> None:
+    """An empty dimension, and an option that this report does not look at, are errors that say so."""
+    result = run(*given)
+    assert (result.exit_code, said in result.output) == (2, True)
+
+
+def test_a_dimension_twice_is_one_column(month: None, run: Run) -> None:
+    """A dimension that is named twice is one."""
+    assert run("--by", "model,model").output == run("--by", "model").output
 
 
 @pytest.mark.parametrize("name", ["=1+1", "＝1+1", "－1", "\u00a0@x"])

@@ -63,6 +63,7 @@ class Breakdown:
     :param endless: whether there are even more than that, uncounted
     :param rest: what those came to; ``None`` where there are no more
     :param total: what all values came to
+    :param untagged: the calls without the tag, shown or not; ``None`` where there are none
     :param gone: values of the compared period that have no calls now
     :param options: all values that are told apart, with their names
     """
@@ -73,6 +74,7 @@ class Breakdown:
     endless: bool
     rest: Spend | None
     total: Spend
+    untagged: Spend | None
     gone: tuple[Row, ...]
     options: tuple[tuple[str | None, str], ...]
 
@@ -99,21 +101,30 @@ class Breakdown:
         return f"{'over ' if self.endless else ''}{self.others:,} more"
 
 
-def breakdown(session: Session, selection: Selection, dimension: str, time: Timeline, *, most: int = 7) -> Breakdown:
+def breakdown(
+    session: Session, selection: Selection, dimension: str, time: Timeline, *, most: int = 7, untagged: bool = False
+) -> Breakdown:
     """Spend of the selection by *dimension*, in three to six queries whatever the number of values.
 
     Calls without a tag are what is left of all. Its labels are the values themselves, until :func:`named` gives them names.
+
+    :param untagged: whether calls without the tag have a row of their own however little they came to
     """
     total = time.total
     now, before, none = _both(session, selection, dimension, time, most)
+    bare = now.get(None) if dimension.startswith("tag:") else None
     known = sorted(now.values(), key=_dearest)
+    shown, endless = known[:most], len(now) > MOST_VALUES
+    if untagged:
+        shown += [row for row in known[most:] if row is bare]
     # A row that says "1 more" takes the room of the one that it hides.
-    shown, endless = known[: most + 1] if len(known) == most + 1 else known[:most], len(now) > MOST_VALUES
+    if len(known) == len(shown) + 1:
+        shown = known
     days = _days(session, selection, dimension, time, [row.key for row in shown], whole=len(shown) == len(now))
     missing = [value for value in sorted(before, key=lambda value: _dearest(before[value]))[:most] if value not in now]
     others = min(len(now), MOST_VALUES) - len(shown)
     options = [row.key for row in known[:MOST_VALUES]]
-    labels: dict[Key, str] = {value: value_name(dimension, value) for value in (*options, *missing)}
+    labels: dict[Key, str] = {value: value_name(dimension, value) for value in (*options, None, *missing)}
     return Breakdown(
         dimension=dimension,
         rows=tuple(_row(row, labels, before.get(row.key, none), total, days.get(row.key, {})) for row in shown),
@@ -121,6 +132,7 @@ def breakdown(session: Session, selection: Selection, dimension: str, time: Time
         endless=endless,
         rest=without(total, shown) if others else None,
         total=total,
+        untagged=bare,
         gone=tuple(_row(queries.NOTHING, labels, before[value], total, {}, value) for value in missing),
         options=tuple((None if value is None else str(value), labels[value]) for value in options),
     )
@@ -187,7 +199,7 @@ def _both(
     except DetailPrunedError:
         return now, {}, _UNKNOWN
     # Beyond the dearest, a value that is not found may still be there.
-    shown = [row.key for row in sorted(now.values(), key=_dearest)[:most]]
+    shown = [row.key for row in sorted(now.values(), key=_dearest)[: most + 2]]
     if cut and (unsure := [value for value in shown if value not in before]):
         found = queries.costs(session, compared, (dimension,), only={dimension: unsure})
         before |= {value: row for (value,), row in found.items()}

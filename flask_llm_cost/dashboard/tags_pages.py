@@ -171,7 +171,7 @@ def tag(visit: Visit, key: str) -> Response:
             return nothing(visit, session, selection)
         if selection.format == "html":
             controls = page_controls(visit, session, selection)
-        (found,) = named([breakdown(session, selection, f"tag:{key}", time, most=50)], visit.names)
+        (found,) = named([breakdown(session, selection, f"tag:{key}", time, most=50, untagged=True)], visit.names)
         page = TagKey(
             total=time.total,
             before=time.before,
@@ -195,7 +195,7 @@ def tag(visit: Visit, key: str) -> Response:
 def _tagged(found: Breakdown, total: Spend) -> Decimal | None:
     if not total.cost:
         return None
-    bare = next((row.cost for row in found.rows if row.value is None), Decimal(0))
+    bare = found.untagged.cost if found.untagged else None
     return 1 - (bare or Decimal(0)) / total.cost
 
 

@@ -153,6 +153,29 @@ def test_calls_without_the_tag_are_a_row(full: MountedApp) -> None:
     assert "(untagged)" in {row["tag:feature"] for row in table(full.get(PREFIX + "/explore?range=30d&format=csv"))}
 
 
+@pytest.mark.parametrize("values", [51, 60, 120])
+def test_calls_without_the_tag_are_never_lost(make: Make, values: int) -> None:
+    """However many values are dearer, the page of a tag has a row for the calls without it, and says how much they are."""
+    app = make().mount()
+    app.add_all((f"1.{n:03}", {"tags": {"category": f"c{n}"}}) for n in range(values))
+    app.add("0.9", tags={"user_id": "u1"})
+    address = PREFIX + "/tags/category?range=7d"
+    text = app.get(address).get_data(as_text=True)
+    assert re.search(r"untagged=category[^>]*>\(untagged\)</a>", text)
+    assert "of it tagged" in text
+    found = app.get(address + "&format=json").get_json()
+    shown = found["values"]["rows"]
+    assert [row["cost"] for row in shown if row["value"] is None] == ["0.9"]
+    total = Decimal(found["total"]["cost"])
+    assert Decimal(found["tagged_share"]) == 1 - Decimal("0.9") / total
+    others = found["values"]["others"]
+    assert sum(Decimal(row["cost"]) for row in shown) + Decimal(others["cost"] if others else 0) == total
+    assert others is None or others["values"] > 1
+    if values <= 100:
+        keys = app.get(PREFIX + "/tags?range=7d&format=json").get_json()["keys"]
+        assert {key["key"]: key["tagged_share"] for key in keys}["category"][:20] == found["tagged_share"][:20]
+
+
 def test_an_invoice_beside_the_ledger(make: Make) -> None:
     """The invoice's amount, the ledger's, and the difference, exact; a bad one is refused; nothing is stored."""
     app = make().mount()

@@ -16,6 +16,7 @@ from flask_llm_cost.dashboard.controls import chips, page_controls
 from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
 from flask_llm_cost.dashboard.filters import Selection
+from flask_llm_cost.dashboard.origins import told
 from flask_llm_cost.dashboard.sums import before_of, cache_share, per_call, without
 from flask_llm_cost.dashboard.timeline import timeline
 from flask_llm_cost.dashboard.visit import Visit
@@ -34,7 +35,7 @@ class Listed:
     rate_out: Decimal | None
     currency: str
     catalog: str
-    version: str
+    version: str | None
     since: datetime | None
     changes: datetime | None
 
@@ -97,7 +98,7 @@ def models(visit: Visit) -> Response:
     with visit.session() as session:
         if selection.format == "csv":
             return _csv(session, visit, selection)
-        page = build(session, selection, visit.state.book)
+        page = build(session, selection, visit.state.book, scoped=visit.scoped)
         if not page.total.calls and selection.format == "html":
             return nothing(visit, session, selection)
         if selection.format == "json":
@@ -108,7 +109,7 @@ def models(visit: Visit) -> Response:
     )
 
 
-def build(session: Session, selection: Selection, book: PriceBook) -> Models:
+def build(session: Session, selection: Selection, book: PriceBook, *, scoped: bool) -> Models:
     """Ask all that the page shows, in five queries."""
     flt, period = selection.filter, selection.period
     time = timeline(session, selection)
@@ -126,7 +127,7 @@ def build(session: Session, selection: Selection, book: PriceBook) -> Models:
         rows.append(
             ModelRow(
                 provider=provider, model=model, spend=row, before=before.get(key, none), share=share,
-                days=days.get(key, {}), listed=listed(book, provider, model, period.now),
+                days=days.get(key, {}), listed=listed(book, provider, model, period.now, scoped=scoped),
             )
         )  # fmt: skip
     return Models(
@@ -140,7 +141,7 @@ def build(session: Session, selection: Selection, book: PriceBook) -> Models:
     )
 
 
-def listed(book: PriceBook, provider: str, model: str | None, now: datetime) -> Listed | None:
+def listed(book: PriceBook, provider: str, model: str | None, now: datetime, *, scoped: bool) -> Listed | None:
     """What the price book says today."""
     if book.find(provider, model, now) is None:
         return None  # explained, it would be compared with every name that there is
@@ -149,13 +150,14 @@ def listed(book: PriceBook, provider: str, model: str | None, now: datetime) -> 
         return None
     entry, rates = found.match.entry, found.tariff.rates
     bounds = entry.bounds if entry else ()
+    origin = told(found.match.catalog, found.match.version, scoped=scoped)
     million = {name: rates[name].rate for name in ("input", "output") if name in rates and rates[name].per == 1_000_000}
     return Listed(
         rate_in=million.get("input"),
         rate_out=million.get("output"),
         currency=entry.currency if entry else "USD",
-        catalog=found.match.catalog,
-        version=found.match.version,
+        catalog=origin.source,
+        version=origin.version,
         since=max((bound for bound in bounds if bound <= now), default=None),
         changes=min((bound for bound in bounds if bound > now), default=None),
     )

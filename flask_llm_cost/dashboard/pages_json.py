@@ -10,6 +10,7 @@ from typing import Any, Final
 from flask_llm_cost.dashboard.breakdown import Breakdown, Row
 from flask_llm_cost.dashboard.filters import CHOICES, Selection
 from flask_llm_cost.dashboard.formatting import masked
+from flask_llm_cost.dashboard.origins import Origin
 from flask_llm_cost.dashboard.overview import Overview
 from flask_llm_cost.ledger.call_queries import CallDetail, CallPage, CallRow
 from flask_llm_cost.ledger.queries import Spend
@@ -116,9 +117,9 @@ def _call(row: CallRow) -> Mapping[str, Any]:
     return found
 
 
-def call(found: CallDetail) -> dict[str, Any]:
-    return {
-        **_call(found.call),
-        "lines": [asdict(line) for line in found.lines],
-        "price": asdict(found.price) if found.price else None,
-    }
+def call(found: CallDetail, origin: Origin | None) -> dict[str, Any]:
+    """One call, and where its price is from."""
+    price = None
+    if found.price is not None and origin is not None:
+        price = {**asdict(found.price), "source": origin.source, "source_version": origin.version}
+    return {**_call(found.call), "lines": [asdict(line) for line in found.lines], "price": price}

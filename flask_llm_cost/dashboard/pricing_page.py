@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -12,6 +12,7 @@ from flask import Response
 
 from flask_llm_cost.dashboard import pages_json
 from flask_llm_cost.dashboard.export import csv_response, json_response
+from flask_llm_cost.dashboard.origins import APP, told
 from flask_llm_cost.dashboard.periods import period
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
@@ -69,10 +70,10 @@ class PriceRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pricing:
-    """Everything on the page."""
+    """Everything on the page. Within a scope nothing is said of the price book."""
 
-    version: str
-    entries: int
+    version: str | None
+    entries: int | None
     rows: tuple[PriceRow, ...]
     more: int
     synced: Mark | None
@@ -107,7 +108,10 @@ def pricing(visit: Visit) -> Response:
             found = [(provider, model) for provider, _, model in others if (provider, model) not in listed]
             more = max(0, len(found) - _MOST)
             rows += [price_row(book, provider, model, now, {}) for provider, model in found[:_MOST]]
-    page = Pricing(version=book.version, entries=book.entries, rows=tuple(rows), more=more, synced=synced)
+    if visit.scoped:
+        page = Pricing(version=None, entries=None, rows=tuple(_scoped(row) for row in rows), more=more, synced=None)
+    else:
+        page = Pricing(version=book.version, entries=book.entries, rows=tuple(rows), more=more, synced=synced)
     if selection.format == "json":
         return json_response({"as_of": now, "search": selection.search, "pricing": pages_json.plainly(page)})
     if selection.format == "csv":
@@ -121,13 +125,20 @@ def _synced(found: Iterable[Mark]) -> Mark | None:
     return next((mark for mark in found if mark.name in ("prices_synced", "prices.synced")), None)
 
 
+def _scoped(row: PriceRow) -> PriceRow:
+    if row.catalog is None:
+        return row
+    catalog, version = told(row.catalog, row.version, scoped=True)
+    return replace(row, catalog=catalog, version=version, source=None if catalog == APP else row.source)
+
+
 def _cells(row: PriceRow, line: RateLine | None) -> tuple[Any, ...]:
     rate = (line.component, line.rate, line.per, line.unit) if line else (None,) * 4
     return (row.provider, row.model, *rate, row.currency, row.kind, row.key, _origin(row), row.since)
 
 
 def _origin(row: PriceRow) -> str | None:
-    return f"{row.catalog} {row.version}" if row.catalog else None
+    return " ".join(part for part in (row.catalog, row.version) if part) or None
 
 
 def price_row(book: PriceBook, provider: str, model: str, now: datetime, calls: Mapping[str, int]) -> PriceRow:

@@ -16,6 +16,7 @@ from flask_llm_cost.dashboard.controls import chips, page_controls, sort_select
 from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
 from flask_llm_cost.dashboard.filters import Selection
+from flask_llm_cost.dashboard.origins import told
 from flask_llm_cost.dashboard.overview import overview_of
 from flask_llm_cost.dashboard.rendering import asset
 from flask_llm_cost.dashboard.visit import Visit
@@ -117,11 +118,13 @@ def call(visit: Visit, call_id: UUID) -> Response:
         found = call_queries.one_call(session, visit.base.narrowed(currency=None), call_id)
     if found is None:
         return visit.refusal("It was never recorded, was pruned since, or is not yours to see.", "There is no such call")
+    price = found.price
+    origin = told(price.source, price.source_version, scoped=visit.scoped) if price else None
     if selection.format == "json":
-        return json_response(pages_json.call(found))
+        return json_response(pages_json.call(found, origin))
     if selection.format == "csv":
         header = ("component", "unit", "quantity", "rate", "rate_per", "cost", "status")
         rows = [[getattr(line, name) for name in header] for line in found.lines]
         return csv_response(f"llm-call-{call_id}.csv", header, rows, decimal=selection.decimal)
     names = {key: visit.names(key, [value]).get(value) for key, value in found.call.tags.items()}
-    return visit.html("call.html", it=found, row=found.call, names=names, zone=visit.state.config.timezone)
+    return visit.html("call.html", it=found, row=found.call, origin=origin, names=names, zone=visit.state.config.timezone)

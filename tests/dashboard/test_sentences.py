@@ -383,3 +383,30 @@ def test_no_way_back_leads_to_the_same_mistake(make: Make) -> None:
     text = make().mount().get(PREFIX + "/tags/Team?range=7d").get_data(as_text=True)
     assert "Show without it" not in text
     assert f'<a class="go" href="{PREFIX}/?range=7d">To the overview</a>' in text
+
+
+def test_a_tenant_is_told_no_more_by_a_file_than_by_its_page(make: Make) -> None:
+    """Within a scope no JSON, CSV or page of a call names the source of a price of the app's, or the book's edition."""
+    app = make(LLM_COST_PRICE_OVERRIDES={"acme/own": {"input": "1", "output": "2"}}).mount()
+    app.mount("/mine", name="mine", scope=lambda: {"tenant_id": "a"})
+    with app.app.app_context():
+        tags = {"tenant_id": "a"}
+        own = track("acme", model="own", usage={"input": 1000}, tags=tags)
+        listed = track("openai", model="gpt-4", usage={"input": 1000}, tags=tags)
+        assert own is not None
+        assert listed is not None
+        assert app.costs.flush(20)
+    book = app.app.extensions["llm_cost"].book
+    for page in ("pricing", "models", f"calls/{own.id}", f"calls/{listed.id}"):
+        for fmt in ("html", "json", "csv"):
+            text = app.get(f"/mine/{page}", format=fmt).get_data(as_text=True)
+            assert "override" not in text, (page, fmt)
+            assert not [part for part in book.version.split("+") if part in text], (page, fmt)
+            assert str(book.entries) not in text, (page, fmt)
+    assert "set for this app" in said(app.get(f"/mine/calls/{own.id}"))
+    assert "the price book" in said(app.get(f"/mine/calls/{listed.id}"))
+    rows = app.get("/mine/pricing?format=json").get_json()["pricing"]["rows"]
+    assert {row["catalog"] for row in rows} == {"app", "bundled"}
+    everything = app.get(PREFIX + "/pricing?format=json").get_json()["pricing"]
+    assert (everything["version"], everything["entries"]) == (book.version, book.entries)
+    assert app.get(f"{PREFIX}/calls/{own.id}?format=json").get_json()["price"]["source"] == "overrides"

@@ -51,6 +51,8 @@ _PAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "quality": _FILTERS,
     "pricing": ("search",),
 }
+#: Pages that filter nothing, and keep what is filtered for the way on. Their files, which say nothing of it, refuse it.
+_PASSED_THROUGH: Final = ("budgets", "pricing")
 #: What spend can be broken down by on a page, besides tags.
 BREAKDOWNS: Final = ("model", "provider", "operation")
 #: The columns of a pivot, besides those: none, and the days in units that fit the range.
@@ -282,6 +284,8 @@ def understood(
 
 def _given(args: MultiDict[str, str], page: str) -> dict[str, str]:
     known = (*_FILES, *_PAGES[page])
+    if page in _PASSED_THROUGH and args.get("format", "html") == "html":
+        known += _FILTERS
     tagged = "range" in known
     if len(args) > _MOST_PARAMETERS:
         raise QueryError(f"at most {_MOST_PARAMETERS} parameters are understood")

@@ -18,10 +18,12 @@ from flask_llm_cost.dashboard.export import csv_response, filename, json_respons
 from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.origins import told
 from flask_llm_cost.dashboard.overview import overview_of
+from flask_llm_cost.dashboard.periods import first_of_month, last_of_month
 from flask_llm_cost.dashboard.rendering import asset
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.errors import DetailPrunedError, QueryError
 from flask_llm_cost.ledger import call_queries, queries
+from flask_llm_cost.ledger.call_queries import CallRow
 
 
 def stylesheet() -> Response:
@@ -127,4 +129,22 @@ def call(visit: Visit, call_id: UUID) -> Response:
         rows = [[getattr(line, name) for name in header] for line in found.lines]
         return csv_response(f"llm-call-{call_id}.csv", header, rows, decimal=selection.decimal)
     names = {key: visit.names(key, [value]).get(value) for key, value in found.call.tags.items()}
-    return visit.html("call.html", it=found, row=found.call, origin=origin, names=names, zone=visit.state.config.timezone)
+    return visit.html(
+        "call.html",
+        sel=selection,
+        it=found,
+        row=found.call,
+        origin=origin,
+        names=names,
+        zone=visit.state.config.timezone,
+        around=_around(selection, found.call),
+    )
+
+
+def _around(selection: Selection, row: CallRow) -> dict[str, str]:
+    """The query string of a call's own month in its own currency, in which it is found again."""
+    day = row.occurred_at.astimezone(selection.period.zone).date()
+    params = {} if row.currency == "USD" else {"currency": row.currency}
+    if first_of_month(day) != first_of_month(selection.period.today):
+        params |= {"from": first_of_month(day).isoformat(), "to": last_of_month(day).isoformat()}
+    return params

@@ -27,16 +27,16 @@ from flask_llm_cost.log import log
 
 #: So long a server works on one question of a page; a page that nobody waits for any more is not worth its load.
 LONGEST_SECONDS: Final = 30
-#: Pages in the order of the navigation: endpoint, name, and whether they take the filters along.
+#: Pages in the order of the navigation: endpoint and name.
 PAGES: Final = (
-    ("overview", "Overview", True),
-    ("explore", "Explore", True),
-    ("models", "Models", True),
-    ("calls", "Calls", True),
-    ("tags", "Tags", True),
-    ("budgets", "Budgets", False),
-    ("quality", "Data quality", True),
-    ("pricing", "Pricing", False),
+    ("overview", "Overview"),
+    ("explore", "Explore"),
+    ("models", "Models"),
+    ("calls", "Calls"),
+    ("tags", "Tags"),
+    ("budgets", "Budgets"),
+    ("quality", "Data quality"),
+    ("pricing", "Pricing"),
 )
 #: Which of them a page belongs to, where it is none itself.
 _PARENTS: Final = {"call": "calls", "tag": "tags"}

@@ -160,9 +160,9 @@ def test_the_script_adds_comforts(open_page: Callable[..., Page]) -> None:
 
 
 def test_pages_keep_the_question(open_page: Callable[..., Page]) -> None:
-    """From the navigation every page is one click away, and keeps the range and the filters."""
+    """From the navigation every page is one click away, and keeps the range and the filters, also those that need none."""
     page = open_page("overview filtered")
-    for name in ("Explore", "Models", "Calls", "Tags", "Data quality", "Overview"):
+    for name in ("Explore", "Models", "Calls", "Tags", "Budgets", "Data quality", "Pricing", "Overview"):
         page.get_by_role("link", name=name, exact=True).first.click()
         assert "range=30d" in page.url, name
         assert "model=gpt-4o" in page.url, name

@@ -131,7 +131,7 @@ def test_calls_without_a_model_lead_nowhere(make: Make, page: str) -> None:
             app.add("1", tags={"feature": feature}, provider=provider, model=None, computed_cost="2")
     text = app.get(f"{PREFIX}{page}&range=7d").get_data(as_text=True)
     assert "(no model)" in text
-    assert not re.search(r"<a [^>]*\?[^>]*>[^<]*\(no model\)", text)
+    assert not re.search(r'<a (?!href="[^"?]*/calls/)[^>]*\?[^>]*>[^<]*\(no model\)', text)
     found = re.findall(r'<a href="([^"]*/calls\?[^"]*)">(?:<span[^>]*>)?([\d,]+)(?: calls?)?[:<]', text)
     assert found or "cols=none" in page
     for href, number in found:
@@ -163,7 +163,7 @@ def test_calls_in_another_currency_have_their_pages(make: Make) -> None:
     app = make().mount()
     euros = app.add("1", currency="EUR")
     text = app.get(PREFIX + "/calls?range=7d&currency=EUR").get_data(as_text=True)
-    assert f'href="{PREFIX}/calls/{euros}"' in text
+    assert f'href="{PREFIX}/calls/{euros}?range=7d&amp;currency=EUR"' in text
     assert "€1.00" in app.get(f"{PREFIX}/calls/{euros}").get_data(as_text=True)
     for page in ("/", "/calls", "/data-quality"):
         assert "currency=EUR" in app.get(PREFIX + page, range="7d").get_data(as_text=True), page
@@ -188,6 +188,56 @@ def test_a_bar_opens_its_day(make: Make) -> None:
     deeper = bars(app.get(opened).get_data(as_text=True))
     assert {urlsplit(href).path for href in deeper} == {PREFIX + "/calls"}
     assert listed(app, deeper[0]) == 1
+
+
+def test_a_call_keeps_the_question(make: Make) -> None:
+    """From a list to one of its calls and back, by the crumb or the navigation, the range and the filters stay."""
+    app = make().mount()
+    app.add("1", ago=timedelta(hours=1), tags={"category": "c7", "team": "x"})
+    question = {"range": "90d", "tag.category": "c7"}
+    for page in ("/calls", "/"):
+        text = app.get(PREFIX + page, **question).get_data(as_text=True)
+        (opened,) = [unescape(href) for href in re.findall(r'href="([^"]*/calls/[^"]+)"', text)]
+        assert dict(parse_qsl(urlsplit(opened).query)) == question
+        there = app.get(opened).get_data(as_text=True)
+        back = [urlsplit(unescape(href)) for href in re.findall(r'<a href="([^"]+)"', there)]
+        kept = {href.path.removeprefix(PREFIX) for href in back if dict(parse_qsl(href.query)) == question}
+        pages = ("", "explore", "models", "calls", "tags", "budgets", "data-quality", "pricing")
+        assert kept == {"/" + name for name in pages}
+        assert re.search(r'<a href="[^"]*range=90d[^"]*">Calls</a> /', there)
+
+
+@pytest.mark.parametrize("currency", ["USD", "EUR"])
+@pytest.mark.parametrize("days", [0, 70])
+def test_an_old_call_leads_to_its_own_month(make: Make, days: int, currency: str) -> None:
+    """The model and the tags of a call open the month that it was made in, in its currency: the call is among them."""
+    app = make().mount()
+    call_id = app.add("3.5", ago=timedelta(days=days, minutes=1), tags={"team": "x"}, currency=currency)
+    app.add("1", tags={"team": "x"})
+    text = app.get(f"{PREFIX}/calls/{call_id}").get_data(as_text=True)
+    found = [unescape(href) for href in re.findall(r'<a href="([^"]*(?:model=gpt-4o|tag\.team=x)[^"]*)"', text)]
+    assert len(found) == 2
+    for href in found:
+        there = app.get(href + "&format=json").get_json()
+        assert there["currency"] == currency
+        assert any(call["id"] == str(call_id) for call in there["dearest_calls"]), href
+
+
+@pytest.mark.parametrize("page", ["budgets", "pricing"])
+def test_what_filters_nothing_says_so(make: Make, page: str) -> None:
+    """Budgets and prices keep the filters for the way on and say that they are not held to them; their files refuse them."""
+    app = make(LLM_COST_BUDGETS=BUDGETS).mount()
+    app.add("1", tags={"tenant_id": "t1"})
+    address = f"{PREFIX}/{page}"
+    assert "whatever is filtered elsewhere" not in app.get(address).get_data(as_text=True)
+    text = app.get(address, **{"range": "30d", "tag.tenant_id": "t1"}).get_data(as_text=True)
+    assert "whatever is filtered elsewhere" in text
+    files = [unescape(href) for href in re.findall(r'href="([^"]*format=[^"]*)"', text)]
+    assert len(files) >= 3
+    assert {app.get(href).status_code for href in files} == {200}
+    for fmt in ("json", "csv"):
+        assert app.get(address, **{"tag.tenant_id": "t1", "format": fmt}).status_code == 400
+    assert app.get(address, provder="openai").status_code == 400
 
 
 def test_a_budget_opens_its_own_period(make: Make) -> None:

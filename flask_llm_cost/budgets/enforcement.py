@@ -381,10 +381,11 @@ class Budgets:
             row = session.get(BudgetPeriod, account.id)
             return status_of(account, row, self.limits, lifts, datetime.now(UTC))
 
-    def open_holds(self, scope: str | None = None, *, most: int = 200) -> list[OpenHold]:
+    def open_holds(self, scope: str | None = None, *, most: int | None = 200) -> list[OpenHold]:
         """What is held now, and what is unresolved, the oldest first.
 
         :param scope: only this one, ``tenant_id=42``
+        :param most: so many; ``None`` for all
         :raises SchemaMissingError: the tables are not there yet
         """
         with self.keeper.session() as session:

@@ -200,10 +200,13 @@ def _exhausted_at(
     return at if account.period.ends_at is None or at < account.period.ends_at else None
 
 
-def open_holds(session: Session, budgets: Iterable[Budget], *, scope: str | None = None, most: int = 200) -> list[OpenHold]:
+def open_holds(
+    session: Session, budgets: Iterable[Budget], *, scope: str | None = None, most: int | None = 200
+) -> list[OpenHold]:
     """What is held now, and what is unresolved, the oldest first.
 
     :param scope: only of this one, ``tenant_id=42``
+    :param most: so many; ``None`` for all
     """
     scales = {budget.name: budget.scale for budget in budgets}
     query = (

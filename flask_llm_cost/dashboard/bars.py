@@ -13,7 +13,7 @@ from flask_llm_cost.dashboard import charts
 from flask_llm_cost.dashboard.breakdown import Breakdown, Row
 from flask_llm_cost.dashboard.charts import Column, Outlook, StackedBars
 from flask_llm_cost.dashboard.filters import Selection
-from flask_llm_cost.dashboard.forecast import Forecast, odd_days
+from flask_llm_cost.dashboard.forecast import Forecast
 from flask_llm_cost.dashboard.formatting import day as short_day
 from flask_llm_cost.dashboard.formatting import full_day, long_day, money
 from flask_llm_cost.dashboard.links import Links
@@ -74,8 +74,12 @@ def drawn(
     by: Breakdown,
     time: Timeline,
     heading: Forecast | None,
+    odd: Sequence[tuple[date, Decimal]],
 ) -> tuple[tuple[DayRow, ...], StackedBars, StackedBars, tuple[str, ...]]:
-    """The rows of the table, the chart for a wide page and for a narrow one, and what is said of the odd days."""
+    """The rows of the table, the chart for a wide page and for a narrow one, and what is said of the odd days.
+
+    :param odd: the odd days with the usual amount, the dearest first
+    """
     period, daily, costs = selection.period, time.daily, time.costs
     compare = time.before.calls > 0
     past = time.past
@@ -109,7 +113,6 @@ def drawn(
             usual=sum(usual, Decimal(0)) if usual else None,
         )
 
-    odd = odd_days([day for day in past if day < period.today], costs)
     remarks = tuple(_remark(day, costs[day] / usual, by, past) for day, usual in odd)
     wide_rows = tuple(row(bucket) for bucket in buckets(past))
     narrow_rows = tuple(row(bucket) for bucket in buckets(past, _NARROW_BARS))

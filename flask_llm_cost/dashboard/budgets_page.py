@@ -95,11 +95,19 @@ class HoldRow:
 def budgets(visit: Visit) -> Response:
     """The page, its file and its JSON. Within a scope, the budgets of that scope only."""
     selection = visit.selection()
+    if selection.format == "csv" and selection.table == "holds":
+        columns = ("created_at", "call_id", "budget", "scope", "state", "expires_at", "amount", "unit")
+        currencies = _currencies(visit)
+        held = [
+            [*(getattr(hold, name) for name in columns), currencies.get(hold.budget)]
+            for hold in open_holds(visit, most=None)
+        ]
+        return csv_response("llm-open-holds.csv", (*columns, "currency"), held, decimal=selection.decimal)
     holds = open_holds(visit)
     visit.expect(_tagged(hold.scope for hold in holds))
     bars = budget_bars(visit, visit.names)
     if selection.format == "json":
-        found = {"budgets": [_plainly(bar) for bar in bars], "open_holds": [pages_json.plainly(hold) for hold in holds]}
+        found = {"budgets": [plainly(bar) for bar in bars], "open_holds": [pages_json.plainly(hold) for hold in holds]}
         return json_response({"as_of": visit.now, "scope": dict(visit.base.scope), **found})
     if selection.format == "csv":
         header = (
@@ -112,7 +120,8 @@ def budgets(visit: Visit) -> Response:
     return visit.html("budgets.html", sel=selection, bars=bars, holds=_hold_rows(visit, holds), zone=zone, now=visit.now)
 
 
-def _plainly(bar: BudgetBar) -> dict[str, Any]:
+def plainly(bar: BudgetBar) -> dict[str, Any]:
+    """A budget in JSON: what is drawn of it, and how it stands."""
     told = {"name": bar.name, "detail": bar.detail, "tag": bar.tag, "share": bar.status.share, "state": bar.state}
     return {**told, **pages_json.plainly(bar.status)}
 
@@ -133,12 +142,12 @@ def budget_bars(visit: Visit, names: Names, *, most: int | None = None) -> list[
     return [_bar(status, named, where.get(status.budget)) for status in found]
 
 
-def open_holds(visit: Visit) -> list[OpenHold]:
-    """What is held now, the oldest first."""
+def open_holds(visit: Visit, *, most: int | None = _MOST_HOLDS) -> list[OpenHold]:
+    """What is held now, the oldest first; *most* of them, or with ``None`` all."""
     budgets = visit.state.budgets
     if budgets is None:
         return []
-    return [hold for scope in scopes(visit) for hold in budgets.open_holds(scope)][:_MOST_HOLDS]
+    return [hold for scope in scopes(visit) for hold in budgets.open_holds(scope, most=most)][:most]
 
 
 def _hold_rows(visit: Visit, holds: Sequence[OpenHold]) -> list[HoldRow]:
@@ -146,7 +155,7 @@ def _hold_rows(visit: Visit, holds: Sequence[OpenHold]) -> list[HoldRow]:
         return []
     with visit.session() as session:
         there = recorded(session, visit.base.narrowed(currency=None), {hold.call_id for hold in holds})
-    currencies = {budget.name: budget.currency for budget in visit.state.budgets.declared}
+    currencies = _currencies(visit)
     named = {key: visit.names(key, values) for key, values in _tagged(hold.scope for hold in holds).items()}
     rows = []
     for hold in holds:
@@ -154,6 +163,11 @@ def _hold_rows(visit: Visit, holds: Sequence[OpenHold]) -> list[HoldRow]:
         known = hold.call_id in there
         rows.append(HoldRow(hold=hold, name=name, detail=detail, currency=currencies[hold.budget], recorded=known))
     return rows
+
+
+def _currencies(visit: Visit) -> dict[str, str]:
+    budgets = visit.state.budgets
+    return {budget.name: budget.currency for budget in budgets.declared} if budgets is not None else {}
 
 
 def _tagged(scopes: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -26,7 +26,13 @@ _DEFAULT_RANGE: Final = "this_month"
 _DAY: Final = re.compile(r"20\d\d-\d\d-\d\d", re.ASCII)
 
 FORMATS: Final = ("html", "json", "csv")
-TABLES: Final = ("by", "days")
+#: The tables that a page's CSV can be of, where it shows several: the first unless another is asked for.
+TABLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "overview": ("by", "days"),
+    "tag": ("by", "days"),
+    "budgets": ("budgets", "holds"),
+    "quality": ("issues", "streams", "changes"),
+}
 #: What a call can be filtered by besides tags, with the values there are, or none where they come from the data.
 CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "provider": (),
@@ -47,8 +53,8 @@ _PAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "call": _FILTERS,
     "tags": _FILTERS,
     "tag": (*_FILTERS, "value", "by", "table"),
-    "budgets": (),
-    "quality": _FILTERS,
+    "budgets": ("table",),
+    "quality": (*_FILTERS, "table"),
     "pricing": ("search",),
 }
 #: Pages that filter nothing, and keep what is filtered for the way on. Their files, which say nothing of it, refuse it.
@@ -71,6 +77,7 @@ class Selection:
     :param filter: the scope, the range and every filter; made from *base* only
     :param by: what spend is broken down by; empty where nobody has said
     :param params: the query string that asks for exactly this, defaults left out
+    :param table: which of :data:`TABLES` a CSV is of; empty for the first
     :param rows: the rows of a pivot, as *by*
     :param cols: the columns of a pivot, one of :data:`COLUMNS` or a dimension
     :param show: what a pivot's cells show, one of :data:`MEASURES`
@@ -84,7 +91,7 @@ class Selection:
     params: Mapping[str, str | list[str]]
     by: str = ""
     format: str = "html"
-    table: str = "by"
+    table: str = ""
     order: str = "newest"
     after: UUID | None = None
     before: UUID | None = None
@@ -234,7 +241,7 @@ def parse(args: MultiDict[str, str], page: str, base: Filter, *, zone: ZoneInfo,
         by=_breakdown(given["by"]) if "by" in given else "",
         params=params,
         format=_among("format", given.get("format", "html"), FORMATS),
-        table=_among("table", given.get("table", "by"), TABLES),
+        table=_among("table", given["table"], TABLES[page]) if "table" in given else "",
         rows=_breakdown(given["rows"]) if "rows" in given else "",
         cols=cols if (cols := given.get("cols", "time")) in COLUMNS else _breakdown(cols),
         show=measure,

@@ -13,13 +13,13 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.dashboard import charts, pages_json
 from flask_llm_cost.dashboard.bars import DayRow, Series, beyond, drawn, series_of
 from flask_llm_cost.dashboard.breakdown import Breakdown, Names, Row, breakdown, leading, named
-from flask_llm_cost.dashboard.budgets_page import BudgetBar, budget_bars
+from flask_llm_cost.dashboard.budgets_page import BudgetBar, budget_bars, plainly
 from flask_llm_cost.dashboard.charts import StackedBars
 from flask_llm_cost.dashboard.controls import chips, overview_controls
 from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
 from flask_llm_cost.dashboard.filters import UNPRICED, Selection
-from flask_llm_cost.dashboard.forecast import Forecast, forecast
+from flask_llm_cost.dashboard.forecast import Forecast, forecast, odd_days
 from flask_llm_cost.dashboard.formatting import UNTAGGED
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.movers import Mover, driver, leader, movers
@@ -51,6 +51,18 @@ class Facts:
     median_latency: int | None
     median_first_token: int | None
     sampled: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OddDay:
+    """A day out of line with those before it.
+
+    :param usual: the median of those
+    """
+
+    day: date
+    cost: Decimal
+    usual: Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +102,7 @@ class Overview:
     dearest_of: int | None
     facts: Facts
     odd: tuple[str, ...]
+    odd_days: tuple[OddDay, ...]
     begun: date | None
     beyond: tuple[Bucket, Decimal] | None
     pruned: date | None
@@ -125,7 +138,7 @@ def overview_of(visit: Visit, selection: Selection, key: str | None = None) -> R
         if key is None and not selection.narrow and selection.period.running:
             bars = budget_bars(visit, visit.names, most=_MOST_BUDGETS)
     if selection.format == "json":
-        return json_response(pages_json.overview(selection, page))
+        return json_response({**pages_json.overview(selection, page), "budgets": [plainly(bar) for bar in bars]})
     found = {item.dimension: item for item in (page.by, *page.panels)}.values()
     shown = [name for name in visit.report_tags if name not in visit.base.scope]
     tagged = {name: [call.tags[name] for call in page.dearest if name in call.tags] for name in shown}
@@ -189,7 +202,8 @@ def build(
     heading = None
     if period.name == "this_month" and total.cost is not None:
         heading = forecast(total.cost, time.costs, period.today, period.last)
-    rows, chart, narrow, odd = drawn(selection, links, by, time, heading)
+    unusual = odd_days([day for day in period.days if day < period.today], time.costs)
+    rows, chart, narrow, odd = drawn(selection, links, by, time, heading, unusual)
     delta = total.cost - before.cost if before.calls and total.cost is not None and before.cost is not None else None
     telling = [name for name in dimensions if name not in selection.pinned] or dimensions
     leader_dimension = next((name for name in telling[1:] if name != "model" and found[name].tagged), telling[0])
@@ -222,6 +236,7 @@ def build(
         dearest_of=MANY_CALLS if _calls_left(session, time, period) > MANY_CALLS else None,
         facts=_facts(session, selection, total),
         odd=odd,
+        odd_days=tuple(OddDay(day=day, cost=time.costs[day], usual=usual) for day, usual in unusual),
         begun=time.begun,
         beyond=beyond(time, period),
         pruned=time.pruned,

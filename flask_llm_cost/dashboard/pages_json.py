@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from flask_llm_cost.dashboard.breakdown import Breakdown, Row
 from flask_llm_cost.dashboard.filters import CHOICES, Selection
+from flask_llm_cost.dashboard.forecast import ANOMALY_RULE, FORECAST_RULE
 from flask_llm_cost.dashboard.formatting import masked
 from flask_llm_cost.dashboard.origins import Origin
 from flask_llm_cost.dashboard.overview import Overview
@@ -46,13 +47,15 @@ def overview(selection: Selection, page: Overview) -> dict[str, Any]:
     return {
         **asked(selection),
         "total": spend(page.total),
+        "today": spend(page.today) if page.today else None,
         "compared": {
             "since": period.before_since,
             "until": period.before_until,
             "pruned_before": page.pruned,
             **spend(page.before),
         },
-        "forecast": {"low": page.heading.low, "high": page.heading.high} if page.heading else None,
+        "forecast": {**asdict(page.heading), "rule": FORECAST_RULE} if page.heading else None,
+        "odd_days": [{**asdict(odd), "rule": ANOMALY_RULE} for odd in page.odd_days],
         "completeness": asdict(quality),
         "unpriced_models": [asdict(model) for model in page.unpriced],
         "other_currencies": [{"currency": row.key, **spend(row)} for row in page.other_currencies],

@@ -92,9 +92,9 @@ def quality(visit: Visit) -> Response:
         if selection.format == "json":
             return json_response({**pages_json.asked(selection), **asdict(page), "open": page.open})
         if selection.format == "csv":
-            header = ("issue", "level", "calls", "found", "why", "what_to_do", "command")
-            rows = [(i.name, i.level, i.calls, i.found, i.why, i.remedy, i.command) for i in page.issues]
-            return csv_response(filename("data-quality", selection), header, rows, decimal=selection.decimal)
+            what = f"data-quality-{selection.table}" if selection.table else "data-quality"
+            header, rows = _table(page, selection.table)
+            return csv_response(filename(what, selection), header, rows, decimal=selection.decimal)
         if not page.calls and not queries.any_calls(session, visit.base):
             return nothing(visit, session, selection)
         controls = page_controls(visit, session, selection)
@@ -106,6 +106,18 @@ def quality(visit: Visit) -> Response:
         zone=selection.period.zone,
         chips=chips(selection, visit.here, visit.names),
     )
+
+
+def _table(page: Quality, name: str) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """The header and the rows of one of the page's tables."""
+    if name == "streams":
+        streams = [(row.provider, row.streams, row.without, row.cut) for row in page.streams]
+        return ("provider", "streams", "without_usage", "cut_short"), streams
+    if name == "changes":
+        moved = [(c.month, c.booked, c.kind, c.last, c.calls, c.amount, c.currency) for c in page.changes]
+        return ("month", "after_it_had_ended", "kind", "last", "calls", "amount", "currency"), moved
+    issues = [(i.name, i.level, i.calls, i.found, i.why, i.remedy, i.command) for i in page.issues]
+    return ("issue", "level", "calls", "found", "why", "what_to_do", "command"), issues
 
 
 def build(visit: Visit, session: Session, selection: Selection) -> Quality:

@@ -75,6 +75,8 @@ def tags(visit: Visit) -> Response:
         if selection.format == "csv":
             header = ("key", "values", "tagged_share", "dearest_value", "dearest_cost", "currency")
             rows = [_card_cells(card, selection.currency) for card in page.cards]
+            # Of the others there are no sums here: they would take a question each.
+            rows += [(key, None, None, None, None, selection.currency) for key in page.more]
             return csv_response(filename("tags", selection), header, rows, decimal=selection.decimal)
         if selection.format == "json":
             return json_response(_json(selection, page))

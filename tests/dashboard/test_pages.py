@@ -21,7 +21,7 @@ from mounted_app import BUDGETS, PREFIX, MountedApp, said, statements
 from sqlalchemy import URL
 
 from flask_llm_cost import track
-from flask_llm_cost.ledger.models import Adjustment, Call
+from flask_llm_cost.ledger.models import Adjustment, BudgetHold, BudgetPeriod, Call
 from flask_llm_cost.records import new_call_id
 
 Make = Callable[..., MountedApp]
@@ -43,6 +43,72 @@ def test_every_page_has_its_twins(full: MountedApp, address: str) -> None:
     assert file.data.startswith(b"\xef\xbb\xbf")
     assert file.headers["Content-Disposition"].startswith('attachment; filename="llm-')
     assert len(table(file)) > 0
+
+
+def test_the_overviews_json_is_the_whole_page(make: Make) -> None:
+    """What today came to, the odd days, the forecast by day and the budgets are in the JSON as they are on the page."""
+    app = make(LLM_COST_BUDGETS=BUDGETS).mount()
+    now = datetime.now(UTC)
+    for days in range(1, 29):
+        app.add("60" if days == 3 else "10", at=now - timedelta(days=days), tags={"feature": "chat"})
+    app.add("2.5", at=now - timedelta(seconds=1))
+    month = app.get(PREFIX + "/?format=json").get_json()
+    assert month["today"]["cost"] == "2.5"
+    assert [item["name"] for item in month["budgets"]] == ["everything"]
+    ahead = month["forecast"]["days"]
+    left = (now.replace(day=28) + timedelta(days=4)).replace(day=1).date() - now.date()
+    assert len(ahead) == left.days - 1
+    assert all(Decimal(day["low"]) <= Decimal(day["middle"]) <= Decimal(day["high"]) for day in ahead)
+    found = app.get(PREFIX + "/?range=30d&format=json").get_json()
+    (odd,) = found["odd_days"]
+    assert (odd["day"], odd["cost"], odd["usual"]) == ((now - timedelta(days=3)).date().isoformat(), "60", "10")
+    assert "median absolute deviation" in odd["rule"]
+    then = app.get(PREFIX + "/?from=2020-01-01&to=2020-01-31&format=json").get_json()
+    assert (then["today"], then["odd_days"], then["forecast"], then["budgets"]) == (None, [], None, [])
+
+
+def test_every_table_has_its_file(make: Make) -> None:
+    """Beside each table that is not its page's first stands a link to it as CSV, with all rows; other tables are none."""
+    app = make(LLM_COST_BUDGETS=[{"name": "each", "limit": "10", "period": "day", "per": "tenant_id", "action": "block"}])
+    app.mount().mount("/mine", name="mine", guard=None, scope=lambda: {"tenant_id": "t1"})
+    app.add_all(("1", {"stream": True, "provider": name, "tags": {"tenant_id": "t1"}}) for name in ("openai", "acme"))
+    with app.app.app_context():
+        track("openai", model="gpt-4o", usage={"input": 1000}, tags={"tenant_id": "t1"})
+        assert app.costs.flush(20)
+        session = app.database.session
+        period = session.scalars(sa.select(BudgetPeriod)).one()
+        made = datetime.now(UTC) - timedelta(minutes=1)
+        session.add_all(
+            BudgetHold(
+                call_id=uuid4(), period_id=period.id, amount=1500, state="open", created_at=made,
+                expires_at=made + timedelta(hours=1),
+            )
+            for _ in range(230)
+        )  # fmt: skip
+        session.commit()
+    for address, rows in (("data-quality?table=streams", 2), ("budgets?table=holds", 230)):
+        page, _, name = address.partition("?")
+        hrefs = re.findall(r'href="([^"]*format=csv[^"]*)"', app.get(f"{PREFIX}/{page}").get_data(as_text=True))
+        (href,) = [unescape(href) for href in hrefs if name in href and "decimal" not in href]
+        assert len(table(app.get(href))) == rows, address
+        assert len(table(app.get(f"/mine/{address}&format=csv"))) == rows
+    assert {(row["amount"], row["currency"]) for row in table(app.get(f"{PREFIX}/budgets?table=holds&format=csv"))} == {
+        ("1500", "USD")
+    }
+    assert table(app.get("/mine/data-quality?table=changes&format=csv")) == []
+    (stream, _) = table(app.get(f"{PREFIX}/data-quality?table=streams&format=csv"))
+    assert stream == {"provider": "acme", "streams": "1", "without_usage": "0", "cut_short": "0"}
+    for wrong in ("data-quality?table=days", "budgets?table=streams", "models?table=by", "?table=streams"):
+        assert app.get(f"{PREFIX}/{wrong}&format=csv").status_code == 400, wrong
+
+
+def test_the_file_of_tags_has_every_key(make: Make) -> None:
+    """Keys beyond those that are added up on the page are in its file all the same, without sums."""
+    app = make().mount()
+    app.add("2", tags={f"key{n:02}": "v" for n in range(12)})
+    rows = table(app.get(PREFIX + "/tags?range=7d&format=csv"))
+    assert [row["key"] for row in rows] == [f"key{n:02}" for n in range(12)]
+    assert [row["tagged_share"] for row in rows] == ["1"] * 8 + [""] * 4
 
 
 @pytest.mark.parametrize("address", PAGES.values(), ids=PAGES)
@@ -229,6 +295,10 @@ def test_a_month_that_was_moved_says_so(make: Make) -> None:
     assert [change["booked"] for change in quality["changes"]] == [False, True]
     days = f"from={last_month:%Y-%m}-01&amp;to={first - timedelta(days=1):%Y-%m-%d}"
     assert f'<a href="{PREFIX}/?{days}">' in app.get(PREFIX + "/data-quality").get_data(as_text=True)
+
+    rows = table(app.get(PREFIX + "/data-quality?format=csv&table=changes"))
+    assert [row["after_it_had_ended"] for row in rows] == ["no", "yes"]
+    assert [row["amount"] for row in rows] == [change["amount"] for change in quality["changes"]]
 
 
 def test_what_providers_billed_stands_beside_the_book(make: Make) -> None:

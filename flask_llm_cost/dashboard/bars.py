@@ -23,6 +23,8 @@ from flask_llm_cost.ledger.queries import Spend
 from flask_llm_cost.wording import plural
 
 _NARROW_BARS: Final = 31
+#: So many of its parts a bar says, the dearest; all of them are in the table.
+_MOST_PARTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +152,9 @@ def _column(selection: Selection, links: Links, by: Breakdown, row: DayRow) -> C
     title += f", {plural(row.calls, 'call')}"
     labels = [item.label for item in by.rows] + ["other"]
     parts = sorted(((amount, label) for amount, label in zip(row.amounts, labels, strict=False) if amount), reverse=True)
+    if len(parts) > _MOST_PARTS + 1:
+        left = sum((amount for amount, _ in parts[_MOST_PARTS:]), Decimal(0))
+        parts = [*parts[:_MOST_PARTS], (left, f"{len(parts) - _MOST_PARTS} more")]
     title += "".join(f"\n{label} {money(amount, currency)}" for amount, label in parts)
     running = row.bucket.first <= period.today <= row.bucket.last
     if running:

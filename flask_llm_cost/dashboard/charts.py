@@ -139,7 +139,7 @@ def stacked_bars(
     inset = (pitch - bar_width) / 2
 
     def y(amount: Decimal) -> float:
-        return round(bottom - float(amount / scale) * (bottom - top), 2)
+        return _r(bottom - float(amount / scale) * (bottom - top))
 
     bars = []
     for index, column in enumerate(columns):

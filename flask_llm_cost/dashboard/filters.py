@@ -22,6 +22,9 @@ LONGEST_QUERY: Final = 4096
 _MOST_PARAMETERS: Final = 60
 _MOST_TAGS: Final = 8
 _LONGEST_VALUE: Final = 256
+#: So many calls are on one page, that it stays light with every filter in every link, and so many in its JSON.
+_MOST_SHOWN: Final = 75
+_MOST_SENT: Final = 500
 _DEFAULT_RANGE: Final = "this_month"
 _DAY: Final = re.compile(r"20\d\d-\d\d-\d\d", re.ASCII)
 
@@ -257,7 +260,7 @@ def parse(args: MultiDict[str, str], page: str, base: Filter, *, zone: ZoneInfo,
         order=_among("sort", given.get("sort", "newest"), tuple(ORDERS)),
         after=_uuid("after", given.get("after")),
         before=_uuid("before", given.get("before")),
-        limit=_limit(given.get("limit")),
+        limit=_limit(given.get("limit"), _MOST_SHOWN if selection.format == "html" else _MOST_SENT),
     )
 
 
@@ -382,9 +385,10 @@ def _uuid(name: str, value: str | None) -> UUID | None:
         raise QueryError(f"{name} is the id of a call, not {value[:40]!r}") from None
 
 
-def _limit(value: str | None) -> int:
+def _limit(value: str | None, most: int) -> int:
     if value is None:
         return 50
-    if not (value.isascii() and value.isdecimal() and len(value) <= 3 and 1 <= int(value) <= 500):
-        raise QueryError(f"limit is a number from 1 to 500, not {value[:40]!r}")
+    if not (value.isascii() and value.isdecimal() and len(value) <= 3 and 1 <= int(value) <= most):
+        more = f" (with format=json to {_MOST_SENT})" if most < _MOST_SENT else ""
+        raise QueryError(f"limit is a number from 1 to {most}{more}, not {value[:40]!r}")
     return int(value)

@@ -24,7 +24,8 @@ RANGES: Final[Mapping[str, str]] = {
     "custom": "the days",
 }
 LONGEST: Final = 1100
-_MOST_BARS: Final = 120
+#: Two months of days. Each bar has its parts, its words and its row in the table: more would make a heavy page.
+_MOST_BARS: Final = 62
 _DAY: Final = timedelta(days=1)
 
 

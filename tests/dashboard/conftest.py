@@ -67,6 +67,41 @@ def _shared(server: SQLiteFolder, *, calls: int) -> Iterator[MountedApp]:
 
 
 @pytest.fixture(scope="module")
+def months(sqlite_server: SQLiteFolder) -> Iterator[MountedApp]:
+    """A ledger with 238 days on which each of eight features with long names made a call, for tests that only ask."""
+    url, dice = sqlite_server.create(), random.Random(3)
+    app = MountedApp(Flask("months"), url, tables=True, LLM_COST_BUDGETS=_BUDGETS).mount()
+    app.add_all(
+        (
+            f"{dice.lognormvariate(1, 1):.6f}",
+            {
+                "ago": timedelta(days=day, minutes=n),
+                "tags": {
+                    "feature": f"{n}_a_feature_with_a_name_as_long_as_teams_give_them",
+                    "tenant_id": f"tenant-{dice.randrange(12)}-of-the-company",
+                    "user_id": f"user-{dice.randrange(90)}@example.com",
+                },
+                "model": dice.choice(["gpt-4o-mini-2024-07-18", "claude-sonnet-4-6", "models/deepseek-v3-0324"]),
+                "input_tokens": dice.randrange(100_000),
+                "output_tokens": dice.randrange(10_000),
+                "latency_ms": dice.randrange(9000),
+            },
+        )
+        for day in range(238)
+        for n in range(8)
+    )
+    app.roll_up()
+    with app.app.app_context():
+        for n in range(12):
+            tags = {"feature": "chat", "tenant_id": f"tenant-{n}-of-the-company"}
+            track("openai", model="gpt-4o", usage={"input": 400_000}, tags=tags)
+        assert app.costs.flush(20)
+    yield app
+    app.close()
+    sqlite_server.drop(url)
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=_OPTIONS)

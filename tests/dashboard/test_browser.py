@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from addresses import NAMES
 from axe_playwright_python.sync_playwright import Axe
-from mounted_app import PREFIX
+from mounted_app import PREFIX, MountedApp
 from playwright.sync_api import Browser, Page
 
+from flask_llm_cost.dashboard.controls import SORTS
+from flask_llm_cost.dashboard.filters import BREAKDOWNS
+from flask_llm_cost.dashboard.periods import RANGES
 from flask_llm_cost.dashboard.rendering import asset
 
 pytestmark = pytest.mark.slow
@@ -123,8 +128,51 @@ def test_pages_are_light(browser: Browser, site: tuple[str, dict[str, str]], nam
     """A page is under 150 KiB, and under 20 compressed."""
     with browser.new_context() as context:
         body = context.request.get(site[0] + site[1][name]).body()
-    assert len(body) < 150 * 1024
-    assert len(gzip.compress(body)) < 20 * 1024
+    size, compressed = weight(body)
+    assert size < 150
+    assert compressed < 20
+
+
+def weight(body: bytes) -> tuple[float, float]:
+    """How many KiB a page has, and how many compressed."""
+    return len(body) / 1024, len(gzip.compress(body)) / 1024
+
+
+_DAYS = [f"range={name}" for name in RANGES if name != "custom"] + [f"days={n}" for n in (62, 63, 119, 427, 428, 1100)]
+#: All that the menus of a sentence offer, and days of one's own at the ends of what is drawn by day, by week and by month.
+_CHOICES = {
+    "": [_DAYS, [f"by={name}" for name in ("tag:feature", "tag:tenant_id", "tag:user_id", *BREAKDOWNS)]],
+    "explore": [["range=90d", "range=30d"], [f"rows={name}" for name in ("tag:feature", "tag:user_id", "model")],
+                [f"cols={name}" for name in ("time", "none", "tag:feature", "tag:user_id", "model")],
+                [f"show={name}" for name in ("cost", "tokens")]],
+    "calls": [["range=90d&limit=75"], [f"sort={name}" for name in SORTS],
+              ["", "tag.feature=0_a_feature_with_a_name_as_long_as_teams_give_them&outcome=ok&provider=openai&stream=no"]],
+    **{page: [["range=90d", "range=30d"]] for page in ("models", "tags", "tags/feature", "tags/user_id", "data-quality")},
+    "budgets": [[""]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", _CHOICES)
+def test_whatever_is_chosen_is_light(months: MountedApp, page: str) -> None:
+    """With eight features of long names that are called every day, a page is as light, whatever its menus are set to."""
+    today = datetime.now(UTC).date()
+    for parts in itertools.product(*_CHOICES[page]):
+        query = re.sub(
+            r"days=(\d+)", lambda days: f"from={today - timedelta(days=int(days[1]) - 1)}&to={today}", "&".join(parts)
+        )
+        response = months.get(f"{PREFIX}/{page}?{query}")
+        assert response.status_code == 200, query
+        size, compressed = weight(response.data)
+        assert size < 150, query
+        assert compressed < 20, query
+
+
+def test_more_calls_than_fit_are_for_programs(months: MountedApp) -> None:
+    """A page of more calls than are light says how many fit, and that their JSON may have more."""
+    response = months.get(PREFIX + "/calls?range=90d&limit=500")
+    assert response.status_code == 400
+    assert "from 1 to 75 (with format=json to 500)" in response.get_data(as_text=True)
+    assert len(months.get(PREFIX + "/calls?range=90d&limit=500&format=json").get_json()["calls"]) == 500
 
 
 def test_only_colours_are_others_in_the_dark() -> None:

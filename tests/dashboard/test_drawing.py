@@ -51,8 +51,8 @@ def test_bars_stand_for_their_amounts() -> None:
     assert [tick.label for tick in chart.grid] == ["$0", "$5", "$10", "$15"]
     unit = (chart.bottom - chart.top) / 15
     lower, upper = chart.bars[2].segments
-    assert chart.bottom - lower.y == pytest.approx(4 * unit, abs=0.02)
-    assert chart.bottom - upper.y == pytest.approx(12 * unit, abs=0.02)
+    assert chart.bottom - lower.y == pytest.approx(4 * unit, abs=0.06)
+    assert chart.bottom - upper.y == pytest.approx(12 * unit, abs=0.06)
     assert upper.y + upper.height <= lower.y
     assert chart.bars[0].segments == ()
     assert all(chart.left <= bar.x and bar.x + bar.width <= chart.right for bar in chart.bars)
@@ -69,11 +69,11 @@ def test_the_scale_holds_the_highest(highest: str) -> None:
 
 
 def test_many_days_become_weeks_and_months() -> None:
-    """A chart has 120 bars at most; every day is in exactly one, in order."""
-    for length, unit in ((120, 1), (121, 7), (830, 7), (1100, 31)):
+    """A chart has 62 bars at most; every day is in exactly one, in order."""
+    for length, unit in ((62, 1), (63, 7), (427, 7), (428, 31), (1100, 31)):
         days = [date(2024, 1, 3) + timedelta(days=n) for n in range(length)]
         found = buckets(days)
-        assert len(found) <= 120
+        assert len(found) <= 62
         assert [day for item in found for day in days if item.first <= day <= item.last] == days
         assert max((item.last - item.first).days + 1 for item in found) == unit
 

@@ -282,6 +282,7 @@ def _rows(app: MountedApp) -> list[int]:
         "provder=openai",
         "currency=usd",
         "limit=10000",
+        "limit=501",
         "limit=１０",
         "&".join(f"tag.t{n}=v" for n in range(9)),
     ],

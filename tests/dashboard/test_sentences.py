@@ -385,6 +385,27 @@ def test_no_way_back_leads_to_the_same_mistake(make: Make) -> None:
     assert f'<a class="go" href="{PREFIX}/?range=7d">To the overview</a>' in text
 
 
+def test_weeks_tell_of_the_odd_day_among_them(make: Make) -> None:
+    """An odd day is said by its date where a bar is a week, too; a bar says its five dearest parts and what the rest is."""
+    app = make().mount()
+    now = datetime.now(UTC)
+    app.add_all(
+        (
+            "60" if day == 3 and part == 7 else f"{part + 1}",
+            {"at": now - timedelta(days=day, minutes=1), "tags": {"feature": f"f{part}"}},
+        )
+        for day in range(89)
+        for part in range(8)
+    )
+    text = app.get(PREFIX + "/?range=90d&by=tag:feature").get_data(as_text=True)
+    assert "By week, stacked by feature" in text
+    day = now - timedelta(days=3, minutes=1)
+    assert re.search(rf'<p class="odd always"[^>]*>{day.day} {day:%b}: f7 made it 2\.4 × the usual day</p>', text)
+    assert "\nf7 $56.00\nf6 $49.00\nf5 $42.00\nf4 $35.00\nf3 $28.00\n3 more $42.00</title>" in text
+    by_day = app.get(PREFIX + "/?range=30d&by=tag:feature").get_data(as_text=True)
+    assert '<p class="odd"' in by_day
+
+
 def test_a_tenant_is_told_no_more_by_a_file_than_by_its_page(make: Make) -> None:
     """Within a scope no JSON, CSV or page of a call names the source of a price of the app's, or the book's edition."""
     app = make(LLM_COST_PRICE_OVERRIDES={"acme/own": {"input": "1", "output": "2"}}).mount()

@@ -195,7 +195,7 @@ def _segments(amounts: Sequence[Decimal], colours: Sequence[int], y: Callable[[D
 def _labels(names: Sequence[str], slots: int, left: float, right: float, pitch: float, most: int) -> tuple[Tick, ...]:
     if not names:
         return ()
-    step = next((size for size in (1, 2, 7, 14, 28) if slots / size <= most), -(-slots // most))
+    step = next((size for size in (1, 2, 3, 4, 7, 14, 28) if slots / size <= most), -(-slots // most))
     found = []
     for index in range(0, len(names), step):
         at = left + (index + 0.5) * pitch

@@ -4,7 +4,9 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +19,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from werkzeug.serving import make_server
 
 from flask_llm_cost import track
+from flask_llm_cost.ledger.models import BudgetHold, BudgetPeriod
 
 Make = Callable[..., MountedApp]
 _OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -148,6 +151,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
         for tenant in ("t1", "t2", _LONG):
             track("openai", model="gpt-4o", usage={"input": 900_000}, tags={"tenant_id": tenant, "feature": "chat"})
         assert app.costs.flush(20)
+        used = session.scalars(sa.select(BudgetPeriod).where(BudgetPeriod.budget == "everything")).one()
+        used.held, used.unresolved, used.blocked_calls = Decimal("31.25"), Decimal("12.75"), 3
+        session.add_all(
+            BudgetHold(
+                call_id=uuid4(), period_id=used.id, amount=Decimal("31.25"), state="open", created_at=now,
+                expires_at=now + timedelta(minutes=30),
+            )
+            for _ in range(3)
+        )  # fmt: skip
+        session.commit()
     server = make_server("127.0.0.1", 0, app.app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

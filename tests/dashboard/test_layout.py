@@ -25,6 +25,13 @@ _UNEVEN_ROWS = """() => {
         .filter(row => getComputedStyle(row).display === 'table-row' && cells(row) !== cells(table.tHead.rows[0]))
         .map(row => row.textContent.slice(0, 40)));
 }"""
+#: Each row of a table: the cells that say a number, where its visible links lead, and all that it says.
+_ROWS = """() => [...document.querySelectorAll('tbody tr, tfoot tr')].map(row => ({
+    figures: [...row.querySelectorAll('td')].map(cell => cell.innerText.replace(/\\s/g, ''))
+        .filter(text => /[0-9]/.test(text)),
+    links: [...row.querySelectorAll('a')].filter(link => link.getClientRects().length).map(link => link.href),
+    text: row.innerText.replace(/\\s/g, ''),
+}))"""
 _FAINT_BARS = """() => {
     const rgb = text => text.match(/[0-9.]+/g).map(Number);
     const light = colour => colour.slice(0, 3).map(v => v / 255)
@@ -168,6 +175,24 @@ def test_names_break_between_their_words(open_page: Callable[..., Page], name: s
     })"""
     assert page.locator(parts).count() > 2
     assert page.evaluate(broken, parts) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["overview", "models", "calls", "calls filtered", "tags", "values of a tag", "a value of a tag", "budgets", "quality",
+     "pricing", "pricing at length", "call"],
+)  # fmt: skip
+def test_no_figure_is_lost(open_page: Callable[..., Page], name: str) -> None:
+    """What a wide window shows of a row, its figures and its links, is in sight at 200% zoom, on a tablet and on a phone."""
+    page = open_page(name, viewport={"width": 1280, "height": 900})
+    page.evaluate(_UNFOLD)
+    rows = page.evaluate(_ROWS)
+    assert sum(len(row["figures"]) for row in rows) > 1
+    for width in (640, 360, 700, 801, 861, 1000, 1090):
+        page.set_viewport_size({"width": width, "height": 740})
+        for row, shown in zip(rows, page.evaluate(_ROWS), strict=True):
+            assert [figure for figure in row["figures"] if figure not in shown["text"]] == [], (width, shown["text"])
+            assert set(row["links"]) <= set(shown["links"]), (width, shown["text"])
 
 
 @pytest.mark.parametrize("name", ["overview", "explore", "models", "quality", "pricing", "budgets"])

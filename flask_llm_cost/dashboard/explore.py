@@ -16,7 +16,7 @@ from flask_llm_cost.dashboard.controls import Option, Select, chips, dimensions,
 from flask_llm_cost.dashboard.empty import nothing
 from flask_llm_cost.dashboard.export import csv_response, filename, json_response
 from flask_llm_cost.dashboard.filters import ParameterError, Selection
-from flask_llm_cost.dashboard.formatting import MONTHS
+from flask_llm_cost.dashboard.formatting import MONTHS, UNTAGGED
 from flask_llm_cost.dashboard.formatting import day as short_day
 from flask_llm_cost.dashboard.periods import first_of_month, last_of_month
 from flask_llm_cost.dashboard.pivot import Heading, Invoice, Pivot, PivotRow
@@ -93,14 +93,18 @@ MEASURES: Final[Mapping[str, Callable[[Spend], Any]]] = {
 
 
 def build(session: Session, selection: Selection, names: Names, top: Sequence[Spend]) -> Pivot:
-    """Ask for the table, in five or six queries whatever the number of values.
+    """Ask for the table, in five to seven queries whatever the number of values.
 
     :param top: the rows, and one more where that is not all; asked already to see that there is anything
     """
     dimension, flt = selection.rows, selection.filter
-    found = top[:_MOST_ROWS]
-    values = [row.key for row in found]
+    found, more = list(top[:_MOST_ROWS]), f"All but the {_MOST_ROWS} dearest"
     whole = len(top) <= _MOST_ROWS
+    # Calls without the tag have their row however little they came to.
+    apart = not whole and dimension.startswith("tag:") and all(row.key is not None for row in found)
+    if apart and (bare := queries.pivot(session, flt, (dimension,), only={dimension: [None]})):
+        found, more = [*found, *bare], f"{more} and {UNTAGGED}"
+    values = [row.key for row in found]
     total = together(top) if whole else queries.totals(session, flt)
     compared, none = before_of(session, selection, (dimension,), top=MOST_VALUES + 1) if whole else ([], NOTHING)
     if not whole or len(compared) > MOST_VALUES:
@@ -124,13 +128,13 @@ def build(session: Session, selection: Selection, names: Names, top: Sequence[Sp
     before_all = together(compared) if whole else NOTHING
     all_of_it = PivotRow(value=None, label="All", cells=tuple(sums), total=total, before=before_all, share=None)
     rest = None
-    if len(top) > _MOST_ROWS:
+    if len(top) > _MOST_ROWS and total.calls > sum(row.calls for row in found):
         rest = _minus(all_of_it, rows)
     return Pivot(
         columns=tuple(heading for _, heading in columns),
         rows=tuple(rows),
         rest=rest,
-        more=f"All but the {_MOST_ROWS} dearest",
+        more=more,
         total=all_of_it,
         invoice=_invoice(session, selection),
         measure=MEASURES[selection.show],

@@ -219,9 +219,9 @@ def test_calls_without_the_tag_are_a_row(full: MountedApp) -> None:
     assert "(untagged)" in {row["tag:feature"] for row in table(full.get(PREFIX + "/explore?range=30d&format=csv"))}
 
 
-@pytest.mark.parametrize("values", [51, 60, 120])
+@pytest.mark.parametrize("values", [50, 51, 60, 120])
 def test_calls_without_the_tag_are_never_lost(make: Make, values: int) -> None:
-    """However many values are dearer, the page of a tag has a row for the calls without it, and says how much they are."""
+    """However many values are dearer, a tag's page and Explore have a row for the calls without it, and it adds up."""
     app = make().mount()
     app.add_all((f"1.{n:03}", {"tags": {"category": f"c{n}"}}) for n in range(values))
     app.add("0.9", tags={"user_id": "u1"})
@@ -237,6 +237,11 @@ def test_calls_without_the_tag_are_never_lost(make: Make, values: int) -> None:
     others = found["values"]["others"]
     assert sum(Decimal(row["cost"]) for row in shown) + Decimal(others["cost"] if others else 0) == total
     assert others is None or others["values"] > 1
+    for columns in ("none", "time", "model"):
+        explored = app.get(f"{PREFIX}/explore?range=7d&rows=tag:category&cols={columns}&format=json").get_json()
+        assert [row["total"]["cost"] for row in explored["rows"] if row["value"] is None] == ["0.9"]
+        rest = explored["rest"]["total"]["cost"] if explored["rest"] else 0
+        assert sum(Decimal(row["total"]["cost"]) for row in explored["rows"]) + Decimal(rest) == total
     if values <= 100:
         keys = app.get(PREFIX + "/tags?range=7d&format=json").get_json()["keys"]
         assert {key["key"]: key["tagged_share"] for key in keys}["category"][:20] == found["tagged_share"][:20]

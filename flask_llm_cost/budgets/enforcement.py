@@ -15,18 +15,17 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from flask_llm_cost.budgets import estimate, holds
-from flask_llm_cost.budgets.accounts import Account, Subject, Verdict, accounts_of, judge
+from flask_llm_cost.budgets.accounts import Account, Subject, accounts_of
 from flask_llm_cost.budgets.asking import Answer, Ask
 from flask_llm_cost.budgets.declaration import Budget
 from flask_llm_cost.budgets.desk import Desk, Job, LateError
 from flask_llm_cost.budgets.holds import Hold, Standing, stored
 from flask_llm_cost.budgets.keeper import PATIENCE_SECONDS, TRANSACTION_SECONDS, Keeper
-from flask_llm_cost.budgets.limits import LimitError, Limits, active_lifts
+from flask_llm_cost.budgets.limits import LimitError, Limits
+from flask_llm_cost.budgets.reading import Reading
 from flask_llm_cost.budgets.refusals import Trouble, exceeded, not_checked, unpriced
 from flask_llm_cost.budgets.settling import Crossing, Measured, Settling, standing_after
-from flask_llm_cost.budgets.statuses import BudgetStatus, OpenHold, open_holds, status_of, statuses
 from flask_llm_cost.errors import BudgetExceededError
-from flask_llm_cost.ledger.models import BudgetPeriod
 from flask_llm_cost.ledger.transaction import WriteError
 from flask_llm_cost.log import log
 from flask_llm_cost.pricing import PriceBook
@@ -43,7 +42,7 @@ _MOST_WAITING: Final = 100
 UNAVAILABLE, ALLOWED, UNPRICED_CALLS = "budget_unavailable", "budget_unavailable_allowed", "budget_unpriced"
 
 
-class Budgets:
+class Budgets(Reading):
     """The budgets of one app. Opens no connection and starts no thread before the first call that one applies to.
 
     :param engine: gives the host's engine of the ledger's bind
@@ -68,9 +67,8 @@ class Budgets:
         flush: Callable[[float], bool],
         crossed: Callable[[Crossing], None],
     ) -> None:
-        self.declared = tuple(budgets)
-        self.zone = zone
-        self.limits = Limits(functions, context)
+        shortest = min((budget.hold_seconds for budget in budgets if budget.blocks), default=3600)
+        super().__init__(budgets, zone, Limits(functions, context), Keeper(engine, read_engine, flush, shortest))
         self.settling = Settling(self.declared, zone, self.limits, self._moved)
         self._blocking = tuple(budget for budget in budgets if budget.blocks)
         self._raising = tuple(budget for budget in budgets if budget.action == "raise")
@@ -78,8 +76,6 @@ class Budgets:
         self._default_output = default_output
         self._book = book
         self._crossed = crossed
-        shortest = min((budget.hold_seconds for budget in self._blocking), default=3600)
-        self.keeper = Keeper(engine, read_engine, flush, shortest)
         self._warned: set[str] = set()
         self._dearest: dict[str, str | None] = {}
 
@@ -359,38 +355,3 @@ class Budgets:
         except WriteError:
             return  # whatever moves these accounts next measures them again
         self._tell(crossings)
-
-    def statuses(self, scope: str | None = None, *, at: datetime | None = None, most: int = 200) -> list[BudgetStatus]:
-        """How each budget stands in the current period, the most used first.
-
-        :param scope: only this one, ``tenant_id=42``
-        :param at: another time, whose period counts
-        :param most: rows of each budget
-        :raises SchemaMissingError: the tables are not there yet
-        """
-        with self.keeper.session() as session:
-            return statuses(session, self.declared, self.limits, self.zone, scope=scope, at=at, most=most)
-
-    def status(self, account: Account) -> BudgetStatus:
-        """How one account stands.
-
-        :raises SchemaMissingError: the tables are not there yet
-        """
-        with self.keeper.session() as session:
-            lifts = {(lift.budget, lift.scope): lift for lift in active_lifts(session)}
-            row = session.get(BudgetPeriod, account.id)
-            return status_of(account, row, self.limits, lifts, datetime.now(UTC))
-
-    def open_holds(self, scope: str | None = None, *, most: int | None = 200) -> list[OpenHold]:
-        """What is held now, and what is unresolved, the oldest first.
-
-        :param scope: only this one, ``tenant_id=42``
-        :param most: so many; ``None`` for all
-        :raises SchemaMissingError: the tables are not there yet
-        """
-        with self.keeper.session() as session:
-            return open_holds(session, self.declared, scope=scope, most=most)
-
-    def explain(self, subject: Subject) -> list[Verdict]:
-        """Which budgets apply to a call, and why, in the order of their declaration."""
-        return [judge(budget, subject) for budget in self.declared]

@@ -1,0 +1,59 @@
+"""How the budgets of one app stand, and which apply: for the dashboard, the commands and the app itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+from flask_llm_cost.budgets.accounts import Account, Subject, Verdict, judge
+from flask_llm_cost.budgets.declaration import Budget
+from flask_llm_cost.budgets.keeper import Keeper
+from flask_llm_cost.budgets.limits import Limits, active_lifts
+from flask_llm_cost.budgets.statuses import BudgetStatus, OpenHold, open_holds, status_of, statuses
+from flask_llm_cost.ledger.models import BudgetPeriod
+
+
+class Reading:
+    """What is only asked of budgets. Nothing here moves an account."""
+
+    def __init__(self, budgets: Sequence[Budget], zone: ZoneInfo, limits: Limits, keeper: Keeper) -> None:
+        self.declared = tuple(budgets)
+        self.zone = zone
+        self.limits = limits
+        self.keeper = keeper
+
+    def statuses(self, scope: str | None = None, *, at: datetime | None = None, most: int = 200) -> list[BudgetStatus]:
+        """How each budget stands in the current period, the most used first.
+
+        :param scope: only this one, ``tenant_id=42``
+        :param at: another time, whose period counts
+        :param most: rows of each budget
+        :raises SchemaMissingError: the tables are not there yet
+        """
+        with self.keeper.session() as session:
+            return statuses(session, self.declared, self.limits, self.zone, scope=scope, at=at, most=most)
+
+    def status(self, account: Account) -> BudgetStatus:
+        """How one account stands.
+
+        :raises SchemaMissingError: the tables are not there yet
+        """
+        with self.keeper.session() as session:
+            lifts = {(lift.budget, lift.scope): lift for lift in active_lifts(session)}
+            row = session.get(BudgetPeriod, account.id)
+            return status_of(account, row, self.limits, lifts, datetime.now(UTC))
+
+    def open_holds(self, scope: str | None = None, *, most: int | None = 200) -> list[OpenHold]:
+        """What is held now, and what is unresolved, the oldest first.
+
+        :param scope: only this one, ``tenant_id=42``
+        :param most: so many; ``None`` for all
+        :raises SchemaMissingError: the tables are not there yet
+        """
+        with self.keeper.session() as session:
+            return open_holds(session, self.declared, scope=scope, most=most)
+
+    def explain(self, subject: Subject) -> list[Verdict]:
+        """Which budgets apply to a call, and why, in the order of their declaration."""
+        return [judge(budget, subject) for budget in self.declared]

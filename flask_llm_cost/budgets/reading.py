@@ -23,16 +23,25 @@ class Reading:
         self.limits = limits
         self.keeper = keeper
 
-    def statuses(self, scope: str | None = None, *, at: datetime | None = None, most: int = 200) -> list[BudgetStatus]:
+    def statuses(
+        self,
+        scope: str | None = None,
+        budgets: Sequence[Budget] | None = None,
+        *,
+        at: datetime | None = None,
+        most: int = 200,
+    ) -> list[BudgetStatus]:
         """How each budget stands in the current period, the most used first.
 
         :param scope: only this one, ``tenant_id=42``
+        :param budgets: only these
         :param at: another time, whose period counts
         :param most: rows of each budget
         :raises SchemaMissingError: the tables are not there yet
         """
         with self.keeper.session() as session:
-            return statuses(session, self.declared, self.limits, self.zone, scope=scope, at=at, most=most)
+            chosen = self.declared if budgets is None else budgets
+            return statuses(session, chosen, self.limits, self.zone, scope=scope, at=at, most=most)
 
     def status(self, account: Account) -> BudgetStatus:
         """How one account stands.
@@ -44,15 +53,18 @@ class Reading:
             row = session.get(BudgetPeriod, account.id)
             return status_of(account, row, self.limits, lifts, datetime.now(UTC))
 
-    def open_holds(self, scope: str | None = None, *, most: int | None = 200) -> list[OpenHold]:
+    def open_holds(
+        self, scope: str | None = None, budgets: Sequence[Budget] | None = None, *, most: int | None = 200
+    ) -> list[OpenHold]:
         """What is held now, and what is unresolved, the oldest first.
 
         :param scope: only this one, ``tenant_id=42``
+        :param budgets: only these
         :param most: so many; ``None`` for all
         :raises SchemaMissingError: the tables are not there yet
         """
         with self.keeper.session() as session:
-            return open_holds(session, self.declared, scope=scope, most=most)
+            return open_holds(session, self.declared if budgets is None else budgets, scope=scope, most=most)
 
     def explain(self, subject: Subject) -> list[Verdict]:
         """Which budgets apply to a call, and why, in the order of their declaration."""

@@ -126,9 +126,26 @@ def plainly(bar: BudgetBar) -> dict[str, Any]:
     return {**told, **pages_json.plainly(bar.status)}
 
 
-def scopes(visit: Visit) -> Sequence[str | None]:
-    """Whose budgets may be seen: everybody's, or those of each tag of the scope."""
-    return [f"{key}={value}" for key, value in visit.base.scope.items()] if visit.scoped else [None]
+def _shown(visit: Visit) -> list[tuple[str | None, tuple[Budget, ...]]]:
+    """Which budgets may be seen, and of whom: all of everybody's, or those that count nothing beyond the scope.
+
+    Within a scope a budget is somebody's by the tag that it is per; every other tag of the scope its filter has to hold.
+    """
+    budgets = visit.state.budgets
+    if budgets is None:
+        return []
+    if not visit.scoped:
+        return [(None, budgets.declared)]
+    scope = visit.base.scope
+    shown = []
+    for key, value in scope.items():
+        others = {f"tag.{other}": scope[other] for other in scope if other != key}
+        theirs = tuple(
+            budget for budget in budgets.declared if budget.per == key and others.items() <= _held(budget).items()
+        )
+        if theirs:
+            shown.append((f"{key}={value}", theirs))
+    return shown
 
 
 def budget_bars(visit: Visit, names: Names, *, most: int | None = None) -> list[BudgetBar]:
@@ -136,7 +153,7 @@ def budget_bars(visit: Visit, names: Names, *, most: int | None = None) -> list[
     budgets = visit.state.budgets
     if budgets is None:
         return []
-    found = [status for scope in scopes(visit) for status in budgets.statuses(scope)][:most]
+    found = [status for scope, which in _shown(visit) for status in budgets.statuses(scope, which)][:most]
     named = {key: names(key, values) for key, values in _tagged(status.scope for status in found).items()}
     where = {budget.name: _where(budget) for budget in budgets.declared}
     return [_bar(status, named, where.get(status.budget)) for status in found]
@@ -147,7 +164,7 @@ def open_holds(visit: Visit, *, most: int | None = _MOST_HOLDS) -> list[OpenHold
     budgets = visit.state.budgets
     if budgets is None:
         return []
-    return [hold for scope in scopes(visit) for hold in budgets.open_holds(scope, most=most)][:most]
+    return [hold for scope, which in _shown(visit) for hold in budgets.open_holds(scope, which, most=most)][:most]
 
 
 def _hold_rows(visit: Visit, holds: Sequence[OpenHold]) -> list[HoldRow]:
@@ -183,13 +200,19 @@ def _tag(scope: str) -> tuple[str, str] | None:
     return (key, value) if equals else None
 
 
-def _where(budget: Budget) -> dict[str, str] | None:
+def _held(budget: Budget) -> dict[str, str]:
+    """What all calls that count in a budget have in common by its filter, by the names of a query string."""
     found = {}
     for name, patterns in budget.where.items():
-        if len(patterns) != 1 or any(sign in patterns[0] for sign in "*?["):
-            return None
-        found[name if name in ("provider", "model") else f"tag.{name}"] = patterns[0]
+        if len(patterns) == 1 and not any(sign in patterns[0] for sign in "*?["):
+            found[name if name in ("provider", "model") else f"tag.{name.removeprefix('tag:')}"] = patterns[0]
     return found
+
+
+def _where(budget: Budget) -> dict[str, str] | None:
+    """Its filter as a query string; ``None`` where none says as much."""
+    found = _held(budget)
+    return found if len(found) == len(budget.where) else None
 
 
 def _said(budget: str, tag: tuple[str, str] | None, named: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:

@@ -523,6 +523,51 @@ def test_nothing_of_anybody_else_on_any_page(make: Make, fmt: str) -> None:
             response.close()
 
 
+def test_budgets_within_a_scope_of_two_tags(make: Make) -> None:
+    """A budget that counts calls beyond one tag of the scope is not shown, nor its holds; one that counts no others is."""
+    per_user = {"limit": "100", "period": "day", "per": "user_id"}
+    scope = {"tenant_id": "t1", "user_id": "u7"}
+    declared = [
+        {"name": "tenants", "limit": "100", "period": "day", "per": "tenant_id"},
+        {"name": "users", **per_user},
+        {"name": "elsewhere", **per_user, "where": {"tenant_id": "t2"}},
+        {"name": "several", **per_user, "where": {"tenant_id": ["t1", "t2"]}},
+        {"name": "patterns", **per_user, "where": {"tenant_id": "t*"}},
+        {"name": "own", **per_user, "where": {"tenant_id": "t1"}},
+        {"name": "narrow", **per_user, "where": {"tag:tenant_id": "t1", "model": "gpt*"}},
+    ]
+    app = make(LLM_COST_BUDGETS=declared).mount(guard=None, scope=lambda: scope)
+    with app.app.app_context():
+        for cost, tenant, user in (("1", "t1", "u7"), ("20", "t1", "u8"), ("40", "t2", "u7")):
+            track("openai", model="gpt-4o", billed=cost, tags={"tenant_id": tenant, "user_id": user})
+        assert app.costs.flush(20)
+        now = datetime.now(UTC)
+        for period in app.database.session.scalars(sa.select(BudgetPeriod)):
+            app.database.session.add(
+                BudgetHold(
+                    call_id=uuid4(), period_id=period.id, amount=1, state="open", created_at=now,
+                    expires_at=now + timedelta(minutes=15),
+                )
+            )  # fmt: skip
+        app.database.session.commit()
+    found = app.get(PREFIX + "/budgets?format=json").get_json()
+    assert {(row["budget"], row["scope"], row["spent"]) for row in found["budgets"]} == {
+        ("own", "user_id=u7", "1"),
+        ("narrow", "user_id=u7", "1"),
+    }
+    assert sorted(hold["budget"] for hold in found["open_holds"]) == ["narrow", "own"]
+    listed = table(app.get(PREFIX + "/budgets?format=csv&table=holds"))
+    assert sorted(hold["budget"] for hold in listed) == ["narrow", "own"]
+    for page in ("/", "/budgets"):
+        text = said(app.get(PREFIX + page))
+        assert "own" in text
+        for other in ("tenants", "users", "elsewhere", "several", "patterns"):
+            assert f"{other}," not in text, (page, other)
+    scope.pop("tenant_id")
+    found = app.get(PREFIX + "/budgets?format=json").get_json()
+    assert {row["budget"] for row in found["budgets"]} == {row["name"] for row in declared} - {"tenants"}
+
+
 def test_a_scoped_pivot_counts_its_own_calls(make: Make) -> None:
     """Sums of every page within a scope are those of its own calls, whatever is asked for."""
     app = make().mount(guard=None, scope=lambda: {"tenant_id": "mine"})

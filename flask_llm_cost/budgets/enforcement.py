@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -161,6 +161,9 @@ class Budgets(Reading):
                     answer = self._in_doubt((account,), Trouble("limit", f"it {error}"))
                     if answer.error is not None:
                         return answer
+            if self._too_much_alone(wanted) is not None:
+                with suppress(WriteError):  # it is too much by what is known
+                    wanted = self._lifted(wanted)
             refusal = self._too_much_alone(wanted)
             lasting = [hold for hold in wanted if hold.account.budget.period != "call"]
             if refusal is None and lasting:
@@ -237,11 +240,15 @@ class Budgets(Reading):
         refusal = self.keeper.run(holds.take(ask.call_id, asked, now), patience=TRANSACTION_SECONDS)
         if refusal is None:
             return None
-        self.keeper.read(self.limits.load_lifts)
-        lifted = [replace(hold, limit=self.limits.lifted(hold.account, hold.limit)) for hold in asked]
+        lifted = self._lifted(asked)
         if lifted == list(asked):
             return refusal
         return self.keeper.run(holds.take(ask.call_id, lifted, now), patience=TRANSACTION_SECONDS)
+
+    def _lifted(self, wanted: Sequence[Hold]) -> list[Hold]:
+        """The same by the lifts that are in force now: done before a call is refused, so that they work at once."""
+        self.keeper.read(self.limits.load_lifts)
+        return [replace(hold, limit=self.limits.lifted(hold.account, hold.limit)) for hold in wanted]
 
     # When the database does not answer.
 

@@ -637,6 +637,21 @@ def test_the_command_lifts(used: BudgetApp, provider: PlayedProvider) -> None:
     assert row.actor
 
 
+def test_a_lift_of_what_one_call_may_cost(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """It lets the next call pass that costs no more, in a process that runs, and no other."""
+    app = sqlite_app({"name": "one", "limit": "0.0005", "period": "call", "action": "block"})
+    with app.flask.app_context(), pytest.raises(BudgetExceededError, match="its limit is \\$0.000500 a call"):
+        chat(provider)
+    assert run(app, "budgets", "lift", "one", "--to", "0.001").exit_code == 0
+    with app.flask.app_context(), pytest.raises(BudgetExceededError, match="its limit is \\$0.0010* a call"):
+        chat(provider)
+    assert run(app, "budgets", "lift", "one", "--to", "5").exit_code == 0
+    with app.flask.app_context():
+        chat(provider)
+    app.flush()
+    assert [call.outcome for call in app.calls()] == ["blocked", "blocked", "ok"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

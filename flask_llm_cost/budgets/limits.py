@@ -56,7 +56,7 @@ def active_lifts(connection: sa.Connection | Session) -> list[Lift]:
     return list({(row.budget, row.scope): Lift(*row) for row in connection.execute(query)}.values())
 
 
-def _declared(budget: Budget) -> Decimal | None:
+def declared_limit(budget: Budget) -> Decimal | None:
     """The limit of the declaration, as stored."""
     return None if budget.limit is None else stored(budget.limit, budget.scale)
 
@@ -90,7 +90,7 @@ class Limits:
         now, found = time.monotonic(), {}
         for account in accounts:
             if account.budget.name not in self._functions:
-                found[account.id] = _declared(account.budget)
+                found[account.id] = declared_limit(account.budget)
                 continue
             answer = self._answers.get((account.budget.name, account.scope))
             if answer is not None and answer[0] > now:
@@ -105,7 +105,7 @@ class Limits:
         budget = account.budget
         function = self._functions.get(budget.name)
         if function is None:
-            return _declared(budget)
+            return declared_limit(budget)
         key = (budget.name, account.scope)
         answer = self._answers.get(key)
         if answer is None or answer[0] <= time.monotonic():
@@ -152,7 +152,7 @@ class Limits:
             with self._context():
                 given = function(scope_tags(account.scope))
             if given is None:
-                return _declared(budget)
+                return declared_limit(budget)
             return stored(amount(given), budget.scale)
         except Exception as error:
             problem = "gave no amount" if isinstance(error, DeclarationError) else f"raised {type(error).__name__}"

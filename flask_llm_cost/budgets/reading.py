@@ -29,14 +29,14 @@ class Reading:
         budgets: Sequence[Budget] | None = None,
         *,
         at: datetime | None = None,
-        most: int = 200,
+        most: int | None = 200,
     ) -> list[BudgetStatus]:
         """How each budget stands in the current period, the most used first.
 
         :param scope: only this one, ``tenant_id=42``
         :param budgets: only these
         :param at: another time, whose period counts
-        :param most: rows of each budget
+        :param most: rows of each budget; ``None`` for all
         :raises SchemaMissingError: the tables are not there yet
         """
         with self.keeper.session() as session:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -15,7 +16,8 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.budgets.accounts import Account, Period, account_of, period_of
 from flask_llm_cost.budgets.declaration import Budget
 from flask_llm_cost.budgets.holds import OPEN, UNRESOLVED, ZERO
-from flask_llm_cost.budgets.limits import Lift, Limits, active_lifts
+from flask_llm_cost.budgets.limits import Lift, Limits, active_lifts, declared_limit
+from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.models import BudgetHold, BudgetPeriod
 
 
@@ -96,12 +98,12 @@ def statuses(
     *,
     scope: str | None = None,
     at: datetime | None = None,
-    most: int = 200,
+    most: int | None = 200,
 ) -> list[BudgetStatus]:
     """How each budget stands in the period that has *at*, the most used first; a budget nobody has used yet, too.
 
     :param scope: only this one, ``tenant_id=42``: for a tenant's own view. Budgets with one limit in all are left out then
-    :param most: rows of each budget
+    :param most: rows of each budget; ``None`` for all
     """
     now = at or datetime.now(UTC)
     lifts = {(lift.budget, lift.scope): lift for lift in active_lifts(session)}
@@ -109,7 +111,11 @@ def statuses(
     for budget in budgets:
         period = period_of(budget.period, now, zone)
         found += _statuses_of(session, budget, period, limits, lifts, zone, scope, now, most)
-    return sorted(found, key=lambda status: status.share if status.share is not None else Decimal(-1), reverse=True)
+    return sorted(found, key=_how_used, reverse=True)
+
+
+def _how_used(status: BudgetStatus) -> tuple[bool, Decimal]:
+    return status.exhausted, status.share if status.share is not None else Decimal(-1)
 
 
 def _statuses_of(
@@ -121,9 +127,8 @@ def _statuses_of(
     zone: ZoneInfo,
     scope: str | None,
     now: datetime,
-    most: int,
+    most: int | None,
 ) -> list[BudgetStatus]:
-    used = BudgetPeriod.spent + BudgetPeriod.held + BudgetPeriod.unresolved
     query = (
         sa.select(BudgetPeriod)
         .where(
@@ -133,7 +138,7 @@ def _statuses_of(
             BudgetPeriod.unit == budget.unit,
             BudgetPeriod.currency == budget.currency,
         )
-        .order_by(used.desc(), BudgetPeriod.id)
+        .order_by(_share_of(budget).desc(), BudgetPeriod.id)
         .limit(most)
     )
     if scope is not None:
@@ -143,6 +148,16 @@ def _statuses_of(
     if not made and budget.per is None and scope in (None, "all"):
         made = [status_of(account_of(budget, "all", now, zone), None, limits, lifts, now)]
     return made
+
+
+def _share_of(budget: Budget) -> sa.ColumnElement[Any]:
+    """The used part of the limit that was enforced last: which rows come first is the database's to say, not the app's."""
+    used = BudgetPeriod.spent + BudgetPeriod.held + BudgetPeriod.unresolved
+    limit = sa.func.coalesce(BudgetPeriod.limit_amount, sa.literal(declared_limit(budget), Money()), type_=Money())
+    share = sa.type_coerce(used, sa.Float) * sa.literal_column("1.0") / sa.func.nullif(sa.type_coerce(limit, sa.Float), 0)
+    return sa.case(
+        (limit == sa.literal(ZERO, Money()), sa.literal_column("1000000000.0")), else_=sa.func.coalesce(share, -1)
+    )
 
 
 def status_of(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TypeVar
+from typing import Final, TypeVar
 from zoneinfo import ZoneInfo
 
 import click
@@ -16,7 +16,7 @@ from flask.cli import with_appcontext
 
 from flask_llm_cost.budgets import operating
 from flask_llm_cost.budgets.accounts import ALL, Account, Subject, account_of, judge
-from flask_llm_cost.budgets.declaration import DeclarationError, amount
+from flask_llm_cost.budgets.declaration import Budget, DeclarationError, amount
 from flask_llm_cost.budgets.enforcement import Budgets
 from flask_llm_cost.budgets.statuses import BudgetStatus
 from flask_llm_cost.cli.group import actor, cli, format_option
@@ -25,6 +25,7 @@ from flask_llm_cost.ledger.transaction import WriteError, not_written
 from flask_llm_cost.wording import plural
 
 _T = TypeVar("_T")
+_MOST_SHOWN: Final = 200
 
 
 def _budgets() -> Budgets:
@@ -45,8 +46,8 @@ def _run(budgets: Budgets, work: Callable[[sa.Connection], _T]) -> _T:
 @click.option("--check", is_flag=True, help="Exit with 1 when a limit is reached, for cron.")
 @click.option("--repair", is_flag=True, help="Make held and unresolved what the holds add up to.")
 @click.option("--release", is_flag=True, help="Stop counting what is unresolved.")
-@click.option("--name", help="Release of this budget only.")
-@click.option("--scope", help="Of this scope only: tenant_id=42.")
+@click.option("--name", help="Show, check or release this budget only.")
+@click.option("--scope", help="Show, check or release this scope only: tenant_id=42.")
 @format_option("text", "json")
 @with_appcontext
 def budgets(check: bool, repair: bool, release: bool, name: str | None, scope: str | None, form: str) -> None:
@@ -71,9 +72,10 @@ def budgets(check: bool, repair: bool, release: bool, name: str | None, scope: s
             shown = item.amount * scales.get(item.budget, Decimal(1))
             click.echo(f"{item.budget} ({item.scope}): {_amount(shown, item.unit)} of {plural(item.calls, 'call')} released")
         if not released:
+            _chosen(ours, name, scope)
             click.echo("nothing is unresolved")
         return
-    found = ours.statuses(scope)
+    found = ours.statuses(scope, _chosen(ours, name, scope), most=None)
     click.echo(_as_json(found) if form == "json" else _as_text(found, ours.zone))
     if check and any(status.exhausted for status in found):
         raise SystemExit(1)
@@ -124,11 +126,30 @@ def lift_(name: str, scope: str, to: str, until: str | None, reason: str | None)
     click.echo(f"{name} ({scope}) may use {_amount(limit, account.budget.unit)} {end}")
 
 
+def _chosen(ours: Budgets, name: str | None, scope: str | None) -> Sequence[Budget]:
+    """The budgets that options mean, which may have such a scope."""
+    chosen = ours.declared if name is None else (_named(ours, name, "--name"),)
+    if scope in (None, ALL):
+        return chosen
+    key, _ = _pair(scope, "--scope")
+    if any(budget.per == key for budget in chosen):
+        return chosen
+    known = sorted({budget.per for budget in chosen if budget.per is not None})
+    there_are = "; give --scope " + " or ".join(f"{per}=…" for per in known) if known else "; leave --scope out"
+    whose = "no budget is" if name is None else f"budget {name!r} is not"
+    raise click.BadParameter(f"{whose} per {key}{there_are}", param_hint="--scope")
+
+
+def _named(ours: Budgets, name: str, option: str) -> Budget:
+    for budget in ours.declared:
+        if budget.name == name:
+            return budget
+    known = ", ".join(budget.name for budget in ours.declared)
+    raise click.BadParameter(f"there is no budget {name!r}; there are: {known}", param_hint=option)
+
+
 def _account(ours: Budgets, name: str, scope: str) -> Account:
-    budget = next((budget for budget in ours.declared if budget.name == name), None)
-    if budget is None:
-        known = ", ".join(budget.name for budget in ours.declared)
-        raise click.BadParameter(f"there is no budget {name!r}; there are: {known}", param_hint="NAME")
+    budget = _named(ours, name, "NAME")
     tags = {} if scope == ALL else dict([_pair(scope, "--scope")])
     if budget.per is None and tags:
         raise click.BadParameter(f"budget {name!r} has one limit in all; leave --scope out", param_hint="--scope")
@@ -189,9 +210,11 @@ def _as_text(found: Sequence[BudgetStatus], zone: ZoneInfo) -> str:
     if not found:
         return "no budget has been used in this period"
     lines = []
-    for status in found:
+    for status in found[:_MOST_SHOWN]:
         lines.append(f"{status.budget} ({status.scope}, per {status.period}, {status.action})")
         lines.append(f"  {_line(status, zone)}")
+    if len(found) > _MOST_SHOWN:
+        lines.append(f"and {len(found) - _MOST_SHOWN:,} more that are used less; --format json has them all")
     return "\n".join(lines)
 
 

@@ -137,7 +137,7 @@ def _shown(visit: Visit) -> list[tuple[str | None, tuple[Budget, ...]]]:
     if not visit.scoped:
         return [(None, budgets.declared)]
     scope = visit.base.scope
-    shown = []
+    shown: list[tuple[str | None, tuple[Budget, ...]]] = []
     for key, value in scope.items():
         others = {f"tag.{other}": scope[other] for other in scope if other != key}
         theirs = tuple(

@@ -608,6 +608,48 @@ def test_the_command_lists(used: BudgetApp) -> None:
     assert run(used, "budgets", "--check", "--scope", "tenant_id=42").exit_code == 0
 
 
+def test_all_scopes_are_checked(make_app: AppMaker) -> None:
+    """However many use more, one that has used up a limit of its own fails the check and is first; others are counted."""
+    costs = LlmCostTracker()
+
+    @costs.budget_limit("cap")
+    def limit(scope: Mapping[str, str]) -> str:
+        return "1" if scope["tenant_id"] == "small" else "100"
+
+    app = make_app(CAP, {"name": "none", "limit": "0", "period": "month"}, costs=costs)
+    with app.flask.app_context():
+        for number in range(205):
+            track("openai", model="gpt-4o", billed="2", tags={"tenant_id": f"t{number}"})
+        assert run(app, "budgets", "--check", "--name", "cap").exit_code == 0
+        track("openai", model="gpt-4o", billed="1", tags={"tenant_id": "small"})
+        assert costs.flush(20)
+    result = run(app, "budgets", "--check", "--name", "cap")
+    assert result.exit_code == 1
+    assert result.output.startswith("cap (tenant_id=small, per day, block)")
+    assert result.output.endswith("\nand 6 more that are used less; --format json has them all\n")
+    assert len(json.loads(run(app, "budgets", "--format", "json").output)) == 207
+    assert {status.scope for status in app.budgets.statuses(most=1)} == {"tenant_id=small", "all"}
+    assert app.budgets.statuses()[-1].scope != "all"  # a limit of nothing is used up
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--check", "--name", "nope"], "there is no budget 'nope'; there are: cap, all"),
+        (["--release", "--name", "nope"], "there is no budget 'nope'; there are: cap, all"),
+        (["--check", "--scope", "tenant=42"], "no budget is per tenant; give --scope tenant_id="),
+        (["--release", "--scope", "tenant=42"], "no budget is per tenant; give --scope tenant_id="),
+        (["--name", "all", "--scope", "tenant_id=42"], "budget 'all' is not per tenant_id; leave --scope out"),
+        (["--scope", "42"], "'42' is no tag"),
+    ],
+)
+def test_a_slip_in_an_option_is_told(used: BudgetApp, arguments: list[str], words: str) -> None:
+    """What is asked for and cannot be there is an error that says what can; a check does not pass by it."""
+    result = run(used, "budgets", *arguments)
+    assert result.exit_code == 2
+    assert words in result.output
+
+
 def test_the_command_explains(used: BudgetApp) -> None:
     """Which budgets apply to a tag, which do not, and why."""
     text = run(used, "budgets", "explain", "--tag", "tenant_id=42").output
@@ -640,10 +682,10 @@ def test_the_command_lifts(used: BudgetApp, provider: PlayedProvider) -> None:
 def test_a_lift_of_what_one_call_may_cost(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
     """It lets the next call pass that costs no more, in a process that runs, and no other."""
     app = sqlite_app({"name": "one", "limit": "0.0005", "period": "call", "action": "block"})
-    with app.flask.app_context(), pytest.raises(BudgetExceededError, match="its limit is \\$0.000500 a call"):
+    with app.flask.app_context(), pytest.raises(BudgetExceededError, match=r"its limit is \$0.000500 a call"):
         chat(provider)
     assert run(app, "budgets", "lift", "one", "--to", "0.001").exit_code == 0
-    with app.flask.app_context(), pytest.raises(BudgetExceededError, match="its limit is \\$0.0010* a call"):
+    with app.flask.app_context(), pytest.raises(BudgetExceededError, match=r"its limit is \$0.0010* a call"):
         chat(provider)
     assert run(app, "budgets", "lift", "one", "--to", "5").exit_code == 0
     with app.flask.app_context():

@@ -88,6 +88,16 @@ class Budget:
         """What an amount is divided by in the database: its columns end at nine million on SQLite, and tokens do not."""
         return Decimal(1) if self.unit == "cost" else _MILLION
 
+    def amount(self, value: Any) -> Decimal:
+        """A limit of this budget as somebody wrote it, whoever it was.
+
+        :raises DeclarationError: it is none, or more than the database can keep
+        """
+        number = _amount(value)
+        if number > _MOST * self.scale:
+            raise DeclarationError(f"the largest limit is {_MOST * self.scale:f}")
+        return number
+
 
 def parse_budgets(entries: Sequence[Any]) -> tuple[Budget, ...]:
     """Read all entries.
@@ -126,8 +136,11 @@ def _parse(entry: Any, number: int) -> Budget:
     if values.get("name") is None:
         values["name"] = values["period"] + (f"-per-{values['per']}" if values.get("per") else "")
     budget = Budget(**values)
-    if budget.limit is not None and budget.limit / budget.scale > _MOST:
-        raise DeclarationError(f"{place}: limit={entry['limit']!r}: the largest limit is {_MOST * budget.scale:f}")
+    if budget.limit is not None:
+        try:
+            budget.amount(budget.limit)
+        except DeclarationError as problem:
+            raise DeclarationError(f"{place}: limit={entry['limit']!r}: {problem}") from None
     return budget
 
 
@@ -140,11 +153,7 @@ def _choice(*choices: str) -> Callable[[Any], str]:
     return parse
 
 
-def amount(value: Any) -> Decimal:
-    """A limit as somebody wrote it.
-
-    :raises DeclarationError: it is none
-    """
+def _amount(value: Any) -> Decimal:
     try:
         number = Decimal(str(value).strip())
     except InvalidOperation:
@@ -155,7 +164,7 @@ def amount(value: Any) -> Decimal:
 
 
 def _limit(value: Any) -> Decimal | None:
-    return None if value is None else amount(value)
+    return None if value is None else _amount(value)
 
 
 def _name(value: Any) -> str | None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.budgets.accounts import Account, scope_tags
-from flask_llm_cost.budgets.declaration import Budget, DeclarationError, amount
+from flask_llm_cost.budgets.declaration import Budget, DeclarationError
 from flask_llm_cost.budgets.holds import stored
 from flask_llm_cost.ledger.models import Adjustment
 from flask_llm_cost.log import log
@@ -100,7 +100,7 @@ class Limits:
     def ask(self, account: Account) -> Decimal | None:
         """The limit without any lift, as stored; ``None`` for no limit. Asks the app where it has not just been asked.
 
-        :raises LimitError: the app's function raised, or gave no amount
+        :raises LimitError: the app's function raised, or gave no amount that can be kept
         """
         budget = account.budget
         function = self._functions.get(budget.name)
@@ -153,9 +153,11 @@ class Limits:
                 given = function(scope_tags(account.scope))
             if given is None:
                 return declared_limit(budget)
-            return stored(amount(given), budget.scale)
+            return stored(budget.amount(given), budget.scale)
         except Exception as error:
-            problem = "gave no amount" if isinstance(error, DeclarationError) else f"raised {type(error).__name__}"
+            # What it gave is the app's own: our sentence about it says what would be right, and no more.
+            wrong = isinstance(error, DeclarationError)
+            problem = f"gave no usable amount: {error}" if wrong else f"raised {type(error).__name__}"
             if budget.name not in self._warned:
                 self._warned.add(budget.name)
                 log.warning("the budget_limit function of budget %r %s", budget.name, problem)

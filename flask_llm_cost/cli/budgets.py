@@ -16,7 +16,7 @@ from flask.cli import with_appcontext
 
 from flask_llm_cost.budgets import operating
 from flask_llm_cost.budgets.accounts import ALL, Account, Subject, account_of, judge
-from flask_llm_cost.budgets.declaration import Budget, DeclarationError, amount
+from flask_llm_cost.budgets.declaration import Budget, DeclarationError
 from flask_llm_cost.budgets.enforcement import Budgets
 from flask_llm_cost.budgets.statuses import BudgetStatus
 from flask_llm_cost.cli.group import actor, cli, format_option
@@ -111,7 +111,7 @@ def lift_(name: str, scope: str, to: str, until: str | None, reason: str | None)
     ours = _budgets()
     account = _account(ours, name, scope)
     try:
-        limit = amount(to)
+        limit = account.budget.amount(to)
     except DeclarationError as problem:
         raise click.BadParameter(f"{to!r} is no limit: {problem}", param_hint="--to") from None
     now = datetime.now(UTC)

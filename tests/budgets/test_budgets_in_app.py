@@ -702,6 +702,7 @@ def test_a_lift_of_what_one_call_may_cost(sqlite_app: AppMaker, provider: Played
         (["all", "--scope", "tenant_id=42", "--to", "5"], "has one limit in all; leave --scope out"),
         (["all", "--to", "5"], "the limit is $10.0000 already"),
         (["all", "--to", "much"], "'much' is no limit: give an amount"),
+        (["all", "--to", "10000000"], "'10000000' is no limit: the largest limit is 9000000"),
         (["all", "--to", "50", "--until", "soon"], "'soon' is no time"),
         (["all", "--to", "50", "--until", "2020-01-01"], "is over"),
     ],

@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
-from budget_apps import AppMaker, BudgetApp
+from budget_apps import BODY, AppMaker, BudgetApp
 
-from flask_llm_cost import LlmCostTracker, signals, track
+from flask_llm_cost import BudgetExceededError, LlmCostTracker, signals, track
 from flask_llm_cost.budgets import limits
 from flask_llm_cost.ledger.models import Counter
+from flask_llm_cost.testing.provider import PlayedProvider
 
 PER_TENANT: Any = {"name": "n", "limit": "5", "period": "day", "unit": "calls", "per": "tenant_id", "warn_at": [1]}
 
@@ -127,6 +129,34 @@ def test_a_function_that_fails_keeps_no_call_out(sqlite_app: AppMaker) -> None:
         assert app.costs.flush(20)
     assert {row.scope: row.spent * 1_000_000 for row in app.periods()} == {"tenant_id=gone": 1, "tenant_id=there": 1}
     assert found == [("tenant_id=there", 1)]
+
+
+def test_a_limit_beyond_what_can_be_kept(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """Of dollars or tokens, the call is refused in words that name the function and the largest limit: no cap is lost."""
+    costs = LlmCostTracker()
+    limits = {"cost": "10000000", "tokens": "9000000000001"}
+
+    @costs.budget_limit("dollars")
+    def dollars(scope: Mapping[str, str]) -> str:
+        return limits["cost"]
+
+    @costs.budget_limit("tokens")
+    def tokens(scope: Mapping[str, str]) -> str:
+        return limits["tokens"]
+
+    for unit, name, most in (("cost", "dollars", "9000000"), ("tokens", "tokens", "9000000000000")):
+        app = sqlite_app({"name": name, "limit": "25", "unit": unit, "period": "day", "action": "block"}, costs=costs)
+        with app.flask.app_context():
+            with pytest.raises(BudgetExceededError) as caught:
+                httpx.post(provider.openai_url + "/chat/completions", json=BODY)
+            assert str(caught.value).endswith(
+                f'look at the function of @costs.budget_limit("{name}") '
+                f"(it gave no usable amount: the largest limit is {most})"
+            )
+            app.budgets.limits._answers.clear()
+            limits[unit] = most
+            httpx.post(provider.openai_url + "/chat/completions", json=BODY)
+    assert len(provider.requests) == 2
 
 
 def test_a_call_alone_is_measured_by_the_apps_limit(make_app: AppMaker) -> None:

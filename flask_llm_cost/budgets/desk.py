@@ -7,10 +7,11 @@ promise of half a second. What such a thread has taken when it comes back too la
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Final, Generic, TypeVar
 
 from flask_llm_cost.ledger import lifecycle
@@ -145,6 +146,8 @@ class Desk:
         self._most = threads
         self._changed = threading.Condition()
         self._jobs: deque[Job[Any]] = deque()
+        #: By what is asked: where the answer will be, and who waits for it.
+        self._shared: dict[Hashable, tuple[list[Any], list[Job[Any]]]] = {}
         self._threads = 0
         self._idle = 0
         self._busy = 0
@@ -172,6 +175,28 @@ class Desk:
                     self._jobs.remove(job)
                 job.run()
         return job
+
+    def share(self, question: Hashable, work: Callable[[], T]) -> Job[T]:
+        """Hand in work that others may wait for already: done once for all of them. Where it raises, none is answered."""
+        with self._changed:
+            first = question not in self._shared
+            answers, waiting = self._shared.setdefault(question, ([], []))
+            job: Job[T] = Job(lambda: answers[0], lambda _: None)
+            waiting.append(job)
+        if first:
+            self.submit(functools.partial(self._answer, question, work))
+        return job
+
+    def _answer(self, question: Hashable, work: Callable[[], Any]) -> None:
+        found: list[Any] = []
+        try:
+            found.append(work())
+        finally:  # whatever went wrong, the next one asks again
+            with self._changed:
+                answers, waiting = self._shared.pop(question)
+        answers.extend(found)
+        for job in waiting:
+            job.run()
 
     def _run(self) -> None:
         while (job := self._next()) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -21,7 +22,8 @@ from flask_llm_cost.budgets.declaration import Budget
 from flask_llm_cost.budgets.desk import Desk, Job, LateError
 from flask_llm_cost.budgets.holds import Hold, Standing, stored
 from flask_llm_cost.budgets.keeper import PATIENCE_SECONDS, TRANSACTION_SECONDS, Keeper
-from flask_llm_cost.budgets.limits import LimitError, Limits
+from flask_llm_cost.budgets.limits import LimitError, Limits, Told
+from flask_llm_cost.budgets.questions import Questions
 from flask_llm_cost.budgets.reading import Reading
 from flask_llm_cost.budgets.refusals import Trouble, exceeded, not_checked, unpriced
 from flask_llm_cost.budgets.settling import Crossing, Measured, Settling, standing_after
@@ -34,12 +36,21 @@ _T = TypeVar("_T")
 
 #: What a call is told that was left waiting.
 _LATE: Final = Trouble("unavailable", "it did not answer in time")
-_SLOW: Final = Trouble("limit", "it did not answer in time")
+_SLOW: Final = LimitError("did not answer in time")
+
+#: The part of a call's patience that functions of the app's may use up: the rest is for the database.
+_FOR_FUNCTIONS: Final = 0.8
 
 #: How many writes may wait for the app to say the limits that they moved.
 _MOST_WAITING: Final = 100
 
 UNAVAILABLE, ALLOWED, UNPRICED_CALLS = "budget_unavailable", "budget_unavailable_allowed", "budget_unpriced"
+
+
+def _deadlines() -> tuple[float, float]:
+    """Until when a call that asks now waits for functions of the app's, and in all."""
+    now = time.monotonic()
+    return now + _FOR_FUNCTIONS * PATIENCE_SECONDS, now + PATIENCE_SECONDS
 
 
 class Budgets(Reading):
@@ -69,6 +80,7 @@ class Budgets(Reading):
     ) -> None:
         shortest = min((budget.hold_seconds for budget in budgets if budget.blocks), default=3600)
         super().__init__(budgets, zone, Limits(functions, context), Keeper(engine, read_engine, flush, shortest))
+        self._questions = Questions(self.limits, self.keeper)
         self.settling = Settling(self.declared, zone, self.limits, self._moved)
         self._blocking = tuple(budget for budget in budgets if budget.blocks)
         self._raising = tuple(budget for budget in budgets if budget.action == "raise")
@@ -103,23 +115,46 @@ class Budgets(Reading):
         asked = self._asked_at_once(ask)
         if isinstance(asked, Answer):
             return asked
+        until, deadline = _deadlines()
+        wanted = self._wanted(ask, asked, self._questions.told(ask.new, until))
+        if isinstance(wanted, Answer):
+            return wanted
         if self.keeper.inline:
-            return self._decide(ask, asked)
+            return self._decide(ask, wanted)
         try:
-            return self._job(ask, asked).wait(PATIENCE_SECONDS)
+            return self._job(ask, wanted).wait(deadline - time.monotonic())
         except LateError:
-            return self._late(ask)
+            return self._in_doubt(ask.new, _LATE)
 
     async def _authorise_async(self, ask: Ask) -> Answer:
         asked = self._asked_at_once(ask)
         if isinstance(asked, Answer):
             return asked
+        until, deadline = _deadlines()
+        wanted = self._wanted(ask, asked, await self._questions.told_async(ask.new, until))
+        if isinstance(wanted, Answer):
+            return wanted
         if self.keeper.inline:
-            return self._decide(ask, asked)
+            return self._decide(ask, wanted)
         try:
-            return await self._job(ask, asked).wait_async(PATIENCE_SECONDS)
+            return await self._job(ask, wanted).wait_async(deadline - time.monotonic())
         except LateError:
-            return self._late(ask)
+            return self._in_doubt(ask.new, _LATE)
+
+    def _wanted(self, ask: Ask, asked: Sequence[tuple[Account, Decimal]], told: Mapping[UUID, Told]) -> list[Hold] | Answer:
+        """What to hold of each account whose limit is known, or the answer where one must be and is not."""
+        wanted = []
+        for account, amount in asked:
+            limit = told.get(account.id, _SLOW)
+            if not isinstance(limit, LimitError):
+                wanted.append(Hold(account, amount, self.limits.lifted(account, limit)))
+                continue
+            answer = self._in_doubt((account,), Trouble("limit", f"it {limit}"))
+            if answer.error is not None:
+                if ask.left:
+                    self.keeper.later(holds.void(ask.call_id, ask.left))
+                return answer
+        return wanted
 
     def _asked_at_once(self, ask: Ask) -> list[tuple[Account, Decimal]] | Answer:
         """What to hold of each account, or the answer where that is clear without the database."""
@@ -136,31 +171,18 @@ class Budgets(Reading):
         log.warning("asking a budget failed with %s", type(error).__name__)
         return self._in_doubt(ask.new, Trouble("unavailable", type(error).__name__))
 
-    def _late(self, ask: Ask) -> Answer:
-        known = self.limits.known(ask.new)
-        slow = [account for account in ask.new if account.id not in known and account.budget.on_error == "block"]
-        return self._in_doubt(slow, _SLOW) if slow else self._in_doubt(ask.new, _LATE)
-
-    def _job(self, ask: Ask, asked: Sequence[tuple[Account, Decimal]]) -> Job[Answer]:
-        work = functools.partial(self._decide, ask, asked)
+    def _job(self, ask: Ask, wanted: Sequence[Hold]) -> Job[Answer]:
+        work = functools.partial(self._decide, ask, wanted)
         return self.keeper.desk.submit(work, functools.partial(self._undo, ask.call_id))
 
     def _undo(self, call_id: UUID, answer: Answer) -> None:
         if answer.holds:
             self.keeper.attempt(holds.void(call_id))
 
-    def _decide(self, ask: Ask, asked: Sequence[tuple[Account, Decimal]]) -> Answer:
+    def _decide(self, ask: Ask, wanted: Sequence[Hold]) -> Answer:
         try:
             if ask.left:
                 self.keeper.attempt(holds.void(ask.call_id, ask.left))
-            wanted = []
-            for account, amount in asked:
-                try:
-                    wanted.append(Hold(account, amount, self.limits.effective(account)))
-                except LimitError as error:
-                    answer = self._in_doubt((account,), Trouble("limit", f"it {error}"))
-                    if answer.error is not None:
-                        return answer
             if self._too_much_alone(wanted) is not None:
                 with suppress(WriteError):  # it is too much by what is known
                     wanted = self._lifted(wanted)
@@ -277,9 +299,10 @@ class Budgets(Reading):
         accounts = self._accounts_after(stage, subject, call_id)
         if not accounts:
             return None
-        look = functools.partial(self._look, accounts, stage, call_id)
+        until, deadline = _deadlines()
+        look = functools.partial(self._look, accounts, stage, call_id, self._questions.told(accounts, until))
         try:
-            return look() if self.keeper.inline else self.keeper.desk.submit(look).wait(PATIENCE_SECONDS)
+            return look() if self.keeper.inline else self.keeper.desk.submit(look).wait(deadline - time.monotonic())
         except LateError:
             return self._unseen(accounts, stage, _LATE)
 
@@ -288,9 +311,12 @@ class Budgets(Reading):
         accounts = self._accounts_after(stage, subject, call_id)
         if not accounts:
             return None
-        look = functools.partial(self._look, accounts, stage, call_id)
+        until, deadline = _deadlines()
+        look = functools.partial(self._look, accounts, stage, call_id, await self._questions.told_async(accounts, until))
         try:
-            return look() if self.keeper.inline else await self.keeper.desk.submit(look).wait_async(PATIENCE_SECONDS)
+            return (
+                look() if self.keeper.inline else await self.keeper.desk.submit(look).wait_async(deadline - time.monotonic())
+            )
         except LateError:
             return self._unseen(accounts, stage, _LATE)
 
@@ -299,7 +325,9 @@ class Budgets(Reading):
         found = accounts_of(budgets, subject, self.zone)
         return [account for account in found if account.budget.period != "call" or call_id is not None]
 
-    def _look(self, accounts: Sequence[Account], stage: str, call_id: UUID | None) -> BudgetExceededError | None:
+    def _look(
+        self, accounts: Sequence[Account], stage: str, call_id: UUID | None, told: Mapping[UUID, Told]
+    ) -> BudgetExceededError | None:
         self.keeper.write(TRANSACTION_SECONDS)
 
         def read(connection: sa.Connection) -> dict[UUID, Standing | None]:
@@ -311,12 +339,12 @@ class Budgets(Reading):
         except WriteError as error:
             return self._unseen(accounts, stage, self.keeper.trouble(error))
         for account in accounts:
-            try:
-                limit, found = self.limits.effective(account), standings[account.id]
-            except LimitError as error:
-                if (unseen := self._unseen([account], stage, Trouble("limit", f"it {error}"))) is not None:
+            limit, found = told.get(account.id, _SLOW), standings[account.id]
+            if isinstance(limit, LimitError):
+                if (unseen := self._unseen([account], stage, Trouble("limit", f"it {limit}"))) is not None:
                     return unseen
                 continue
+            limit = self.limits.lifted(account, limit)
             if limit is None or found is None or found.total < limit:
                 continue
             if account.budget.period != "call" or found.total > limit:  # one call may cost what a call may

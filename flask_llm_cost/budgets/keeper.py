@@ -52,7 +52,7 @@ class Keeper:
         shortest: float,
     ) -> None:
         self.write = write
-        self._desk = Desk()
+        self._desk, self._functions = Desk(), Desk()
         #: Where the app's functions are asked that no call waits for: one at a time, so that slow ones keep no call waiting.
         self.asker = Desk(1)
         self._engine = OwnEngine(engine)
@@ -75,6 +75,12 @@ class Keeper:
         """Where it is asked and told what a call does not have to wait for, or not for long."""
         lifecycle.notice_fork()  # threads stay behind in the parent
         return self._desk
+
+    @property
+    def functions(self) -> Desk:
+        """Where the app's functions are asked that a call waits for: apart, so that it waits for no others than its own."""
+        lifecycle.notice_fork()
+        return self._functions
 
     @property
     def inline(self) -> bool:
@@ -172,7 +178,7 @@ class Keeper:
                 self.desk.submit(self._sweep_quietly)
         done = self.desk.settle(max(0.0, deadline - time.monotonic())) and not self._undone
         # The app's functions may take longer. What they say is measured then, and is no part of what was recorded.
-        for desk in (self.asker, self.desk):
+        for desk in (self._functions, self.asker, self.desk):
             desk.settle(max(0.0, deadline - time.monotonic()))
         return done
 
@@ -216,15 +222,16 @@ class Keeper:
     # Forks, and the end of the process: called by the ledger's hooks.
 
     def before_fork(self, patience: float) -> None:
-        self.asker.pause(0.0)  # what it runs is the app's
+        for desk in (self._functions, self.asker):
+            desk.pause(0.0)  # what they run is the app's
         self._desk.pause(max(0.0, min(patience, PATIENCE_SECONDS)))
 
     def after_fork_in_parent(self) -> None:
-        self._desk.resume()
-        self.asker.resume()
+        for desk in (self._desk, self._functions, self.asker):
+            desk.resume()
 
     def after_fork_in_child(self) -> None:
-        self._desk, self.asker = Desk(), Desk(1)
+        self._desk, self._functions, self.asker = Desk(), Desk(), Desk(1)
         self._lock, self._turn = threading.Lock(), threading.Lock()
         self._undone, self._counts = [], Counter()
         self._engine.abandon()

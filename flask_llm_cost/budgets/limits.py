@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -31,6 +31,10 @@ _ADJUSTMENTS: Final = cast(sa.Table, Adjustment.__table__)
 
 class LimitError(Exception):
     """The app's function did not say what the limit is. Carries the class of what it raised."""
+
+
+#: As stored; ``None`` for no limit.
+Told: TypeAlias = Decimal | LimitError | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class Limits:
         self._functions = functions
         self._context = context
         self._lock = threading.Lock()
-        self._answers: dict[tuple[str, str], tuple[float, Decimal | LimitError | None]] = {}
+        self._answers: dict[tuple[str, str], tuple[float, Told]] = {}
         self._lifts: dict[tuple[str, str], Lift] = {}
         self._warned: set[str] = set()
 
@@ -87,21 +91,23 @@ class Limits:
 
         An account whose limit only the app can say is not in it, unless it was asked a moment ago.
         """
-        now, found = time.monotonic(), {}
+        told = self.told(accounts)
+        return {key: None if isinstance(limit, LimitError) else limit for key, limit in told.items()}
+
+    def told(self, accounts: Iterable[Account]) -> dict[UUID, Told]:
+        """The same, and where the app's function did not say one a moment ago, that."""
+        now, found = time.monotonic(), dict[UUID, Told]()
         for account in accounts:
             if account.budget.name not in self._functions:
                 found[account.id] = declared_limit(account.budget)
                 continue
             answer = self._answers.get((account.budget.name, account.scope))
             if answer is not None and answer[0] > now:
-                found[account.id] = None if isinstance(answer[1], LimitError) else answer[1]
+                found[account.id] = answer[1]
         return found
 
-    def ask(self, account: Account) -> Decimal | None:
-        """The limit without any lift, as stored; ``None`` for no limit. Asks the app where it has not just been asked.
-
-        :raises LimitError: the app's function raised, or gave no amount that can be kept
-        """
+    def answer(self, account: Account) -> Told:
+        """The limit without any lift, as stored; ``None`` for no limit. Asks the app where it has not just been asked."""
         budget = account.budget
         function = self._functions.get(budget.name)
         if function is None:
@@ -115,25 +121,16 @@ class Limits:
                 if len(self._answers) >= _MOST:
                     self._answers.clear()
                 self._answers[key] = answer
-        if isinstance(answer[1], LimitError):
-            raise answer[1]
         return answer[1]
 
     def asked(self, accounts: Iterable[Account]) -> dict[UUID, Decimal]:
         """The same of several accounts: those that have a limit, as far as the app says so."""
         found = {}
         for account in accounts:
-            with suppress(LimitError):
-                if (limit := self.ask(account)) is not None:
-                    found[account.id] = limit
+            limit = self.answer(account)
+            if limit is not None and not isinstance(limit, LimitError):
+                found[account.id] = limit
         return found
-
-    def effective(self, account: Account) -> Decimal | None:
-        """The limit that is enforced: that one, or a higher one that somebody lifted it to. Asks the app like :meth:`ask`.
-
-        :raises LimitError: as :meth:`ask`
-        """
-        return self.lifted(account, self.ask(account))
 
     def lifted(self, account: Account, limit: Decimal | None) -> Decimal | None:
         """*limit*, or a higher one that somebody lifted it to."""
@@ -146,7 +143,7 @@ class Limits:
         """Look which lifts are in force. Done where a limit would refuse a call, so that a lift works at once."""
         self._lifts = {(lift.budget, lift.scope): lift for lift in active_lifts(connection)}
 
-    def _call(self, account: Account, function: Callable[[Mapping[str, str]], Any]) -> Decimal | LimitError | None:
+    def _call(self, account: Account, function: Callable[[Mapping[str, str]], Any]) -> Told:
         budget = account.budget
         try:
             with self._context():

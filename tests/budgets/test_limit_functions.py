@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
@@ -14,8 +15,8 @@ import pytest
 import sqlalchemy as sa
 from budget_apps import BODY, AppMaker, BudgetApp
 
-from flask_llm_cost import BudgetExceededError, LlmCostTracker, signals, track
-from flask_llm_cost.budgets import limits
+from flask_llm_cost import BudgetExceededError, LlmCostTracker, signals, tags, track
+from flask_llm_cost.budgets import enforcement, limits
 from flask_llm_cost.ledger.models import Counter
 from flask_llm_cost.testing.provider import PlayedProvider
 
@@ -67,6 +68,64 @@ def test_a_function_that_does_not_return_keeps_no_call_out(make_app: AppMaker) -
         assert app.costs.flush(20)
     assert sorted(found) == sorted((f"tenant_id={name}", 1) for name in (*range(30), "later"))
     assert {row.limit_amount * 1_000_000 for row in app.periods() if row.limit_amount is not None} == {1}
+
+
+@pytest.mark.parametrize("on_error", ["block", "allow"])
+def test_a_function_that_is_slow_keeps_no_others_calls_waiting(
+    sqlite_app: AppMaker, provider: PlayedProvider, monkeypatch: pytest.MonkeyPatch, on_error: str
+) -> None:
+    """While it hangs for calls of many tenants, others' calls go through at once; theirs are told which limit is missing."""
+    monkeypatch.setattr(enforcement, "PATIENCE_SECONDS", 3.0)
+    costs, answering, asked = LlmCostTracker(), threading.Event(), list[str]()
+
+    @costs.budget_limit("n")
+    def limit(scope: Mapping[str, str]) -> str:
+        asked.append(scope["tenant_id"])
+        if scope["tenant_id"] != "quick":
+            answering.wait(60)
+        return "100"
+
+    everybody = {"name": "all", "limit": "21", "period": "day", "unit": "calls", "action": "block"}
+    app = sqlite_app({**PER_TENANT, "action": "block", "on_error": on_error}, everybody, costs=costs)
+
+    def send(tenant: str | None) -> BudgetExceededError | None:
+        with app.flask.app_context(), tags(tenant_id=tenant) if tenant else tags(feature="chat"):
+            try:
+                client.post(provider.openai_url + "/chat/completions", json=BODY)
+            except BudgetExceededError as error:
+                return error
+        return None
+
+    def check() -> None:
+        with app.flask.app_context(), tags(tenant_id="quick"):
+            costs.check_budget()
+
+    client = httpx.Client()
+    assert send("quick") is None
+    try:
+        with ThreadPoolExecutor(24) as threads:
+            slow = [threads.submit(send, f"slow{number % 4}") for number in range(16)]
+            time.sleep(0.1)
+            started = time.monotonic()
+            assert [send(tenant) for tenant in ("quick", None)] == [None, None]
+            check()
+            assert time.monotonic() - started < 2
+            errors = [job.result() for job in slow]
+        if on_error == "block":  # else they are asked for once more, for thresholds
+            assert sorted(asked) == ["quick", *(f"slow{number}" for number in range(4))]
+        assert len(provider.requests) == (3 if on_error == "block" else 19)
+        for error in errors:
+            assert error is None if on_error == "allow" else (error and (error.budget, error.stage) == ("n", "limit"))
+        if on_error == "allow":  # the others judge all the same
+            assert [send(tenant) for tenant in (None, None)] == [None, None]
+            refused = send("slow1")
+            assert refused is not None
+            assert (refused.budget, refused.stage) == ("all", "admit")
+    finally:
+        answering.set()
+        client.close()
+    app.flush()
+    assert app.open_amount() == 0
 
 
 def test_answers_hold_for_the_write_that_they_were_asked_for(make_app: AppMaker, monkeypatch: pytest.MonkeyPatch) -> None:

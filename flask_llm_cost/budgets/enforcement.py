@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -31,8 +31,6 @@ from flask_llm_cost.errors import BudgetExceededError
 from flask_llm_cost.ledger.transaction import WriteError
 from flask_llm_cost.log import log
 from flask_llm_cost.pricing import PriceBook
-
-_T = TypeVar("_T")
 
 #: What a call is told that was left waiting.
 _LATE: Final = Trouble("unavailable", "it did not answer in time")
@@ -79,7 +77,8 @@ class Budgets(Reading):
         crossed: Callable[[Crossing], None],
     ) -> None:
         shortest = min((budget.hold_seconds for budget in budgets if budget.blocks), default=3600)
-        super().__init__(budgets, zone, Limits(functions, context), Keeper(engine, read_engine, flush, shortest))
+        keeper = Keeper(engine, read_engine, flush, shortest, self._expired)
+        super().__init__(budgets, zone, Limits(functions, context), keeper)
         self._questions = Questions(self.limits, self.keeper)
         self.settling = Settling(self.declared, zone, self.limits, self._moved)
         self._blocking = tuple(budget for budget in budgets if budget.blocks)
@@ -368,6 +367,15 @@ class Budgets(Reading):
         # Functions that never come back must not fill the memory. What is left out is measured when it moves again.
         if unasked and self.keeper.asker.waiting < _MOST_WAITING:
             self._elsewhere(self.keeper.asker, functools.partial(self._ask_limits, unasked))
+
+    def _expired(self, ids: Collection[UUID]) -> None:
+        """What was held is unresolved, which counts for thresholds."""
+        measured = [Measured(account) for account in self.accounts(ids) if account.budget.warn_at]
+        known = self.limits.known(found.account for found in measured)
+        limits = {key: limit for key, limit in known.items() if limit is not None}
+        if limits:
+            self._measure([found for found in measured if found.account.id in limits], limits)
+        self._moved((), [found for found in measured if found.account.id not in known])
 
     def _elsewhere(self, desk: Desk, work: Callable[[], None]) -> None:
         if self.keeper.inline:

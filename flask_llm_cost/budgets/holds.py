@@ -309,8 +309,8 @@ def void(call_id: UUID, periods: Collection[UUID] | None = None) -> Callable[[sa
     return work
 
 
-def expire(connection: sa.Connection) -> int:
-    """Count as unresolved what nobody has heard of for too long. Returns how many holds that were."""
+def expire(connection: sa.Connection) -> list[UUID]:
+    """Count as unresolved what nobody has heard of for too long. Returns the account of each hold."""
     now = datetime.now(UTC)
     holds = locked(connection, HOLDS.c.state == OPEN, HOLDS.c.expires_at < now, now=now, most=BATCH)
     moves: dict[UUID, Move] = {}
@@ -320,7 +320,7 @@ def expire(connection: sa.Connection) -> int:
         moved.unresolved += hold["amount"]
     move(connection, moves, now)
     close(connection, holds, UNRESOLVED, now)
-    return len(holds)
+    return [hold["period_id"] for hold in holds]
 
 
 def forget(connection: sa.Connection) -> int:

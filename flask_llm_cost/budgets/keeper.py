@@ -6,9 +6,10 @@ import functools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, TypeVar
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -42,6 +43,7 @@ class Keeper:
     :param read_engine: the same for what is only shown
     :param write: writes what waits in this process: whether all is written after so many seconds
     :param shortest: seconds after which a hold expires, at the earliest
+    :param expired: told of accounts in which holds have become unresolved
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class Keeper:
         read_engine: Callable[[], sa.Engine],
         write: Callable[[float], bool],
         shortest: float,
+        expired: Callable[[Collection[UUID]], None],
     ) -> None:
         self.write = write
+        self._expired = expired
         self._desk, self._functions = Desk(), Desk()
         #: Where the app's functions are asked that no call waits for: one at a time, so that slow ones keep no call waiting.
         self.asker = Desk(1)
@@ -164,9 +168,14 @@ class Keeper:
                 self._counts += counts
             raise
         self._engine.close_idle(_IDLE_CONNECTION_SECONDS)
-        for tidy in (holds.expire, holds.forget):
-            while self._run(tidy, patience=1.0) == holds.BATCH:
-                pass
+        more = True
+        while more:
+            moved = self._run(holds.expire, patience=1.0)
+            more = len(moved) == holds.BATCH
+            if moved:
+                self._expired(set(moved))
+        while self._run(holds.forget, patience=1.0) == holds.BATCH:
+            pass
 
     def flush(self, seconds: float) -> bool:
         """Whether all that was to be given back or told is done within *seconds*."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from flask_llm_cost.budgets.accounts import Account, Subject, Verdict, judge
+import sqlalchemy as sa
+
+from flask_llm_cost.budgets.accounts import Account, Period, Subject, Verdict, account_id, judge
 from flask_llm_cost.budgets.declaration import Budget
+from flask_llm_cost.budgets.holds import PERIODS
 from flask_llm_cost.budgets.keeper import Keeper
 from flask_llm_cost.budgets.limits import Limits, active_lifts
 from flask_llm_cost.budgets.statuses import BudgetStatus, OpenHold, open_holds, status_of, statuses
@@ -65,6 +69,21 @@ class Reading:
         """
         with self.keeper.session() as session:
             return open_holds(session, self.declared if budgets is None else budgets, scope=scope, most=most)
+
+    def accounts(self, ids: Collection[UUID]) -> list[Account]:
+        """Those of *ids* that are of a budget as it is declared now, of whatever period.
+
+        :raises WriteError: they could not be read
+        """
+        budgets = {budget.name: budget for budget in self.declared}
+        chosen = sa.select(PERIODS).where(PERIODS.c.id.in_(ids), PERIODS.c.budget.in_(budgets))
+        rows = self.keeper.read(lambda connection: connection.execute(chosen).all())
+        found = (Account(budgets[row.budget], row.scope, Period(row.starts_at, row.ends_at), row.id) for row in rows)
+        return [
+            account
+            for account in found
+            if account.id == account_id(account.budget, account.scope, account.period.starts_at.isoformat())
+        ]
 
     def explain(self, subject: Subject) -> list[Verdict]:
         """Which budgets apply to a call, and why, in the order of their declaration."""

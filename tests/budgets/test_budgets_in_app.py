@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -20,7 +20,11 @@ from flask import request
 
 from flask_llm_cost import BudgetExceededError, ConfigError, LlmCostTracker, signals, tags, track, track_stream
 from flask_llm_cost.budgets import enforcement, holds
+from flask_llm_cost.budgets.accounts import Subject
+from flask_llm_cost.budgets.asking import Ask
 from flask_llm_cost.budgets.declaration import parse_budgets
+from flask_llm_cost.ledger.models import BudgetHold
+from flask_llm_cost.records import new_call_id
 from flask_llm_cost.testing import capture_calls
 from flask_llm_cost.testing.provider import PlayedProvider
 
@@ -282,6 +286,39 @@ def test_each_tenant_that_crosses_is_told_of(make_app: AppMaker, provider: Playe
         track("openai", model="gpt-4o", usage={"input": 1}, tags={"tenant_id": "well below"})
         assert app.costs.flush(20)
     assert sorted(told) == [f"tenant_id={n}" for n in range(4)]
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_hold_that_expires_crosses_thresholds(make_app: AppMaker, computed: bool) -> None:
+    """What is unresolved from now on is told of, once, as it keeps calls out: by a declared limit and by the app's own."""
+    costs = LlmCostTracker()
+    if computed:
+
+        @costs.budget_limit("n")
+        def limit(scope: Mapping[str, str]) -> str:
+            return "10"
+
+    budget = {"name": "n", "limit": "10", "period": "day", "unit": "calls", "action": "block", "warn_at": [0.5]}
+    app = make_app(budget, costs=costs)
+    at = datetime.now(UTC)
+    subject = Subject("openai", ("gpt-4o",), {}, at)
+    told: list[tuple[str, Decimal, Decimal]] = []
+
+    def receive(sender: Any, **facts: Any) -> None:
+        told.append((facts["scope"], facts["spent"], facts["limit"]))
+
+    with signals.budget_exceeded.connected_to(receive):
+        for calls in (4, 1, 1):
+            for _ in range(calls):
+                ask = Ask(new_call_id(), subject, "chat.completions", b"{}", 2, app.budgets.blocking(subject))
+                assert app.budgets.authorise(ask).error is None
+            with app.engine.begin() as connection:
+                past = at - timedelta(seconds=1)
+                connection.execute(sa.update(BudgetHold).values(expires_at=past).where(BudgetHold.state == "open"))
+            app.budgets.limits._answers.clear()
+            app.budgets.keeper.sweep()
+            app.flush()
+    assert told == [("all", 5, 10)]
 
 
 def test_a_limit_that_the_app_computes(make_app: AppMaker, provider: PlayedProvider) -> None:

@@ -192,20 +192,29 @@ class Settling:
                 continue
             work.moves.setdefault(period_id, Move()).spent += amount
 
-    @staticmethod
     def _cross(
-        connection: sa.Connection, measured: Sequence[Measured], limits: Mapping[UUID, Decimal | None], now: datetime
+        self, connection: sa.Connection, measured: Sequence[Measured], limits: Mapping[UUID, Decimal | None], now: datetime
     ) -> list[Crossing]:
-        """The thresholds that are crossed by now and that no row says were crossed before."""
+        """The thresholds that are crossed by now and that no row says were crossed before.
+
+        :param limits: without any lift: a lift only makes a limit higher, so most often none has to be looked for
+        """
         totals = {found.account.id: found.amount for found in measured if limits.get(found.account.id) is not None}
         if lasting := [key for key, amount in totals.items() if amount is None]:
             query = sa.select(PERIODS.c.id, PERIODS.c.spent, PERIODS.c.unresolved).where(PERIODS.c.id.in_(lasting))
             totals.update({row.id: row.spent + row.unresolved for row in connection.execute(query)})
         reached: list[tuple[Account, Decimal, Decimal]] = []
+        lifts_are_read = False
         for found in measured:
             account, key = found.account, found.account.id
             total, limit = totals.get(key), limits.get(key)
             if total is None or limit is None or total < limit * account.budget.warn_at[0]:
+                continue
+            if not lifts_are_read:
+                self._limits.load_lifts(connection)
+                lifts_are_read = True
+            limit = self._limits.lifted(account, limit)
+            if limit is None or total < limit * account.budget.warn_at[0]:
                 continue
             reached.append((account, total, limit))
             if found.amount is not None and connection.scalar(sa.select(PERIODS.c.id).where(PERIODS.c.id == key)) is None:

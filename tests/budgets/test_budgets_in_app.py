@@ -731,6 +731,31 @@ def test_a_lift_of_what_one_call_may_cost(sqlite_app: AppMaker, provider: Played
     assert [call.outcome for call in app.calls()] == ["blocked", "blocked", "ok"]
 
 
+def test_thresholds_are_shares_of_a_lifted_limit(make_app: AppMaker) -> None:
+    """The signal and its row go by the limit that is enforced: a lift is one, until it ends."""
+    app = make_app({**CAP, "limit": "25"}, {"name": "one", "limit": "4", "period": "call", "warn_at": [1]})
+    assert run(app, "budgets", "lift", "cap", "--scope", "tenant_id=42", "--to", "50", "--until", "23:59").exit_code == 0
+    assert run(app, "budgets", "lift", "one", "--to", "20").exit_code == 0
+    told: list[tuple[str, Decimal, Decimal, Decimal]] = []
+
+    def receive(sender: Any, **facts: Any) -> None:
+        told.append((facts["budget"], facts["threshold"], facts["spent"], facts["limit"]))
+
+    def spend(dollars: str) -> list[tuple[str, Decimal, Decimal, Decimal]]:
+        told.clear()
+        track("openai", model="gpt-4o", billed=dollars, tags={"tenant_id": "42"})
+        assert app.costs.flush(20)
+        return sorted(told)
+
+    with signals.budget_exceeded.connected_to(receive), app.flask.app_context():
+        assert spend("19") == []
+        assert spend("19") == []
+        assert spend("4") == [("cap", Decimal("0.8"), 42, 50)]
+        with app.engine.begin() as connection:
+            connection.execute(sa.text("UPDATE llm_cost_adjustments SET until = '2020-01-01 00:00:00'"))
+        assert spend("5") == [("cap", 1, 47, 25), ("one", 1, 5, 4)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -161,6 +161,7 @@ class BudgetExceededError(LlmCostError):
         unit: str = "cost",
         period: str = "",
         problem: str | None = None,
+        symbol: str = "$",
     ) -> None:
         self.budget = budget
         self.scope = scope
@@ -174,6 +175,7 @@ class BudgetExceededError(LlmCostError):
         if problem is not None or limit is None or spent is None or held is None:
             super().__init__(f"{whose} blocks the call: {problem or 'it could not be asked'}")
             return
+        unit = symbol if unit == "cost" else f" {unit}"
         until = f"; there is room again from {period_ends:%Y-%m-%d %H:%M %Z}" if period_ends else ""
         if period == "call":
             used, until = "" if stage == "admit" else f", and this call took {_shown(spent, unit)}", ""
@@ -197,11 +199,14 @@ def _rebuilt(kind: type[BudgetExceededError], args: tuple[object, ...], facts: d
 
 
 def _shown(amount: Decimal, unit: str) -> str:
-    """An amount as a person writes it: dollars with two places, or with as many as it takes to see it."""
-    if unit != "cost":
-        return f"{amount.normalize():f} {unit}"
+    """An amount as a person writes it: dollars with two places, or with as many as it takes to see it.
+
+    :param unit: the symbol of a currency, or the word for what is counted, after a blank
+    """
+    if unit.startswith(" "):
+        return f"{amount.normalize():f}{unit}"
     places = 2 if not amount or abs(amount) >= 1 else min(12, 2 - amount.adjusted())
-    return f"${amount:.{places}f}"
+    return f"{unit}{amount:.{places}f}"
 
 
 class LedgerError(LlmCostError, RuntimeError):

@@ -1,6 +1,15 @@
-"""Numbers in sentences."""
+"""Numbers and amounts in sentences."""
 
 from __future__ import annotations
+
+from typing import Final
+
+_SYMBOLS: Final = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥", "CHF": "CHF ", "CAD": "C$", "AUD": "A$"}
+
+
+def symbol(currency: str) -> str:
+    """``$``, ``€``, or the code itself."""
+    return _SYMBOLS.get(currency, currency + " ")
 
 
 def plural(number: int, one: str, many: str | None = None) -> str:

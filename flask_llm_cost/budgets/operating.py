@@ -64,6 +64,7 @@ class Released:
     budget: str
     scope: str
     unit: str
+    currency: str
     calls: int
     amount: Decimal
 
@@ -73,7 +74,7 @@ def release(
 ) -> list[Released]:
     """Stop counting what is unresolved: somebody has looked, and the provider did not bill it."""
     now = datetime.now(UTC)
-    chosen = sa.select(PERIODS.c.id, PERIODS.c.budget, PERIODS.c.scope, PERIODS.c.unit)
+    chosen = sa.select(PERIODS.c.id, PERIODS.c.budget, PERIODS.c.scope, PERIODS.c.unit, PERIODS.c.currency)
     if name is not None:
         chosen = chosen.where(PERIODS.c.budget == name)
     if scope is not None:
@@ -91,7 +92,7 @@ def release(
     released = []
     for period_id, moved in moves.items():
         row = periods[period_id]
-        released.append(Released(row.budget, row.scope, row.unit, calls[period_id], -moved.unresolved))
+        released.append(Released(row.budget, row.scope, row.unit, row.currency, calls[period_id], -moved.unresolved))
         _adjust(
             connection, "release", budget=row.budget, scope=row.scope, amount=-moved.unresolved, actor=actor[:128],
             reason=reason,

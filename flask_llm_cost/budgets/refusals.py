@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from flask_llm_cost.budgets.accounts import Account, Subject
 from flask_llm_cost.budgets.holds import Hold, Standing
 from flask_llm_cost.errors import BudgetExceededError
+from flask_llm_cost.wording import symbol
 
 _ZERO: Final = Decimal(0)
 
@@ -53,6 +54,7 @@ def exceeded(hold: Hold, standing: Standing, stage: str, zone: ZoneInfo) -> Budg
         stage=stage,
         unit=account.budget.unit,
         period=account.budget.period,
+        symbol=symbol(account.budget.currency),
     )
 
 

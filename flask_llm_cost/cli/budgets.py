@@ -22,7 +22,7 @@ from flask_llm_cost.budgets.statuses import BudgetStatus
 from flask_llm_cost.cli.group import actor, cli, format_option
 from flask_llm_cost.extension import state_of
 from flask_llm_cost.ledger.transaction import WriteError, not_written
-from flask_llm_cost.wording import plural
+from flask_llm_cost.wording import plural, symbol
 
 _T = TypeVar("_T")
 _MOST_SHOWN: Final = 200
@@ -70,7 +70,7 @@ def budgets(check: bool, repair: bool, release: bool, name: str | None, scope: s
         scales = {budget.name: budget.scale for budget in ours.declared}
         for item in released:
             shown = item.amount * scales.get(item.budget, Decimal(1))
-            click.echo(f"{item.budget} ({item.scope}): {_amount(shown, item.unit)} of {plural(item.calls, 'call')} released")
+            click.echo(f"{item.budget} ({item.scope}): {_amount(shown, item)} of {plural(item.calls, 'call')} released")
         if not released:
             _chosen(ours, name, scope)
             click.echo("nothing is unresolved")
@@ -119,11 +119,11 @@ def lift_(name: str, scope: str, to: str, until: str | None, reason: str | None)
     current = ours.status(account).limit
     if current is not None and limit <= current:
         raise click.ClickException(
-            f"the limit is {_amount(current, account.budget.unit)} already; lift it to more, or declare a lower one"
+            f"the limit is {_amount(current, account.budget)} already; lift it to more, or declare a lower one"
         )
     _run(ours, lambda connection: operating.lift(connection, account, limit, ends, actor(), reason))
     end = "for good" if ends is None else f"until {ends.astimezone(ours.zone):%Y-%m-%d %H:%M %Z}"
-    click.echo(f"{name} ({scope}) may use {_amount(limit, account.budget.unit)} {end}")
+    click.echo(f"{name} ({scope}) may use {_amount(limit, account.budget)} {end}")
 
 
 def _chosen(ours: Budgets, name: str | None, scope: str | None) -> Sequence[Budget]:
@@ -182,16 +182,15 @@ def _until(text: str, zone: ZoneInfo, now: datetime) -> datetime:
     return end.astimezone(UTC)
 
 
-def _amount(value: Decimal, unit: str) -> str:
-    return f"${value:,.4f}" if unit == "cost" else f"{value:,f} {unit}"
+def _amount(value: Decimal, of: Budget | BudgetStatus | operating.Released) -> str:
+    return f"{symbol(of.currency)}{value:,.4f}" if of.unit == "cost" else f"{value:,f} {of.unit}"
 
 
 def _line(status: BudgetStatus, zone: ZoneInfo) -> str:
-    unit = status.unit
-    limit = "no limit" if status.limit is None else f"of {_amount(status.limit, unit)}"
-    parts = [f"{_amount(status.spent, unit)} spent", f"{_amount(status.held, unit)} held"]
+    limit = "no limit" if status.limit is None else f"of {_amount(status.limit, status)}"
+    parts = [f"{_amount(status.spent, status)} spent", f"{_amount(status.held, status)} held"]
     if status.unresolved:
-        parts.append(f"{_amount(status.unresolved, unit)} unresolved")
+        parts.append(f"{_amount(status.unresolved, status)} unresolved")
     line = f"{', '.join(parts)}, {limit}"
     if status.share is not None:
         line += f" ({status.share:.0%})"

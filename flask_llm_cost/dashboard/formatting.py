@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 
 from flask_llm_cost.wording import plural as plural  # for templates, which know this file only
 from flask_llm_cost.wording import several as several
+from flask_llm_cost.wording import symbol as symbol
 
-_SYMBOLS: Final = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥", "CHF": "CHF ", "CAD": "C$", "AUD": "A$"}
 _NAMES: Final = {"USD": "US dollars", "EUR": "euros", "GBP": "pounds", "JPY": "yen"}
 #: Currencies of which the minor unit is 0 in ISO 4217, table A.1 (kept by SIX), without its funds.
 _NO_MINOR_UNIT: Final = frozenset({
@@ -27,11 +27,6 @@ _WEEKDAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Sat
 MINUS: Final = "−"
 UNKNOWN: Final = "unknown"
 UNTAGGED: Final = "(untagged)"
-
-
-def symbol(currency: str) -> str:
-    """``$``, ``€``, or the code itself."""
-    return _SYMBOLS.get(currency, currency + " ")
 
 
 def currency_name(currency: str) -> str:

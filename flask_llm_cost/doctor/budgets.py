@@ -8,7 +8,7 @@ from flask_llm_cost.budgets.operating import mismatches
 from flask_llm_cost.doctor.check import Check
 from flask_llm_cost.extension import AppState
 from flask_llm_cost.ledger.transaction import WriteError, not_written
-from flask_llm_cost.wording import plural
+from flask_llm_cost.wording import plural, symbol
 
 
 def budgets(state: AppState) -> Iterator[Check]:
@@ -24,7 +24,7 @@ def budgets(state: AppState) -> Iterator[Check]:
         if budget.limit is None and budget.name not in functions:
             yield Check("Budgets", budget.name, "error", "it has no limit; declare one, or register @costs.budget_limit")
         else:
-            amount = f"${budget.limit}" if budget.unit == "cost" else f"{budget.limit} {budget.unit}"
+            amount = f"{symbol(budget.currency)}{budget.limit}" if budget.unit == "cost" else f"{budget.limit} {budget.unit}"
             how = "a limit that the app computes" if budget.name in functions else amount
             when = "in total" if budget.period == "total" else f"per {budget.period}"
             yield Check("Budgets", budget.name, "ok", f"{budget.action} at {how} {when}")

@@ -288,6 +288,23 @@ def test_each_tenant_that_crosses_is_told_of(make_app: AppMaker, provider: Playe
     assert sorted(told) == [f"tenant_id={n}" for n in range(4)]
 
 
+def test_amounts_in_the_budgets_currency(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """Commands, doctor and the error say euros where a budget is in euros; a bill in dollars is unresolved, not spent."""
+    app = sqlite_app({"name": "euros", "limit": "0.002", "period": "day", "action": "block", "currency": "EUR"})
+    with app.flask.app_context():
+        chat(provider)
+        assert app.costs.flush(20)
+        with pytest.raises(
+            BudgetExceededError, match=r"its limit is €0\.00200 a day, of which €0\.00 are spent and €0\.00138 held"
+        ):
+            chat(provider)
+    amount = "€0.0014"
+    assert f"€0.0000 spent, €0.0000 held, {amount} unresolved, of €0.0020" in run(app, "budgets").output
+    assert "block at €0.002 per day" in run(app, "doctor").output
+    assert run(app, "budgets", "--release").output == f"euros (all): {amount} of 1 call released\n"
+    assert "may use €5.0000" in run(app, "budgets", "lift", "euros", "--to", "5").output
+
+
 @pytest.mark.parametrize("computed", [False, True])
 def test_a_hold_that_expires_crosses_thresholds(make_app: AppMaker, computed: bool) -> None:
     """What is unresolved from now on is told of, once, as it keeps calls out: by a declared limit and by the app's own."""

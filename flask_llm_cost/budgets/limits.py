@@ -99,7 +99,7 @@ class Limits:
         now, found = time.monotonic(), dict[UUID, Told]()
         for account in accounts:
             if account.budget.name not in self._functions:
-                found[account.id] = declared_limit(account.budget)
+                found[account.id] = self._without_function(account.budget)
                 continue
             answer = self._answers.get((account.budget.name, account.scope))
             if answer is not None and answer[0] > now:
@@ -111,7 +111,7 @@ class Limits:
         budget = account.budget
         function = self._functions.get(budget.name)
         if function is None:
-            return declared_limit(budget)
+            return self._without_function(budget)
         key = (budget.name, account.scope)
         answer = self._answers.get(key)
         if answer is None or answer[0] <= time.monotonic():
@@ -122,6 +122,14 @@ class Limits:
                     self._answers.clear()
                 self._answers[key] = answer
         return answer[1]
+
+    def missing(self, budget: Budget) -> bool:
+        """Whether nobody says its limit: the declaration leaves that to a function, and there is none."""
+        return budget.limit is None and budget.name not in self._functions
+
+    def _without_function(self, budget: Budget) -> Told:
+        # A cap whose function was never imported must not let everything pass.
+        return LimitError("is not registered") if budget.blocks and self.missing(budget) else declared_limit(budget)
 
     def asked(self, accounts: Iterable[Account]) -> dict[UUID, Decimal]:
         """The same of several accounts: those that have a limit, as far as the app says so."""

@@ -43,7 +43,7 @@ def _run(budgets: Budgets, work: Callable[[sa.Connection], _T]) -> _T:
 
 
 @cli.group(invoke_without_command=True)
-@click.option("--check", is_flag=True, help="Exit with 1 when a limit is reached, for cron.")
+@click.option("--check", is_flag=True, help="Exit with 1 when a limit is reached, or a budget has none, for cron.")
 @click.option("--repair", is_flag=True, help="Make held and unresolved what the holds add up to.")
 @click.option("--release", is_flag=True, help="Stop counting what is unresolved.")
 @click.option("--name", help="Show, check or release this budget only.")
@@ -75,9 +75,13 @@ def budgets(check: bool, repair: bool, release: bool, name: str | None, scope: s
             _chosen(ours, name, scope)
             click.echo("nothing is unresolved")
         return
-    found = ours.statuses(scope, _chosen(ours, name, scope), most=None)
+    chosen = _chosen(ours, name, scope)
+    found = ours.statuses(scope, chosen, most=None)
     click.echo(_as_json(found) if form == "json" else _as_text(found, ours.zone))
-    if check and any(status.exhausted for status in found):
+    missing = [budget for budget in chosen if ours.limits.missing(budget)]
+    for budget in missing:
+        click.echo(f"{budget.name} has no limit; declare one, or register @costs.budget_limit", err=True)
+    if check and (missing or any(status.exhausted for status in found)):
         raise SystemExit(1)
 
 
@@ -117,7 +121,9 @@ def lift_(name: str, scope: str, to: str, until: str | None, reason: str | None)
     now = datetime.now(UTC)
     ends = account.period.ends_at if until is None else _until(until, ours.zone, now)
     current = ours.status(account).limit
-    if current is not None and limit <= current:
+    if current is None:
+        raise click.ClickException(f"budget {name!r} has no limit to lift, or its function does not say it")
+    if limit <= current:
         raise click.ClickException(
             f"the limit is {_amount(current, account.budget)} already; lift it to more, or declare a lower one"
         )

@@ -21,7 +21,7 @@ def budgets(state: AppState) -> Iterator[Check]:
         message = f"@costs.budget_limit({name!r}) names no budget; declare it in LLM_COST_BUDGETS"
         yield Check("Budgets", name, "error", message)
     for budget in ours.declared:
-        if budget.limit is None and budget.name not in functions:
+        if ours.limits.missing(budget):
             yield Check("Budgets", budget.name, "error", "it has no limit; declare one, or register @costs.budget_limit")
         else:
             amount = f"{symbol(budget.currency)}{budget.limit}" if budget.unit == "cost" else f"{budget.limit} {budget.unit}"

@@ -704,6 +704,31 @@ def test_a_slip_in_an_option_is_told(used: BudgetApp, arguments: list[str], word
     assert words in result.output
 
 
+def test_a_budget_whose_function_is_not_there(sqlite_app: AppMaker, provider: PlayedProvider) -> None:
+    """A limit that only a function says is no licence where that was never registered: calls, check and lift say so."""
+    missing: Any = {"name": "cap", "limit": None, "period": "day", "action": "block"}
+    app = sqlite_app(missing)
+    with app.flask.app_context():
+        for ask in (lambda: chat(provider), app.costs.check_budget):
+            with pytest.raises(BudgetExceededError, match="it is not registered"):
+                ask()
+    result = run(app, "budgets", "--check")
+    assert result.exit_code == 1
+    assert "cap has no limit; declare one, or register @costs.budget_limit" in result.output
+    result = run(app, "budgets", "lift", "cap", "--to", "5")
+    assert result.exit_code == 1
+    assert "budget 'cap' has no limit to lift" in result.output
+    with sqlite_app({**missing, "on_error": "allow"}).flask.app_context():
+        chat(provider)
+    costs = LlmCostTracker()
+    costs.budget_limit("cap")(lambda scope: None)
+    app = sqlite_app(missing, costs=costs)
+    with app.flask.app_context():
+        chat(provider)
+    assert run(app, "budgets", "--check").exit_code == 0
+    assert len(provider.requests) == 2
+
+
 def test_the_command_explains(used: BudgetApp) -> None:
     """Which budgets apply to a tag, which do not, and why."""
     text = run(used, "budgets", "explain", "--tag", "tenant_id=42").output

@@ -100,16 +100,18 @@ class Observation:
         #: What budgets are asked before this is sent, and again once it is recorded; ``None`` where they have no say.
         self.ask: Ask | None = None
         self._holds = False
-        # What is asked for with GET has been paid for elsewhere.
-        if state.budgets is not None and request.method == "POST" and self._means_a_model() and not capturing_now(self.host):
+        if state.budgets is not None and self._may_be_billed(request.method) and not capturing_now(self.host):
             subject, size = self.subject, length(request.headers)
             accounts = state.budgets.blocking(subject)
             self.ask = Ask(self.call_id, subject, route.operation, content, size, accounts, self.host, route.residency)
 
-    def _means_a_model(self) -> bool:
+    def _may_be_billed(self, method: str) -> bool:
         """Whether budgets may stop it: on a host that nobody knows ``/messages`` is anybody's, unless it names a model."""
-        taught = self._route.provider != self.host or self._route.format in self._state.hosts.formats
-        return self._route.certain or taught or self._requested_model is not None
+        # What is asked for with GET, or by its id, was paid for elsewhere; a batch is when its results are read.
+        route, own = self._route, self._route.format in self._state.hosts.formats
+        if method != "POST" or route.subject is not None or (route.operation == "batch" and not own):
+            return False
+        return route.certain or own or route.provider != self.host or self._requested_model is not None
 
     @property
     def subject(self) -> Subject:

@@ -227,6 +227,13 @@ class Move:
     held: Decimal = ZERO
     unresolved: Decimal = ZERO
 
+    def without(self, hold: Mapping[str, Any]) -> None:
+        """What a hold has stood for until now is not held any more, nor unresolved."""
+        if hold["state"] == OPEN:
+            self.held -= hold["amount"]
+        elif hold["state"] == UNRESOLVED:
+            self.unresolved -= hold["amount"]
+
 
 def move(connection: sa.Connection, moves: Mapping[UUID, Move], now: datetime) -> set[UUID]:
     """Move accounts, in the one order. Returns those whose row is there."""
@@ -295,11 +302,7 @@ def void(call_id: UUID, periods: Collection[UUID] | None = None) -> Callable[[sa
         holds = locked(connection, *which, now=now)
         moves: dict[UUID, Move] = {}
         for hold in holds:
-            moved = moves.setdefault(hold["period_id"], Move())
-            if hold["state"] == OPEN:
-                moved.held -= hold["amount"]
-            else:
-                moved.unresolved -= hold["amount"]
+            moves.setdefault(hold["period_id"], Move()).without(hold)
         move(connection, moves, now)
         if periods is None:
             close(connection, holds, RELEASED, now)
@@ -316,7 +319,7 @@ def expire(connection: sa.Connection) -> list[UUID]:
     moves: dict[UUID, Move] = {}
     for hold in holds:
         moved = moves.setdefault(hold["period_id"], Move())
-        moved.held -= hold["amount"]
+        moved.without(hold)
         moved.unresolved += hold["amount"]
     move(connection, moves, now)
     close(connection, holds, UNRESOLVED, now)

@@ -163,7 +163,8 @@ class Settling:
             if sign < 0:
                 work.before.add((account.id, row.id))
         if sign > 0:
-            for hold, unit, currency in work.held.get(row.id, ()):
+            # Its own first: those of other requests that turn out to be about the same call come after it.
+            for hold, unit, currency in sorted(work.held.get(row.id, ()), key=lambda found: found[0]["call_id"] != row.id):
                 period_id = hold["period_id"]
                 amount = counted.get(period_id, amount_of(unit, currency, call))
                 counted[period_id] = amount
@@ -255,24 +256,29 @@ class _Work:
         self.single_calls: list[Measured] = []
         self._closed: dict[str, list[dict[str, Any]]] = {SETTLED: [], UNRESOLVED: [], RELEASED: []}
         self._renamed: list[tuple[Mapping[str, Any], UUID]] = []
+        #: Period and call, of holds that are settled.
+        self._settled: set[tuple[UUID, UUID]] = set()
 
     def settle(self, hold: Mapping[str, Any], amount: Decimal | None, call: Row) -> None:
         """What becomes of a hold whose call is recorded with *amount*."""
         moved = self.moves.setdefault(hold["period_id"], Move())
         state, held = hold["state"], hold["amount"]
+        if (hold["period_id"], call["id"]) in self._settled:
+            # One call has one hold of an account: a second request that turns out to be about it costs nothing itself.
+            moved.without(hold)
+            self._close(hold, hold["call_id"], RELEASED, None)
+            return
+        self._settled.add((hold["period_id"], call["id"]))
         if hold["call_id"] != call["id"]:
             self._renamed.append((hold, call["id"]))
         if amount is None:
             # Not known, or not yet: it stands until it is known, or somebody releases it.
             if state == OPEN and call["usage_source"] != "pending":
-                moved.held -= held
+                moved.without(hold)
                 moved.unresolved += held
                 self._close(hold, call["id"], UNRESOLVED, None)
             return
-        if state == OPEN:
-            moved.held -= held
-        elif state == UNRESOLVED:
-            moved.unresolved -= held
+        moved.without(hold)
         self._close(hold, call["id"], SETTLED, amount)
 
     def _close(self, hold: Mapping[str, Any], call_id: UUID, state: str, amount: Decimal | None) -> None:

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -93,15 +94,27 @@ class Worker:
             object.__setattr__(ask, "call_id", new_call_id())
         return answer
 
-    def settle(self, ask: Ask, cost: Decimal | int | None, currency: str = "USD", **changes: Any) -> None:
-        """The call is recorded, with this cost."""
+    def settle(
+        self,
+        ask: Ask,
+        cost: Decimal | int | None,
+        currency: str = "USD",
+        source: str | None = None,
+        call_id: UUID | None = None,
+        **changes: Any,
+    ) -> None:
+        """The call is recorded, with this cost.
+
+        :param call_id: the id that it goes by, where that is not the one by which it asked
+        """
         record = CallRecord(
-            id=ask.call_id,
+            id=call_id or ask.call_id,
+            hold_id=ask.call_id if call_id else None,
             occurred_at=ask.subject.at,
             provider="acme",
             operation="chat.completions",
             model="big",
-            usage=Usage() if cost is None else Usage({"output": 1}, "response"),
+            usage=Usage({} if cost is None else {"output": 1}, source or ("unknown" if cost is None else "response")),
             tags=dict(ask.subject.tags),
             cost=Cost(None, (), "unpriced") if cost is None else Cost(Decimal(cost), (), "priced", currency=currency),
             **changes,

@@ -21,6 +21,7 @@ from flask_llm_cost.budgets import holds, operating
 from flask_llm_cost.budgets.settling import Crossing
 from flask_llm_cost.ledger.models import Alert, Base, BudgetHold, BudgetPeriod
 from flask_llm_cost.pricing import PriceBook
+from flask_llm_cost.records import new_call_id
 
 LIMIT, HOLD = 20, 3
 ADMITTED = LIMIT // HOLD
@@ -186,6 +187,20 @@ def test_nothing_is_counted_twice(make_worker: Callable[..., Worker]) -> None:
     worker.settle(gone, 1)  # the provider billed it after all
     row = account_row(worker)
     assert (row.spent, row.held, row.unresolved) == (17, 0, 0)
+    assert operating_mismatches(worker) == []
+
+
+def test_a_second_hold_of_one_call_is_given_back(make_worker: Callable[..., Worker]) -> None:
+    """Two requests that turn out to be about one call, one after the other, cost what it costs, and its bill is kept."""
+    worker = make_worker(BLOCK(100))
+    made, again, call_id = worker.ask(10), worker.ask(20), new_call_id()
+    assert worker.patient(made).error is None
+    worker.settle(made, None, source="pending", call_id=call_id)
+    assert worker.patient(again).error is None
+    worker.settle(again, 4, call_id=call_id)
+    row = account_row(worker)
+    assert (row.spent, row.held, row.unresolved) == (4, 0, 0)
+    assert sorted((hold.state, hold.actual) for hold in rows(worker, BudgetHold)) == [("released", None), ("settled", 4)]
     assert operating_mismatches(worker) == []
 
 

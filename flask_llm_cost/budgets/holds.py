@@ -275,14 +275,20 @@ def locked(
 
 
 def close(connection: sa.Connection, holds: Iterable[Mapping[str, Any]], state: str, now: datetime) -> None:
-    """Say what became of holds."""
+    """Say what became of holds: what each still stands for, as its ``amount``, and what it is known to have cost."""
     closing = (
         sa.update(HOLDS)
         .where(HOLDS.c.call_id == sa.bindparam("call"), HOLDS.c.period_id == sa.bindparam("period"))
-        .values(state=state, actual=_money("what_it_was"), settled_at=now)
+        .values(state=state, amount=_money("what_stands"), actual=_money("what_it_was"), settled_at=now)
     )
     values = [
-        {"call": row["call_id"], "period": row["period_id"], "what_it_was": row.get("was", row["actual"])} for row in holds
+        {
+            "call": row["call_id"],
+            "period": row["period_id"],
+            "what_stands": row["amount"],
+            "what_it_was": row["actual"],
+        }
+        for row in holds
     ]
     if values:
         connection.execute(closing, values)

@@ -262,27 +262,28 @@ class _Work:
     def settle(self, hold: Mapping[str, Any], amount: Decimal | None, call: Row) -> None:
         """What becomes of a hold whose call is recorded with *amount*."""
         moved = self.moves.setdefault(hold["period_id"], Move())
-        state, held = hold["state"], hold["amount"]
+        state = hold["state"]
         if (hold["period_id"], call["id"]) in self._settled:
             # One call has one hold of an account: a second request that turns out to be about it costs nothing itself.
             moved.without(hold)
-            self._close(hold, hold["call_id"], RELEASED, None)
+            self._close(hold, hold["call_id"], RELEASED, None, hold["amount"])
             return
         self._settled.add((hold["period_id"], call["id"]))
         if hold["call_id"] != call["id"]:
             self._renamed.append((hold, call["id"]))
-        if amount is None:
-            # Not known, or not yet: it stands until it is known, or somebody releases it.
-            if state == OPEN and call["usage_source"] != "pending":
-                moved.without(hold)
-                moved.unresolved += held
-                self._close(hold, call["id"], UNRESOLVED, None)
+        if amount is None and (state not in (OPEN, UNRESOLVED) or call["usage_source"] == "pending"):
             return
         moved.without(hold)
-        self._close(hold, call["id"], SETTLED, amount)
+        rest = _rest_of(hold, amount, call)
+        moved.unresolved += rest
+        if amount is None or rest:
+            self._close(hold, call["id"], UNRESOLVED, amount, rest)
+        else:
+            self._close(hold, call["id"], SETTLED, amount, hold["amount"])
 
-    def _close(self, hold: Mapping[str, Any], call_id: UUID, state: str, amount: Decimal | None) -> None:
-        self._closed[state].append({"call_id": call_id, "period_id": hold["period_id"], "was": amount, "actual": amount})
+    def _close(self, hold: Mapping[str, Any], call_id: UUID, state: str, actual: Decimal | None, amount: Decimal) -> None:
+        closed = {"call_id": call_id, "period_id": hold["period_id"], "actual": actual, "amount": amount}
+        self._closed[state].append(closed)
 
     def write_holds(self, connection: sa.Connection) -> None:
         for hold, call_id in self._renamed:
@@ -291,3 +292,17 @@ class _Work:
             connection.execute(sa.update(HOLDS).where(*key).values(call_id=call_id))
         for state, closed in self._closed.items():
             holds.close(connection, closed, state, self.now)
+
+
+def _rest_of(hold: Mapping[str, Any], known: Decimal | None, call: Row) -> Decimal:
+    """What a hold goes on standing for, until it is known, or somebody releases it.
+
+    That is all of it where nothing is known of what the call cost. Where a stream was cut, the provider bills more than it
+    had told by then: what is known is spent, and the hold stands for that much less. Both together are what it was at first.
+    """
+    if hold["state"] not in (OPEN, UNRESOLVED):
+        return ZERO
+    whole: Decimal = hold["amount"] + (hold["actual"] or ZERO)
+    if known is None:
+        return whole
+    return max(ZERO, whole - known) if call["usage_source"] == "stream_partial" else ZERO

@@ -291,7 +291,9 @@ class BudgetHold(Base):
 
     call_id: Mapped[UUID] = mapped_column(primary_key=True)
     period_id: Mapped[UUID] = mapped_column(sa.ForeignKey("llm_cost_budget_periods.id"), primary_key=True)
+    #: What it stands for: less than it was taken for where a part of what the call cost is known.
     amount: Mapped[Decimal] = mapped_column(Money)
+    #: What of the cost is known, and counted as spent.
     actual: Mapped[Decimal | None] = mapped_column(Money)
     #: ``open``, ``settled``, ``unresolved`` (its cost is not known, or nobody has heard of the call) or ``released``.
     state: Mapped[str] = mapped_column(sa.String(16))

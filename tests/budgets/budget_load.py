@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -26,8 +27,10 @@ from flask_llm_cost.budgets.asking import Answer, Ask
 from flask_llm_cost.budgets.declaration import parse_budgets
 from flask_llm_cost.budgets.enforcement import Budgets
 from flask_llm_cost.budgets.settling import Crossing
+from flask_llm_cost.ledger.change import Change
 from flask_llm_cost.ledger.engine import OwnEngine
-from flask_llm_cost.ledger.models import BudgetHold, BudgetPeriod
+from flask_llm_cost.ledger.models import BudgetHold, BudgetPeriod, Call
+from flask_llm_cost.ledger.stored import stored_calls
 from flask_llm_cost.ledger.transaction import WriteError
 from flask_llm_cost.ledger.writer import Writer
 from flask_llm_cost.pricing import PriceBook
@@ -127,6 +130,17 @@ class Worker:
                 except WriteError:
                     time.sleep(pause)
             raise AssertionError("never written")
+
+    def reprice(self, ask: Ask, cost: Decimal | int | None) -> None:
+        """The recorded call gets another price."""
+
+        def work(connection: sa.Connection) -> None:
+            removed = stored_calls(connection, [ask.call_id], lock=True)
+            (now,) = (replace(rows, call={**rows.call, "total_cost": cost and Decimal(cost)}) for rows in removed)
+            connection.execute(sa.update(Call).where(Call.id == now.id).values(total_cost=now.call["total_cost"]))
+            self._writer.move(connection, Change((now,), removed))
+
+        self._writer.transactions.run(work)
 
     def let_expire(self) -> None:
         """Make all holds as old as they can be, and sweep."""

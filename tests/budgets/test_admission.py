@@ -247,6 +247,32 @@ def test_a_call_of_unknown_cost_stands_until_it_is_released(make_worker: Callabl
     assert account_row(worker).unresolved == 0
 
 
+def test_what_a_cut_stream_may_cost_beyond_what_is_known(make_worker: Callable[..., Worker]) -> None:
+    """Of a stream that was cut, what it had told is spent, and the rest of its hold stands until somebody releases it.
+
+    A price that comes later moves both, so that they stay what was held; a release leaves what is known.
+    """
+    worker = make_worker(BLOCK(20))
+    asked, dear = worker.ask(12), worker.ask(3)
+    for call, known in ((asked, 2), (dear, 4)):
+        assert worker.patient(call).error is None
+        worker.settle(call, known, source="stream_partial", outcome="interrupted")
+    row = account_row(worker)
+    assert (row.spent, row.held, row.unresolved) == (6, 0, 10)
+    assert worker.patient(worker.ask(5)).error is not None
+    for price, rest in ((5, 7), (None, 12), (3, 9)):
+        worker.reprice(asked, price)
+        row = account_row(worker)
+        assert (row.spent, row.held, row.unresolved) == (4 + (price or 0), 0, rest)
+        assert operating_mismatches(worker) == []
+    released = worker.budgets.keeper.run(lambda connection: operating.release(connection, None, None, "ann", None))
+    assert [(item.amount, item.calls) for item in released] == [(9, 1)]
+    worker.reprice(asked, 1)
+    row = account_row(worker)
+    assert (row.spent, row.held, row.unresolved) == (5, 0, 0)
+    assert operating_mismatches(worker) == []
+
+
 def test_overlapping_budgets_never_lock_each_other_out(make_worker: Callable[..., Worker]) -> None:
     """Three budgets apply to each call of 32 workers, asked in any order: no deadlock, and the smallest limit holds."""
     entries = [BLOCK(200, name="a"), BLOCK(150, name="b", per="tenant_id"), BLOCK(100, name="c", per="user_id")]
@@ -380,7 +406,8 @@ def test_whatever_becomes_of_the_calls(make_worker: Callable[..., Worker], count
     """Calls that end well, in an error or a timeout, cancelled, cut or not at all leave nothing held, and spent exact."""
     worker = make_worker(BLOCK(9_000_000, hold_seconds=1))
     rng = random.Random(1)
-    asked = [worker.ask(rng.randrange(1, 50)) for _ in range(count)]
+    held = [rng.randrange(1, 50) for _ in range(count)]
+    asked = [worker.ask(tokens) for tokens in held]
     ends = [rng.choice(("ok", "refused", "timeout", "cancelled", "cut", "killed")) for _ in asked]
     costs = [Decimal(rng.randrange(1, 5_000_000)).scaleb(-6) for _ in asked]
 
@@ -391,8 +418,10 @@ def test_whatever_becomes_of_the_calls(make_worker: Callable[..., Worker], count
             worker.budgets.void(call.call_id)
         elif end in ("timeout", "cancelled"):
             worker.settle(call, None, outcome="error" if end == "timeout" else "interrupted")
-        elif end != "killed":
-            worker.settle(call, cost, outcome="ok" if end == "ok" else "interrupted")
+        elif end == "cut":
+            worker.settle(call, cost, source="stream_partial", outcome="interrupted")
+        elif end == "ok":
+            worker.settle(call, cost)
 
     with ThreadPoolExecutor(16) as pool:
         for future in [pool.submit(live, number) for number in range(count)]:
@@ -402,9 +431,9 @@ def test_whatever_becomes_of_the_calls(make_worker: Callable[..., Worker], count
     row = account_row(worker)
     assert row.held == 0
     assert row.spent == sum((cost for cost, end in zip(costs, ends, strict=True) if end in ("ok", "cut")), Decimal(0))
-    waiting = [call for call, end in zip(asked, ends, strict=True) if end in ("timeout", "cancelled", "killed")]
-    amounts = {hold.call_id: hold.amount for hold in rows(worker, BudgetHold)}
-    assert row.unresolved == sum((amounts[call.call_id] for call in waiting), Decimal(0))
+    waiting = [tokens for tokens, end in zip(held, ends, strict=True) if end in ("timeout", "cancelled", "killed")]
+    cut = [max(tokens - cost, Decimal(0)) for tokens, cost, end in zip(held, costs, ends, strict=True) if end == "cut"]
+    assert row.unresolved == sum(waiting) + sum(cut)
     assert operating_mismatches(worker) == []
 
 

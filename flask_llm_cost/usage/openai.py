@@ -61,9 +61,11 @@ class ChatCompletions(Format):
         )
 
     def read_stream(self, events: Sequence[Mapping[str, Any]], ended: bool) -> Reading:
-        # The usage event of `include_usage` has no choices and is the last: what came after it does not matter.
+        # The usage event of `include_usage` has no choices and is the last: what came after it does not matter. Others count
+        # where they say why the answer ended, and an app that has read that may leave.
         last = events[-1] if events else {}
-        return super().read_stream(events, ended or (self.fits(last) and not last.get("choices")))
+        told = self.fits(last) and all(choice.get("finish_reason") for choice in items(last, "choices"))
+        return super().read_stream(events, ended or told)
 
 
 class ChatThinkingBeside(ChatCompletions):

@@ -212,6 +212,15 @@ def test_an_anthropic_stream_is_merged_key_by_key() -> None:
     assert (dict(cut.usage.quantities)["output"], cut.usage.source) == (8, "stream_partial")
 
 
+def test_a_chunk_that_says_why_the_answer_ended_has_the_whole_usage() -> None:
+    """Who counts in the chunk with the finish reason has counted all: an app that leaves there has cut nothing."""
+    usage = {"prompt_tokens": 10, "completion_tokens": 8, "total_tokens": 18}
+    for reason, source in ((None, "stream_partial"), ("stop", "stream_final")):
+        chunk = {"model": "mistral", "choices": [{"index": 0, "delta": {}, "finish_reason": reason}], "usage": usage}
+        (reading,) = read_stream(CHAT, [{"model": "mistral"}, chunk], False)
+        assert (dict(reading.usage.quantities)["output"], reading.usage.source) == (8, source)
+
+
 def test_billed_amounts_count_where_the_provider_sends_them() -> None:
     """OpenRouter's cost is the bill, with the upstream cost on own keys; the same field of anybody else is not believed."""
     router = found("openrouter.ai", "/api/v1/chat/completions")

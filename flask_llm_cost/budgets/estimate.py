@@ -8,6 +8,7 @@ its own. The answer is bounded by what the request allows it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -48,6 +49,11 @@ _MEDIA: Final = frozenset(
         "bytes", "image", "audio", "video", "source",
     }
 )  # fmt: skip
+#: Keys of what a model reads as it is, though it be the text of a data URL.
+_TEXTS: Final = frozenset({"text", "content", "prompt", "input", "inputs", "system", "instructions", "arguments"})
+_DATA_URL: Final = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[^,;]*)*;base64,")
+_ADDRESS: Final = re.compile(r"[a-z0-9]{2,5}://")
+_LONG_ADDRESS: Final = 2_000
 _MODES: Final = frozenset({"priority", "flex", "fast", "ultrafast"})
 _SHORT: Final = 64
 #: What else a model may be billed by, so that whatever it has a rate for is found.
@@ -145,9 +151,9 @@ def _media(value: Any) -> Iterator[int]:
             for key, item in found.items():
                 if key in _MEDIA and isinstance(item, str | Mapping) and (data := _data(item)) is not None:
                     yield data
-                else:
+                elif key not in _TEXTS or not isinstance(item, str):
                     waiting.append(item)
-        elif isinstance(found, str) and found[:5] == "data:":
+        elif isinstance(found, str) and _DATA_URL.match(found) and found.isascii() and len(found.split(None, 1)) == 1:
             yield len(found)
 
 
@@ -163,8 +169,11 @@ def _data(medium: str | Mapping[str, Any]) -> int | None:
 
 
 def _reads_as_text(value: str) -> bool:
-    """A tool of the app's own may call a text ``source``. Neither base64 nor an address has a space."""
-    return value[:5] != "data:" and " " in value[:1_000]
+    """A tool of the app's own may call a text ``source``. Base64 has neither a space nor a letter beyond ASCII.
+
+    Nor has an address, in the main: what begins like one, and is as short, is one.
+    """
+    return (" " in value or not value.isascii()) and not (len(value) < _LONG_ADDRESS and _ADDRESS.match(value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,10 @@ def test_expected_is_a_quarter_of_what_may_be() -> None:
         {"inline_data": {"mime_type": "image/png", "data": PICTURE}},
         {"inlineData": {"mimeType": "image/png", "data": PICTURE}},
         {"image": {"format": "png", "source": {"bytes": PICTURE}}},
+        {"type": "document_url", "document_url": f"data:application/pdf;base64,{PICTURE}"},
+        {"type": "image", "data": f"data:image/svg+xml;charset=utf-8;base64,{PICTURE}"},
+        {"image_url": {"url": f"data:image/png;base64,{PICTURE}"}},
+        {"image_url": "https://example.com/画像 1.png"},
     ],
 )
 def test_a_medium_is_no_text(part: dict[str, Any]) -> None:
@@ -173,12 +177,24 @@ def test_a_medium_by_its_address_counts_too() -> None:
         ({"document": {"format": "txt", "source": {"text": "word " * 5_000}}}, 0),
         ({"type": "tool_use", "input": {"source": "word " * 5_000}}, 0),
         ({"type": "tool_use", "input": {"file": {"body": "word " * 5_000}}}, 1),
+        ({"type": "tool_use", "input": {"source": "漢字仮名" * 5_000}}, 0),
+        ({"type": "tool_use", "input": {"source": "word" * 300 + " word" * 5_000}}, 0),
+        ({"type": "tool_use", "input": {"source": "data: " + "word " * 5_000}}, 0),
+        ({"type": "tool_use", "input": {"note": "data: " + "word " * 5_000}}, 0),
+        ({"type": "tool_use", "input": {"note": "data:" + "漢字仮名" * 5_000}}, 0),
+        ({"type": "tool_use", "input": {"note": "data:text/plain;base64,漢字" * 5_000}}, 0),
+        ({"type": "tool_use", "input": {"note": "data:text/plain;base64,word " * 5_000}}, 0),
+        ({"type": "tool_use", "input": {"note": "data:text/plain;base64," + "word\n" * 5_000}}, 0),
+        ({"type": "text", "text": "data: " + "word " * 5_000}, 0),
+        ({"type": "text", "text": f"data:image/png;base64,{PICTURE}"}, 0),
+        ({"content": f"data:image/png;base64,{PICTURE}"}, 0),
     ],
 )
 def test_a_text_is_text_whatever_it_is_called(part: dict[str, Any], media: int) -> None:
-    """A document of text, and an argument of a tool that has a medium's name, count with all of their bytes."""
+    """A document of text, an argument of a tool that has a medium's name, and what begins with ``data:`` or says all of a
+    picture's address in a message count with all of their bytes, in whatever script."""
     body = {"messages": [{"content": [part]}]}
-    assert (sent(body).media, sent(body).text) == (media, len(json.dumps(body)))
+    assert (sent(body).media, sent(body).text) == (media, len(json.dumps(body, ensure_ascii=False).encode()))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[1, 2]", b'"text"', b"[" * 100_000, b"--boundary\r\n"])

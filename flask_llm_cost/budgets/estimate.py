@@ -106,7 +106,7 @@ def read(content: bytes | None, length: int = 0) -> Request:
     media = list(_media(body))
     tools = bool(body.get("tools") or body.get("toolConfig") or body.get("functions"))
     context = sum(1 for name in _CONTEXTS if isinstance(body.get(name), dict if name == "prompt" else str | dict))
-    answers = max(1, *(_whole(_at(body, path)) or 1 for path in _COUNTS))
+    answers = max(1, *(_whole(_at(body, path)) or 1 for path in _COUNTS)) * _prompts(body.get("prompt"))
     caps = [cap for path in _CAPS if (cap := _whole(_at(body, path))) is not None]
     mode, geo = body.get("service_tier") or body.get("speed"), body.get("inference_geo")
     lifetime = None
@@ -138,6 +138,11 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 10**12:
         return None
     return int(value)
+
+
+def _prompts(prompt: Any) -> int:
+    """How many prompts are answered: a list has several, unless it is the tokens of one."""
+    return max(1, sum(not isinstance(item, int) for item in prompt)) if isinstance(prompt, list) else 1
 
 
 def _media(value: Any) -> Iterator[int]:

@@ -99,6 +99,13 @@ def test_a_conversation_reads_what_the_provider_keeps() -> None:
         ({"max_tokens": 50, "n": 3}, 150),
         ({"max_tokens": 50, "best_of": 4, "n": 2}, 200),
         ({"generationConfig": {"maxOutputTokens": 50, "candidateCount": 3}}, 150),
+        ({"max_tokens": 50, "prompt": "hello"}, 50),
+        ({"max_tokens": 50, "prompt": ["hello"] * 20}, 1_000),
+        ({"max_tokens": 50, "prompt": [[1, 2, 3], [4]]}, 100),
+        ({"max_tokens": 50, "prompt": [1, 2, 3]}, 50),
+        ({"max_tokens": 50, "prompt": []}, 50),
+        ({"max_tokens": 50, "prompt": ["hello"] * 3, "n": 2}, 300),
+        ({"prompt": ["hello"] * 3}, 3 * 4096),
         ({"n": 3}, 3 * 4096),
         ({"max_tokens": 50, "n": 0}, 50),
         ({"max_tokens": None}, 4096),
@@ -111,7 +118,7 @@ def test_a_conversation_reads_what_the_provider_keeps() -> None:
     ],
 )
 def test_a_cap_bounds_the_answer(more: dict[str, Any], output: int) -> None:
-    """By each provider's own name for it, times the number of answers; what is no number of tokens is no cap."""
+    """By each provider's own name for it, times answers and prompts; what is no number of tokens is no cap."""
     assert counted(sent(said("hello", **more))).output == output
 
 

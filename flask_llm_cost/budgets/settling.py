@@ -166,9 +166,12 @@ class Settling:
             # Its own first: those of other requests that turn out to be about the same call come after it.
             for hold, unit, currency in sorted(work.held.get(row.id, ()), key=lambda found: found[0]["call_id"] != row.id):
                 period_id = hold["period_id"]
-                amount = counted.get(period_id, amount_of(unit, currency, call))
-                counted[period_id] = amount
-                work.settle(hold, amount, call)
+                if period_id not in counted:
+                    # Not an account of its tags, or not any more: what it was counted with there, its hold says.
+                    counted[period_id] = amount_of(unit, currency, call)
+                    if hold["actual"] and (period_id, row.id) not in work.before:
+                        work.parts.append((period_id, row.id, -hold["actual"]))
+                work.settle(hold, counted[period_id], call)
         for period_id, amount in counted.items():
             if amount:
                 work.parts.append((period_id, row.id, sign * amount))
@@ -271,7 +274,10 @@ class _Work:
         self._settled.add((hold["period_id"], call["id"]))
         if hold["call_id"] != call["id"]:
             self._renamed.append((hold, call["id"]))
-        if amount is None and (state not in (OPEN, UNRESOLVED) or call["usage_source"] == "pending"):
+        if amount is None and call["usage_source"] == "pending":
+            return
+        if amount is None and state not in (OPEN, UNRESOLVED):
+            self._close(hold, call["id"], state, None, hold["amount"])
             return
         moved.without(hold)
         rest = _rest_of(hold, amount, call)

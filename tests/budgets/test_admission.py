@@ -273,6 +273,22 @@ def test_what_a_cut_stream_may_cost_beyond_what_is_known(make_worker: Callable[.
     assert operating_mismatches(worker) == []
 
 
+def test_a_new_price_counts_once_where_the_call_was_counted(make_worker: Callable[..., Worker]) -> None:
+    """A budget whose filter leaves out by now what it has counted stays at what that costs, however often it is repriced."""
+    before = make_worker(BLOCK(100, where={"tenant_id": ["42", "43"]}))
+    whole, cut = before.ask(10), before.ask(20)
+    for asked, source in ((whole, "response"), (cut, "stream_partial")):
+        assert before.patient(asked).error is None
+        before.settle(asked, 4, source=source)
+    narrowed = make_worker(BLOCK(100, where={"tenant_id": "43"}))
+    for price in (5, None, 7, 7):
+        narrowed.reprice(whole, price)
+        narrowed.reprice(cut, price)
+        row = account_row(narrowed)
+        assert (row.spent, row.held, row.unresolved) == (2 * (price or 0), 0, 20 - (price or 0))
+        assert operating_mismatches(narrowed) == []
+
+
 def test_overlapping_budgets_never_lock_each_other_out(make_worker: Callable[..., Worker]) -> None:
     """Three budgets apply to each call of 32 workers, asked in any order: no deadlock, and the smallest limit holds."""
     entries = [BLOCK(200, name="a"), BLOCK(150, name="b", per="tenant_id"), BLOCK(100, name="c", per="user_id")]

@@ -22,6 +22,8 @@ ALL: Final = "all"
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY: Final = timedelta(days=1)
+#: Of what ``fnmatch`` takes for special, a filter has the star alone.
+_AS_THEY_ARE: Final = str.maketrans({"[": "[[]", "?": "[?]"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def judge(budget: Budget, subject: Subject) -> Verdict:
         else:
             value = subject.tags.get(key.removeprefix("tag:"))
             values = () if value is None else (value,)
-        if not any(fnmatchcase(value, pattern) for value in values for pattern in patterns):
+        if not any(fnmatchcase(value, pattern.translate(_AS_THEY_ARE)) for value in values for pattern in patterns):
             have = " or ".join(map(repr, values)) or "unset"
             return Verdict(budget, None, f"it is for {key} {' or '.join(map(repr, patterns))} only, and {key} is {have}")
     if budget.per is None:

@@ -881,3 +881,17 @@ def test_filters_decide_what_counts() -> None:
     assert judge(budget, Subject("openai", ("gpt-4",), {"feature": "chat"}, now)).why == (
         "it is for model 'gpt-4o*' or 'o3' only, and model is 'gpt-4'"
     )
+
+
+@pytest.mark.parametrize("value", ["chat[beta]", "chat?", "[a-z]", "!", "chat]"])
+def test_a_filter_takes_every_character_but_the_star_for_itself(value: str) -> None:
+    """A feature that is called ``chat[beta]`` is filtered by that name, and so is no other."""
+    from flask_llm_cost.budgets.accounts import Subject, judge
+
+    def applies(pattern: str, feature: str) -> bool:
+        (budget,) = parse_budgets([{"limit": "1", "period": "day", "where": {"feature": pattern}}])
+        return judge(budget, Subject("openai", (), {"feature": feature}, datetime.now(UTC))).scope == "all"
+
+    assert applies(value, value)
+    assert applies(f"{value}*", f"{value} 2")
+    assert not any(applies(value, other) for other in ("chatb", "chats", "a"))

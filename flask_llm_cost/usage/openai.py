@@ -62,10 +62,17 @@ class ChatCompletions(Format):
 
     def read_stream(self, events: Sequence[Mapping[str, Any]], ended: bool) -> Reading:
         # The usage event of `include_usage` has no choices and is the last: what came after it does not matter. Others count
-        # where they say why the answer ended, and an app that has read that may leave.
+        # where they say why the answer ended, and an app that has read that, of all answers, may leave.
         last = events[-1] if events else {}
-        told = self.fits(last) and all(choice.get("finish_reason") for choice in items(last, "choices"))
+        told = self.fits(last) and (not last.get("choices") or _all_ended(events))
         return super().read_stream(events, ended or told)
+
+
+def _all_ended(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether each of the answers that *events* tell of says why it ended."""
+    choices = [choice for event in events for choice in items(event, "choices")]
+    begun = {choice.get("index") for choice in choices}
+    return begun == {choice.get("index") for choice in choices if choice.get("finish_reason")}
 
 
 class ChatThinkingBeside(ChatCompletions):

@@ -221,6 +221,19 @@ def test_a_chunk_that_says_why_the_answer_ended_has_the_whole_usage() -> None:
         assert (dict(reading.usage.quantities)["output"], reading.usage.source) == (8, source)
 
 
+def test_one_of_two_answers_that_has_ended_is_not_all() -> None:
+    """Of several answers each has to have ended: who leaves when the first one has cuts the other."""
+    usage = {"prompt_tokens": 10, "completion_tokens": 8, "total_tokens": 18}
+
+    def chunk(index: int, reason: str | None) -> dict[str, Any]:
+        return {"choices": [{"index": index, "delta": {}, "finish_reason": reason}], "usage": usage}
+
+    first: list[Any] = [{"model": "mistral"}, chunk(0, None), chunk(1, None), chunk(0, "stop")]
+    for events, source in ((first, "stream_partial"), ([*first, chunk(1, "stop")], "stream_final")):
+        (reading,) = read_stream(CHAT, events, False)
+        assert reading.usage.source == source
+
+
 def test_billed_amounts_count_where_the_provider_sends_them() -> None:
     """OpenRouter's cost is the bill, with the upstream cost on own keys; the same field of anybody else is not believed."""
     router = found("openrouter.ai", "/api/v1/chat/completions")

@@ -10,6 +10,7 @@ from html import unescape
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 import sqlalchemy as sa
@@ -20,6 +21,7 @@ from flask_llm_cost import track
 from flask_llm_cost.dashboard.filters import CHOICES, UNPRICED
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import BudgetHold, BudgetPeriod
 
 Make = Callable[..., MountedApp]
@@ -140,9 +142,10 @@ def test_calls_without_a_model_lead_nowhere(make: Make, page: str) -> None:
 
 def test_the_calls_of_a_price_are_those_of_its_list(make: Make) -> None:
     """Pricing counts the calls of each model as its link lists them: the last 90 days, each currency by itself."""
-    app = make(LLM_COST_TIMEZONE="Europe/Berlin").mount()
-    for days in (0, 1, 88, 90, 91):
-        app.add("1", ago=timedelta(days=days, seconds=1))
+    zone = ZoneInfo("Europe/Berlin")
+    app = make(LLM_COST_TIMEZONE=zone.key).mount()
+    for days in (0, 1, 89, 90, 91):
+        app.add("1", at=start_of_day(datetime.now(zone).date() - timedelta(days=days), zone))
     for currency in ("EUR", "EUR", "GBP"):
         app.add("1", currency=currency)
     app.add("1", currency="EUR", model="mistral-large", provider="mistral")

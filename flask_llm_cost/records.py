@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -342,10 +342,9 @@ def settled_call_id(provider: str, key: str, created_at: datetime | None) -> UUI
     return _uuid7(milliseconds, int.from_bytes(digest[:10], "big"))
 
 
-def id_time(call_id: UUID) -> datetime | None:
-    """When the call of an id was made, by the id; ``None`` where that does not say."""
-    milliseconds = call_id.int >> 80
-    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
+def id_milliseconds(call_id: UUID) -> int:
+    """When the call of an id was made, in Unix milliseconds, by the id; 0 where that does not say."""
+    return call_id.int >> 80
 
 
 def new_call_id(now_ns: int | None = None) -> UUID:

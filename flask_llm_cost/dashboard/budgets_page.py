@@ -204,7 +204,7 @@ def _held(budget: Budget) -> dict[str, str]:
     """What all calls that count in a budget have in common by its filter, by the names of a query string."""
     found = {}
     for name, patterns in budget.where.items():
-        if len(patterns) == 1 and not any(sign in patterns[0] for sign in "*?["):
+        if len(patterns) == 1 and "*" not in patterns[0]:
             found[name if name in ("provider", "model") else f"tag.{name.removeprefix('tag:')}"] = patterns[0]
     return found
 

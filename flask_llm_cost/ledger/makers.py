@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,13 +18,10 @@ from flask_llm_cost.ledger.bulk import CALLS
 from flask_llm_cost.ledger.rollup_state import read_state
 from flask_llm_cost.ledger.rows import CallRows, tag_rows
 from flask_llm_cost.ledger.stored import stored_calls
-from flask_llm_cost.records import CallRecord, id_time
+from flask_llm_cost.records import CallRecord, id_milliseconds
 
 #: What a call keeps of its maker, beside the tags: when it was made, and how.
 _WORDS: Final = ("occurred_at", "operation", "requested_model", "host", "stream", "attempt")
-
-#: An id has its call's time to the millisecond.
-_LATER: Final = timedelta(seconds=1)
 
 
 def united(records: Iterable[CallRecord]) -> list[CallRecord]:
@@ -82,16 +79,21 @@ def claimed(
 def read_again(connection: sa.Connection, records: Iterable[CallRecord], held: Collection[UUID]) -> frozenset[UUID]:
     """Ids of records that bring no other call: of who asks once more how one went, where that was pruned meanwhile."""
     asked = [
-        (record, made)
+        record
         for record in records
         if record.requested_model is None and record.id not in held
-        if (made := id_time(record.id)) is not None and record.occurred_at - made > _LATER
+        if 0 < id_milliseconds(record.id) < _milliseconds(record.occurred_at) - 1
     ]
     state = read_state(connection) if asked else None
     pruned = state.pruned if state is not None else None
     if pruned is None:
         return frozenset()
-    return frozenset(record.id for record, made in asked if made < pruned <= record.occurred_at)
+    before = _milliseconds(pruned)
+    return frozenset(record.id for record in asked if id_milliseconds(record.id) < before and record.occurred_at >= pruned)
+
+
+def _milliseconds(at: datetime) -> float:
+    return at.timestamp() * 1000
 
 
 def _of_maker(rows: CallRows, maker: CallRows) -> CallRows:

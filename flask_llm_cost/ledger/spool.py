@@ -24,7 +24,7 @@ from uuid import UUID
 
 from flask_llm_cost.ledger import locks
 from flask_llm_cost.ledger.folders import NEW_SUFFIX, private_folder
-from flask_llm_cost.ledger.lines import FORMAT, HEADER, STARTED, encode, is_whole, pack, unpack
+from flask_llm_cost.ledger.lines import FORMAT, HEADER, LOST, STARTED, encode, is_whole, pack, unpack
 from flask_llm_cost.records import CallRecord
 
 SUFFIX: Final = ".spool"
@@ -35,8 +35,9 @@ ROTATE_BYTES: Final = 4 * 1024 * 1024
 _NEXT: Final = 0
 _CHUNK: Final = 1024 * 1024
 
-_LOST: Final = b'"kind":"lost"'
-_NO_CALL: Final = (b'"kind":"started"', b'"kind":"header"', _LOST)
+#: What a line has that may be no call's. A call may have a tag of that name, so its fields decide.
+_KIND: Final = b'"kind":'
+_NO_CALL: Final = (HEADER, STARTED, LOST)
 
 
 class UnreadableError(Exception):
@@ -46,7 +47,10 @@ class UnreadableError(Exception):
 def is_call(line: bytes) -> bool:
     """Whether a line is a whole one of a finished call."""
     line = line.strip(b"\n")
-    return is_whole(line) and not any(kind in line for kind in _NO_CALL)
+    if _KIND in line:
+        fields = unpack(line)
+        return fields is not None and fields.get("kind") not in _NO_CALL
+    return is_whole(line)
 
 
 def count_calls(path: Path) -> int:
@@ -186,10 +190,10 @@ class Generation:
     def lost(self) -> int:
         """How many calls were given up before, by the lines that say so; 0 for what cannot be read."""
         try:
-            said = [unpack(line) for line in self.read() if _LOST in line]
+            found = [unpack(line) for line in self.read() if _KIND in line]
         except UnreadableError:
             return 0
-        return sum(int(fields["calls"]) for fields in said if fields is not None)
+        return sum(int(fields["calls"]) for fields in found if fields is not None and fields.get("kind") == LOST)
 
     def release(self) -> None:
         """Close the descriptor, which gives up the lock."""

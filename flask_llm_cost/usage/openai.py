@@ -71,8 +71,8 @@ class ChatCompletions(Format):
 def _all_ended(events: Sequence[Mapping[str, Any]]) -> bool:
     """Whether each of the answers that *events* tell of says why it ended."""
     choices = [choice for event in events for choice in items(event, "choices")]
-    begun = {choice.get("index") for choice in choices}
-    return begun == {choice.get("index") for choice in choices if choice.get("finish_reason")}
+    begun = {str(choice.get("index")) for choice in choices}
+    return begun == {str(choice.get("index")) for choice in choices if choice.get("finish_reason")}
 
 
 class ChatThinkingBeside(ChatCompletions):

@@ -28,7 +28,7 @@ from flask_llm_cost.ledger.models import BudgetPeriod, Call
 from flask_llm_cost.ledger.queries import totals
 from flask_llm_cost.ledger.retention import Cutoff, prune
 from flask_llm_cost.ledger.writer import Writer
-from flask_llm_cost.records import UNPRICED, Usage, settled_call_id
+from flask_llm_cost.records import UNPRICED, Usage, new_call_id, settled_call_id
 
 CALL_ID = settled_call_id("openai", "resp_1", NOON)
 LATER = {"occurred_at": NOON + timedelta(hours=1), "operation": "responses.get", "requested_model": None}
@@ -144,9 +144,11 @@ def test_who_reads_again_what_was_pruned_brings_no_call(make_ledger: LedgerMaker
     other = replace(again, id=settled_call_id("openai", "resp_2", later - timedelta(hours=1)))
     dateless = replace(again, id=settled_call_id("openai", "resp_3", None))
     manual = price(a_call(occurred_at=NOON, requested_model=None))
+    # Of a time before 1970 an id says one that no calendar has.
+    ancient = price(a_call(id=new_call_id(-1_000_000_000), occurred_at=NOON, requested_model=None))
     for _ in range(2):
-        kept.writer.write([again, other, dateless, manual])
+        kept.writer.write([again, other, dateless, manual, ancient])
     with Session(make_ledger.engine) as session:
-        assert set(session.scalars(sa.select(Call.id))) == {other.id, dateless.id, manual.id}
-        assert totals(session, Filter(scope={})).calls == 4
+        assert set(session.scalars(sa.select(Call.id))) == {other.id, dateless.id, manual.id, ancient.id}
+        assert totals(session, Filter(scope={})).calls == 5
     kept.close()

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from ledger_calls import NOON, LedgerMaker, a_call, calls
 
-from flask_llm_cost.ledger.lines import encode, pack
+from flask_llm_cost.ledger.lines import encode, pack, pack_lost
 from flask_llm_cost.ledger.models import Base, Call, Counter
 from flask_llm_cost.ledger.spool import Spool
 from flask_llm_cost.records import new_call_id
@@ -40,6 +40,17 @@ def test_files_of_another_ledger_take_no_room(sqlite_ledger: LedgerMaker) -> Non
     assert ledger.flush(30)
     assert sqlite_ledger.stored()[0] == 50
     assert ledger.health().lost == 0
+
+
+def test_a_tag_may_have_the_name_of_a_lines_kind(tmp_path: Path) -> None:
+    """A call with a tag kind=lost, =started or =header is one that waits, and says nothing of others that were given up."""
+    spool = Spool([tmp_path], "shop")
+    for kind in ("lost", "started", "header"):
+        spool.append(encode(a_call(tags={"kind": kind})))
+    spool.append(pack_lost(7))
+    spool.started(a_call(tags={"kind": "call"}))
+    assert (spool.waiting(), [generation.lost() for generation in spool.chain()]) == (3, [7])
+    spool.abandon()
 
 
 @pytest.mark.slow

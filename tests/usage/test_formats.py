@@ -229,6 +229,8 @@ def test_one_of_two_answers_that_has_ended_is_not_all() -> None:
         return {"choices": [{"index": index, "delta": {}, "finish_reason": reason}], "usage": usage}
 
     first: list[Any] = [{"model": "mistral"}, chunk(0, None), chunk(1, None), chunk(0, "stop")]
+    (odd,) = read_stream(CHAT, [{"choices": [{"index": [], "finish_reason": "stop"}], "usage": usage}], False)
+    assert odd.usage.source == "stream_final"
     for events, source in ((first, "stream_partial"), ([*first, chunk(1, "stop")], "stream_final")):
         (reading,) = read_stream(CHAT, events, False)
         assert reading.usage.source == source

@@ -192,6 +192,9 @@ def _statements(*, server: bool) -> Iterator[str]:
     yield f"""
         INSERT INTO llm_cost_usage_rollups (id, bucket, provider, model, component, currency, {measures}, quantity)
         SELECT {random_id}, bucket, provider, model, '', 'USD', {sums}, 0 FROM staged GROUP BY bucket, provider, model"""
+    yield f"""
+        INSERT INTO llm_cost_usage_rollups (id, bucket, provider, model, component, currency, {measures}, quantity)
+        SELECT {random_id}, bucket, '', '', '*', 'USD', {sums}, 0 FROM staged GROUP BY bucket"""
     for _, component, name in parts:
         yield f"""
             INSERT INTO llm_cost_usage_rollups (id, bucket, provider, model, component, currency, {measures}, quantity)
@@ -215,6 +218,13 @@ def _statements(*, server: bool) -> Iterator[str]:
                 INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
                 SELECT {random_id}, day, '{key}*', {first}, {second}, '', '', 'USD', {sums}
                 FROM staged GROUP BY {grouped} ORDER BY {grouped}"""
+    part = "(extract(hour FROM at)::int / 6)::text" if server else "CAST(CAST(substr(at, 12, 2) AS integer) / 6 AS text)"
+    for key, first in (("", "''"), ("feature", "feature"), ("tenant_id", "tenant")):
+        grouped = ", ".join(["day", "part", *([first] if key else [])])
+        yield f"""
+            INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
+            SELECT {random_id}, day, '{key}@', {first}, part, '', '', 'USD', {sums}
+            FROM (SELECT staged.*, {part} AS part FROM staged) AS parted GROUP BY {grouped} ORDER BY {grouped}"""
     yield f"""
         INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
         SELECT {random_id}, day, '~', '0|ok|response|' || status || '||0', 'chat.completions', provider, model, 'USD', {sums}
@@ -226,7 +236,7 @@ def _statements(*, server: bool) -> Iterator[str]:
             FROM staged GROUP BY day, provider, model ORDER BY day"""
     marks = {
         "rollups": "UTC",
-        "rollups.presence.2": "1970-01-01T00:00:00+00:00",
+        "rollups.kinds.3": "1970-01-01T00:00:00+00:00",
         "rollups.filled_to": "",
         "rollups.tag:user_id": "left out",
     }

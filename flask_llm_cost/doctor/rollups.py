@@ -34,9 +34,9 @@ def rollups(state: AppState) -> Iterator[Check]:
             else ", and none are to be had since calls were pruned; name it no more"
         )
         yield Check("Ledger", "rollups", "warning", message + remedy)
-    elif found.presence is None:
-        kept = "which calls have a tag, and of which operation they are"
-        message = f"it is not kept {kept}, so pages about that are slow; {_REBUILD}"
+    elif found.all_kinds is None:
+        missing_kinds = "which calls have a tag, of which operation they are, and what parts of days come to"
+        message = f"it is not kept {missing_kinds}, so pages about that are slow; {_REBUILD}"
         yield Check("Ledger", "rollups", "warning", message)
     elif found.zone == str(wanted.zone):
         kept = ", ".join(sorted(found.kept)) or "no tag yet"

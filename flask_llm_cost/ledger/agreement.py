@@ -15,7 +15,7 @@ from flask_llm_cost.chance import CHANCE
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import Call, TagRollup, UsageRollup
 from flask_llm_cost.ledger.rollup_state import RollupState
-from flask_llm_cost.ledger.rollup_sums import ENDING, PRESENT
+from flask_llm_cost.ledger.rollup_sums import ENDING, IN_PARTS, OVER_MODELS, PRESENT
 
 _SAMPLES: Final = 12
 _BUCKET: Final = timedelta(minutes=15)
@@ -106,10 +106,11 @@ def _tags(day: date) -> sa.Select[Any]:
 def _agree_within(session: Session, state: RollupState, day: date) -> bool:
     """Whether the rows of a day that say the same in several ways do: one by one, over all models, whatever the value."""
     since = start_of_day(day, ZoneInfo(state.zone))
-    same = [(key, f"{key}*") for key in state.kept]
-    same += [(key, f"{key}{PRESENT}") for key in state.kept if "," not in key and state.counts(key, since)]
-    if state.presence is not None and state.presence <= since:
-        same.append(("", ENDING))
+    same = [(key, f"{key}{OVER_MODELS}") for key in state.kept]
+    if state.has_all_kinds(since):
+        alone = [key for key in state.kept if "," not in key]
+        same += [(key, f"{key}{kind}") for key in alone for kind in (PRESENT, IN_PARTS)]
+        same += [("", ENDING), ("", IN_PARTS)]
     keys = {key for pair in same for key in pair}
     sums = [sa.func.sum(getattr(TagRollup, name)) for name in _MEASURES]
     query = sa.select(TagRollup.key, *sums).where(TagRollup.key.in_(keys), TagRollup.day == day).group_by(TagRollup.key)

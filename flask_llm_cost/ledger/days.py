@@ -30,7 +30,7 @@ def with_calls(session: Session, flt: Filter) -> Filter | None:
     zone = ZoneInfo(state.zone)
     lacking = [key for key, value in flt.tags.items() if value is None and state.counts(key, flt.since)]
     found = [_lacking(session, flt, zone, key) for key in lacking]
-    if asks(flt) and (flt.operation is None or state.counts_operations(flt.since)):
+    if asks(flt) and (flt.operation is None or state.has_all_kinds(flt.since)):
         found.append(_ended(session, flt, zone))
     if not found:
         return flt

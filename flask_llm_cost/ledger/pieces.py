@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -12,15 +13,16 @@ import sqlalchemy as sa
 
 from flask_llm_cost.ledger.answers import Key, key_of
 from flask_llm_cost.ledger.filter import TIMES, Filter
-from flask_llm_cost.ledger.local_time import start_of_day
+from flask_llm_cost.ledger.local_time import days_between, start_of_day
 from flask_llm_cost.ledger.models import TagRollup
+from flask_llm_cost.ledger.rollup_sums import PART, PARTS
 
 #: The columns that both rollups have.
 PLAIN: Final = ("provider", "model", "currency")
 _QUARTER: Final = timedelta(minutes=15)
 
-#: What answers for a piece of a range (``days``, ``quarters`` or ``calls``), the piece, and whether it is added (1) or taken
-#: off (-1).
+#: What answers for a piece of a range (``days``, ``parts`` of one day, ``quarters`` of an hour or ``calls``), the piece, and
+#: whether it is added (1) or taken off (-1).
 Piece: TypeAlias = tuple[str, Filter, int]
 
 
@@ -59,20 +61,74 @@ def days_and_calls(flt: Filter, zone: ZoneInfo) -> Iterator[Piece]:
 
 
 def _day_and_rest(edge: Filter, zone: ZoneInfo) -> tuple[Filter, Filter] | None:
-    """The day that is over of which this is the larger part, at one of its ends, and the other part.
+    """The day that is over of which this is the larger part, at one of its ends, and the other part."""
+    if edge.since is None or edge.until is None:
+        return None
+    day = edge.since.astimezone(zone).date()
+    return _whole_and_rest(edge, start_of_day(day, zone), start_of_day(day + timedelta(days=1), zone))
 
-    While a day runs, calls come in between one question and the next, and would be taken off what they are not in.
+
+def _whole_and_rest(edge: Filter, start: datetime, end: datetime) -> tuple[Filter, Filter] | None:
+    """The time from *start* to *end*, if it is over and *edge* is its larger part at one of its ends, and the other part.
+
+    While it runs, calls come in between one question and the next, and would be taken off what they are not in.
     """
     since, until = edge.since, edge.until
-    if since is None or until is None:
-        return None
-    day = since.astimezone(zone).date()
-    start, end = start_of_day(day, zone), start_of_day(day + timedelta(days=1), zone)
+    assert since is not None
+    assert until is not None
     rest = (until, end) if since == start else (start, since)
     at_one_end = until < end if since == start else until == end
     if not at_one_end or (until - since) * 2 <= end - start or end > datetime.now(UTC):
         return None
     return replace(edge, since=start, until=end), replace(edge, since=rest[0], until=rest[1])
+
+
+def parts_and_calls(edge: Filter, zone: ZoneInfo, sign: int) -> Iterator[Piece]:
+    """What is no whole day as parts of days, and the calls that these lack, or have too many."""
+    if edge.since is None or edge.until is None:
+        yield "calls", edge, sign
+        return
+    for day in days_between(edge.since, edge.until, zone):
+        marks = _parts(day, zone)
+        inside = replace(edge, since=max(edge.since, marks[0]), until=min(edge.until, marks[-1]))
+        yield from _parts_of_day(inside, marks, sign)
+
+
+def _parts_of_day(edge: Filter, marks: list[datetime], sign: int) -> Iterator[Piece]:
+    assert edge.since is not None
+    assert edge.until is not None
+    first, last = bisect_left(marks, edge.since), bisect_right(marks, edge.until) - 1
+    if first > last:
+        ends = [(edge, last)]
+    else:
+        ends = [(replace(edge, until=marks[first]), first - 1), (replace(edge, since=marks[last]), last)]
+    begin, end_at, calls = first, max(first, last), list[Piece]()
+    for end, part in ends:
+        if end.since == end.until:
+            continue
+        if (found := _whole_and_rest(end, marks[part], marks[part + 1])) is None:
+            calls.append(("calls", end, sign))
+        else:
+            begin, end_at = min(begin, part), max(end_at, part + 1)
+            calls.append(("calls", found[1], -sign))
+    if begin < end_at:
+        yield "parts", replace(edge, since=marks[begin], until=marks[end_at]), sign
+    yield from calls
+
+
+def _parts(day: date, zone: ZoneInfo) -> list[datetime]:
+    """When the parts of a day begin, and when the last one ends."""
+    start = start_of_day(day, zone)
+    return [start + PART * number for number in range(PARTS)] + [start_of_day(day + timedelta(days=1), zone)]
+
+
+def parts_of(flt: Filter, zone: ZoneInfo) -> tuple[date, str, str]:
+    """The day of a piece of ``parts``, and the numbers of its first and its last one."""
+    assert flt.since is not None
+    assert flt.until is not None
+    day = flt.since.astimezone(zone).date()
+    marks = _parts(day, zone)
+    return day, str(marks.index(flt.since)), str(marks.index(flt.until) - 1)
 
 
 def quarters(flt: Filter) -> Iterator[Piece]:

@@ -71,7 +71,7 @@ def soundness(session: Session, flt: Filter) -> list[Soundness]:
     state = state_of(session)
     found: Sums = {}
     known = state is not None and state.complete and not flt.scope and not flt.tags
-    if state is None or not known or (flt.operation is not None and not state.counts_operations(flt.since)):
+    if state is None or not known or (flt.operation is not None and not state.has_all_kinds(flt.since)):
         check_detail(flt, state)
         add(found, _endings_of_calls(session, flt))
     else:

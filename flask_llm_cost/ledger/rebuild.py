@@ -70,8 +70,8 @@ def _begin(connection: sa.Connection, rollups: Rollups) -> int:
         kept = {key for key in keys if rollups.wants(key) and (state.pruned is None or key in state.kept)}
         rollup_state.decide(connection, kept, kept=True)
         rollup_state.decide(connection, keys - kept, kept=False)
-        if state.presence is None:
-            rollup_state.set_presence(connection, state.pruned or NOTHING_FILLED)
+        if state.all_kinds is None:
+            rollup_state.set_all_kinds(connection, state.pruned or NOTHING_FILLED)
         rollup_state.set_zone(connection, zone)
         rollup_state.set_filled_to(connection, state.pruned or NOTHING_FILLED)
         rollup_state.set_clearing(connection, clearing=True)

@@ -23,7 +23,7 @@ from flask_llm_cost.ledger.change import Change
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import Adjustment, BudgetHold, BudgetPeriod
 from flask_llm_cost.ledger.rollup_state import RollupState, hold_state, read_state
-from flask_llm_cost.ledger.rollup_sums import MEASURES, TAG_KEYS, rollup_id
+from flask_llm_cost.ledger.rollup_sums import MEASURES, TAG_KEYS, by_value, rollup_id
 from flask_llm_cost.ledger.rollups import Rollups, zone_mismatch
 from flask_llm_cost.ledger.rows import CallRows, Row
 from flask_llm_cost.ledger.stored import stored_calls
@@ -288,7 +288,7 @@ def _rollups_with(state: RollupState, key: str, value: str) -> Iterator[tuple[st
     """Where rollups have a tag with that value: in which column, and in which rows."""
     for kept in sorted({key, *(name for name in (*state.kept, *state.left_out) if key in name.split(","))}):
         column = "second_value" if kept.split(",")[-1] == key and "," in kept else "value"
-        yield column, sa.and_(TAG_ROLLUPS.c.key.in_((kept, f"{kept}*")), TAG_ROLLUPS.c[column] == value)
+        yield column, sa.and_(TAG_ROLLUPS.c.key.in_(by_value(kept)), TAG_ROLLUPS.c[column] == value)
 
 
 def _collect(moved: dict[UUID, Row], row: Row) -> None:

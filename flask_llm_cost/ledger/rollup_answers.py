@@ -19,7 +19,7 @@ from flask_llm_cost.ledger.detail import from_calls
 from flask_llm_cost.ledger.endings import ENDINGS, sums_of_days
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.local_time import start_of_day
-from flask_llm_cost.ledger.pieces import PLAIN, Piece, days_and_calls, quarters, split_days
+from flask_llm_cost.ledger.pieces import PLAIN, Piece, days_and_calls, parts_and_calls, quarters, split_days
 from flask_llm_cost.ledger.rollup_state import MOST_KEYS, RollupState, pair_of, state_of
 from flask_llm_cost.ledger.rollup_tables import Question, Rows
 
@@ -144,7 +144,8 @@ def _question(flt: Filter, by: Grouping, state: RollupState | None) -> Question 
     if state is None or not state.complete:
         return None
     by_operation = flt.operation is not None or "operation" in by.dimensions
-    if by_operation and not state.counts_operations(flt.since):
+    all_kinds = state.has_all_kinds(flt.since)
+    if by_operation and not all_kinds:
         return None
     if any(name not in (*PLAIN, *ENDINGS, *TIMES) and not name.startswith("tag:") for name in by.dimensions):
         return None
@@ -163,12 +164,20 @@ def _question(flt: Filter, by: Grouping, state: RollupState | None) -> Question 
     tags = question.tags
     if tags and question.of_endings:
         return None
-    question = replace(question, counted=frozenset(key for key in tags if state.counts(key, flt.since)))
+    if all_kinds:
+        question = replace(question, all_kinds=True, counted=frozenset(key for key in tags if state.knows(key)))
     if len(tags) == 1 and question.any_value(tags[0], by.dimensions):
         return question
     if len(tags) > 2 or not all(key in state.kept for key in tags):
         return None
     return question if len(tags) < 2 or pair_of(*tags) in state.kept else None
+
+
+def _has_parts(edge: Filter, question: Question, state: RollupState) -> bool:
+    """Whether there are parts of the days at an end of a range. Of days that were pruned they may be another zone's."""
+    if not {*question.tags} <= state.kept or edge.since is None:
+        return False
+    return state.pruned_day is None or edge.since.astimezone(question.days).date() > state.pruned_day
 
 
 def _pieces(flt: Filter, question: Question, state: RollupState) -> Iterator[Piece]:
@@ -179,7 +188,11 @@ def _pieces(flt: Filter, question: Question, state: RollupState) -> Iterator[Pie
         yield from [("calls", flt, 1)] if only_days else quarters(flt)
         return
     if only_days:
-        yield from days_and_calls(flt, zone)
+        for source, part, sign in days_and_calls(flt, zone):
+            if source == "calls" and question.knows_parts and _has_parts(part, question, state):
+                yield from parts_and_calls(part, zone, sign)
+            else:
+                yield source, part, sign
         return
     days, edges = split_days(flt, zone)
     if days is not None:

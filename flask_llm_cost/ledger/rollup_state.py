@@ -1,7 +1,7 @@
 """What the rollups hold, as the ledger itself says it: one answer for every process, whatever its configuration.
 
 Kept in ``llm_cost_counters``: the reporting zone, how far a rebuild has come, each tag key that was decided upon,
-and since when it is kept who has a tag.
+and since when there are rows of every kind.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ZONE: Final = "rollups"
 _FILLED_TO: Final = "rollups.filled_to"
 _CLEARING: Final = "rollups.clearing"
 #: The number goes up with what is kept: a ledger of an earlier one is filled by a rebuild.
-_PRESENCE: Final = "rollups.presence.2"
+_ALL_KINDS: Final = "rollups.kinds.3"
 _TAG: Final = "rollups.tag:"
 _PRUNED: Final = "pruned"
 _KEPT: Final = "kept"
@@ -49,8 +49,8 @@ class RollupState:
     :param clearing: whether a rebuild still takes away what there was
     :param kept: tag keys, and pairs of keys joined by a comma, that have rollups
     :param left_out: keys and pairs that have none, because they are nearly unique or not wanted
-    :param presence: since when it is kept which calls have a tag, whatever its value, of keys that are left out too, and
-        of which operation they are; ``None`` where a rebuild has not made that yet
+    :param all_kinds: since when there are rows of every kind, those by how calls ended, by who has a tag that is left out,
+        and by parts of a day included; ``None`` where a rebuild has not made them yet
     :param pruned: calls before it may be gone, and are in the rollups all the same
     :param pruned_day: the first day that has all its calls, in the zone of that time
     """
@@ -60,7 +60,7 @@ class RollupState:
     clearing: bool
     kept: frozenset[str]
     left_out: frozenset[str]
-    presence: datetime | None
+    all_kinds: datetime | None
     pruned: datetime | None
     pruned_day: date | None
 
@@ -83,11 +83,11 @@ class RollupState:
 
     def counts(self, key: str, since: datetime | None) -> bool:
         """Whether it is kept which calls from *since* on have a tag; from the first one on where it is ``None``."""
-        return self.knows(key) and self.counts_operations(since)
+        return self.knows(key) and self.has_all_kinds(since)
 
-    def counts_operations(self, since: datetime | None) -> bool:
-        """Whether it is kept of which operation calls from *since* on are; from the first one on where it is ``None``."""
-        return self.presence is not None and self.presence <= (since or NOTHING_FILLED)
+    def has_all_kinds(self, since: datetime | None) -> bool:
+        """Whether there are rows of every kind from *since* on; from the first call on where it is ``None``."""
+        return self.all_kinds is not None and self.all_kinds <= (since or NOTHING_FILLED)
 
 
 def pair_of(first: str, second: str) -> str:
@@ -151,7 +151,7 @@ def _read(connection: sa.Connection, query: sa.Select[Any]) -> RollupState | Non
         clearing=bool(found.get(_CLEARING)),
         kept=frozenset(key for key, text in tags.items() if text == _KEPT),
         left_out=frozenset(key for key, text in tags.items() if text != _KEPT),
-        presence=_instant(found.get(_PRESENCE)),
+        all_kinds=_instant(found.get(_ALL_KINDS)),
         pruned=_instant(pruned),
         pruned_day=date.fromisoformat(pruned_day) if pruned_day else None,
     )
@@ -167,7 +167,7 @@ def begin(connection: sa.Connection, zone: str) -> None:
         any_call = connection.scalar(sa.select(sa.literal(1)).select_from(CALLS).limit(1))
         set_zone(connection, zone)
         set_filled_to(connection, NOTHING_FILLED if any_call else None)
-        set_presence(connection, NOTHING_FILLED)
+        set_all_kinds(connection, NOTHING_FILLED)
 
 
 def set_zone(connection: sa.Connection, zone: str) -> None:
@@ -180,9 +180,9 @@ def set_filled_to(connection: sa.Connection, instant: datetime | None) -> None:
     _put(connection, _FILLED_TO, "" if instant is None else instant.isoformat())
 
 
-def set_presence(connection: sa.Connection, since: datetime) -> None:
-    """Say since when it is kept which calls have a tag, and of which operation they are."""
-    _put(connection, _PRESENCE, since.isoformat())
+def set_all_kinds(connection: sa.Connection, since: datetime) -> None:
+    """Say since when there are rows of every kind."""
+    _put(connection, _ALL_KINDS, since.isoformat())
 
 
 def set_clearing(connection: sa.Connection, *, clearing: bool) -> None:

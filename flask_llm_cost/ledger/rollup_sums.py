@@ -13,6 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.rollup_state import RollupState
 from flask_llm_cost.ledger.rows import CallRows, Row
 from flask_llm_cost.records import content_id
@@ -30,7 +31,15 @@ MEASURES: Final = (
     "wasted_priced_calls", "wasted_cost", "latency_ms", "latency_calls", "quantity",
 )  # fmt: skip
 USAGE_KEYS: Final = ("bucket", "provider", "model", "component", "currency")
-#: What ends the key under which calls that have a tag are kept, whatever its value. No tag's key can end so.
+#: What ends the key under which calls are kept over all models; alone it is the component of those of a quarter of an hour.
+#: No tag's key can end so.
+OVER_MODELS: Final = "*"
+#: The same by parts of a day, whose number is the second value; alone it is the key of all calls.
+IN_PARTS: Final = "@"
+#: The parts of a day: so many, and so long from its start on. The last one has what is left, whatever the clocks do.
+PARTS: Final = 4
+PART: Final = timedelta(hours=6)
+#: What ends the key under which calls that have a tag are kept, whatever its value.
 PRESENT: Final = "?"
 #: How calls ended and were counted, kept as if that were a tag, by operation. No tag's key can be this.
 ENDING: Final = "~"
@@ -59,6 +68,7 @@ class Sums:
         # What each rollup gets, call by call: columns of many are added up several times as fast as one after the other.
         self._usage: defaultdict[tuple[datetime, str, str, str, str], list[_Amounts]] = defaultdict(list)
         self._tags: defaultdict[tuple[date, str, str, str, str, str, str], list[_Amounts]] = defaultdict(list)
+        self._starts: dict[date, datetime] = {}
 
     def add(self, sign: int, rows: CallRows) -> None:
         """Add one call, or take it off with a *sign* of -1."""
@@ -69,21 +79,25 @@ class Sums:
         usage, sums = self._usage, self._tags
         bucket = at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
         usage[bucket, provider, model, "", currency].append(measured)
+        usage[bucket, "", "", OVER_MODELS, currency].append(measured)
         for item in rows.items:
             usage[bucket, provider, model, item["component"], currency].append(_of_item(sign, item))
         day = self._day(at)
+        part = self._part(at, day)
         sums[day, "", "", "", provider, model, currency].append(measured)
+        sums[day, IN_PARTS, "", part, "", "", currency].append(measured)
         sums[day, ENDING, _ending(call), call["operation"], provider, model, currency].append(measured)
         tags = {tag["key"]: tag["value"] for tag in rows.tags if tag["key"] in self._state.kept}
         for key in (*tags, *(tag["key"] for tag in rows.tags if tag["key"] in self._state.left_out)):
             sums[day, f"{key}{PRESENT}", "", "", provider, model, currency].append(measured)
         for key, value in tags.items():
             sums[day, key, value, "", provider, model, currency].append(measured)
-            sums[day, f"{key}*", value, "", "", "", currency].append(measured)
+            sums[day, f"{key}{OVER_MODELS}", value, "", "", "", currency].append(measured)
+            sums[day, f"{key}{IN_PARTS}", value, part, "", "", currency].append(measured)
         for (first, second), key in self._pairs.items():
             if first in tags and second in tags:
                 sums[day, key, tags[first], tags[second], provider, model, currency].append(measured)
-                sums[day, f"{key}*", tags[first], tags[second], "", "", currency].append(measured)
+                sums[day, f"{key}{OVER_MODELS}", tags[first], tags[second], "", "", currency].append(measured)
 
     def _day(self, at: datetime) -> date:
         """The day of a call. It is on the side of the first one that has all its calls on which the call is.
@@ -95,6 +109,12 @@ class Sums:
             return day
         return max(day, first) if at >= pruned else min(day, first - timedelta(days=1))
 
+    def _part(self, at: datetime, day: date) -> str:
+        start = self._starts.get(day)
+        if start is None:
+            start = self._starts[day] = start_of_day(day, self._zone)
+        return str(min(max((at - start) // PART, 0), PARTS - 1))
+
     def usage_rows(self) -> list[_Amounts]:
         """What changes in ``llm_cost_usage_rollups``, in order of id: the id, :data:`USAGE_KEYS`, all of the measures."""
         return _rows(self._usage)
@@ -102,6 +122,11 @@ class Sums:
     def tag_rows(self) -> list[_Amounts]:
         """What changes in ``llm_cost_tag_rollups``, in order of id: the id, :data:`TAG_KEYS`, all but the last measure."""
         return [row[:-1] for row in _rows(self._tags)]
+
+
+def by_value(key: str) -> tuple[str, ...]:
+    """The keys of the rows that tell a tag's values, or those of two tags together."""
+    return (key, f"{key}{OVER_MODELS}", f"{key}{IN_PARTS}")
 
 
 def _measures(sign: int, call: Row) -> _Amounts:

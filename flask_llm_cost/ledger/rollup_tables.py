@@ -19,8 +19,8 @@ from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.detail import amounts_of, time_text
 from flask_llm_cost.ledger.endings import ENDINGS, asks
 from flask_llm_cost.ledger.filter import TIMES, Filter
-from flask_llm_cost.ledger.pieces import PLAIN, day_key
-from flask_llm_cost.ledger.rollup_sums import PRESENT
+from flask_llm_cost.ledger.pieces import PLAIN, day_key, parts_of
+from flask_llm_cost.ledger.rollup_sums import IN_PARTS, OVER_MODELS, PRESENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Question:
     :param days: the zone of the rollups' days
     :param wanted: tags that calls must have, to their value
     :param unwanted: tags that calls must not have
+    :param all_kinds: whether there are rows of every kind
     :param counted: tags of which it is kept which calls have them, whatever their value
     """
 
@@ -38,6 +39,7 @@ class Question:
     days: ZoneInfo
     wanted: Mapping[str, str]
     unwanted: frozenset[str]
+    all_kinds: bool = False
     counted: frozenset[str] = frozenset()
 
     @property
@@ -51,6 +53,17 @@ class Question:
         return key in self.counted and key not in self.wanted and f"tag:{key}" not in dimensions
 
     @property
+    def over_models(self) -> bool:
+        """Whether it is nobody's business of which models the calls are."""
+        flt = self.flt
+        return not {"provider", "model"} & {*self.by.dimensions} and flt.provider is None and flt.model is None
+
+    @property
+    def knows_parts(self) -> bool:
+        """Whether there are sums of parts of days for it."""
+        return self.all_kinds and self.over_models and len(self.tags) == 1
+
+    @property
     def of_endings(self) -> bool:
         """Whether it is about how calls ended."""
         return asks(self.flt) or bool({*self.by.dimensions} & {*ENDINGS})
@@ -62,7 +75,8 @@ class Rows:
     def __init__(self, session: Session, question: Question, source: str, top: int | None) -> None:
         self._session = session
         self._question = question
-        self._table = TAG_ROLLUPS if source == "days" else USAGE_ROLLUPS
+        self._source = source
+        self._table = USAGE_ROLLUPS if source == "quarters" else TAG_ROLLUPS
         self._top = top
 
     def sums(self) -> Sums:
@@ -133,18 +147,18 @@ class Rows:
         """What the rollups have to hold: column, operator and value."""
         question, flt = self._question, self._question.flt
         found: list[tuple[Any, str, Any]]
-        if self._table is TAG_ROLLUPS:
-            over_models = (
-                pair and not {"provider", "model"} & {*question.by.dimensions} and not flt.provider and not flt.model
-            )
+        if self._source == "parts":
+            day, first, last = parts_of(flt, question.days)
+            found = [("key", "=", ",".join(pair) + IN_PARTS), ("day", "=", day)]
+            found += [("second_value", ">=", first), ("second_value", "<=", last)]
+        elif self._source == "days":
             any_value = len(pair) == 1 and question.any_value(pair[0], dimensions)
-            found = [("key", "=", ",".join(pair) + (PRESENT if any_value else "*" if over_models else ""))]
-            column = "day"
-            ends: list[Any] = [instant and instant.astimezone(question.days).date() for instant in (flt.since, flt.until)]
+            over_models = OVER_MODELS if pair and question.over_models else ""
+            ends = [instant and instant.astimezone(question.days).date() for instant in (flt.since, flt.until)]
+            found = [("key", "=", ",".join(pair) + (PRESENT if any_value else over_models)), *_between("day", *ends)]
         else:
-            found = [("component", "=", "")]
-            column, ends = "bucket", [flt.since, flt.until]
-        found += [(column, sign, end) for sign, end in zip((">=", "<"), ends, strict=True) if end is not None]
+            component = OVER_MODELS if question.all_kinds and question.over_models else ""
+            found = [("component", "=", component), *_between("bucket", flt.since, flt.until)]
         found += [(columns[key], "=", value) for key, value in question.wanted.items() if key in columns]
         return found + [(name, "=", value) for name in PLAIN if (value := getattr(flt, name)) is not None]
 
@@ -165,8 +179,13 @@ class Rows:
         return key_of(name, value) if name in TIMES and isinstance(value, str) else day_key(name, value)
 
 
+def _between(column: str, first: Any, end: Any) -> list[tuple[Any, str, Any]]:
+    return [(column, sign, value) for sign, value in ((">=", first), ("<", end)) if value is not None]
+
+
 _OPERATORS: Final[Mapping[str, Callable[[Any, Any], sa.ColumnElement[bool]]]] = {
-    "=": operator.eq, ">=": operator.ge, "<": operator.lt, "in": lambda column, values: column.in_(values),
+    "=": operator.eq, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
+    "in": lambda column, values: column.in_(values),
 }  # fmt: skip
 
 

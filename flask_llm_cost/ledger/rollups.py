@@ -15,7 +15,7 @@ from flask_llm_cost.ledger.bulk import TAG_ROLLUPS, USAGE_ROLLUPS, Upsert
 from flask_llm_cost.ledger.change import Change, DoFirst
 from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.rollup_state import MOST_KEYS, RollupState, hold_state, pair_of
-from flask_llm_cost.ledger.rollup_sums import MEASURES, TAG_KEYS, USAGE_KEYS, Sums
+from flask_llm_cost.ledger.rollup_sums import MEASURES, TAG_KEYS, USAGE_KEYS, Sums, by_value
 from flask_llm_cost.ledger.rows import Row
 from flask_llm_cost.ledger.transaction import WriteError
 
@@ -172,7 +172,7 @@ def _sampled(connection: sa.Connection, key: str, condition: sa.ColumnElement[bo
 
 def any_left(connection: sa.Connection, key: str) -> bool:
     """Whether there are rows of a key."""
-    found = sa.select(sa.literal(1)).select_from(TAG_ROLLUPS).where(TAG_ROLLUPS.c.key.in_((key, f"{key}*"))).limit(1)
+    found = sa.select(sa.literal(1)).select_from(TAG_ROLLUPS).where(TAG_ROLLUPS.c.key.in_(by_value(key))).limit(1)
     return connection.scalar(found) is not None
 
 
@@ -180,7 +180,7 @@ def sweep(connection: sa.Connection, key: str) -> None:
     """Take away some of the rows of a key that is left out."""
     state = hold_state(connection, alone=True)
     if state is not None and key not in state.kept:
-        delete_some(connection, TAG_ROLLUPS, TAG_ROLLUPS.c.key.in_((key, f"{key}*")), _SWEEP)
+        delete_some(connection, TAG_ROLLUPS, TAG_ROLLUPS.c.key.in_(by_value(key)), _SWEEP)
 
 
 def delete_some(connection: sa.Connection, table: sa.Table, condition: sa.ColumnElement[bool], most: int) -> int:

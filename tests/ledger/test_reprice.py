@@ -68,7 +68,11 @@ class Shop:
         lines = sum((cost or Decimal(0) for (cost,) in self.rows(LineItem.cost)), Decimal(0))
         assert lines == calls
         if rollups := self.rows(UsageRollup.component, UsageRollup.cost):
-            assert sum((cost for component, cost in rollups if component), Decimal(0)) == calls
+            by_component: dict[str, Decimal] = {}
+            for component, cost in rollups:
+                by_component[component] = by_component.get(component, Decimal(0)) + cost
+            assert by_component.pop("") == by_component.pop("*") == calls
+            assert sum(by_component.values()) == calls
         ((spent,),) = self.rows(BudgetPeriod.spent)
         assert spent == calls
         return calls

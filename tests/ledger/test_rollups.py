@@ -100,14 +100,15 @@ def kept_sqlite(sqlite_ledger: LedgerMaker) -> Iterator[Kept]:
 
 
 def test_rollups_move_with_the_calls(kept: Kept) -> None:
-    """One call is counted per bucket, component, day, tag, pair of report tags, and who has a tag; delivered twice, once."""
+    """One call is counted per bucket, component, day, part of it, tag, pair of tags, and who has one; twice is once."""
     record = price(a_call(occurred_at=datetime(2026, 10, 15, 12, 29, tzinfo=UTC)))
     for _ in range(2):
         kept.write([record])
     usage, tags = kept.found()
     bucket = datetime(2026, 10, 15, 12, 15, tzinfo=UTC)
     assert {key[0] for key in usage} == {bucket}
-    assert {key[3] for key in usage} == {"", "input", "output"}
+    assert {key[3] for key in usage} == {"", "*", "input", "output"}
+    assert usage[bucket, "", "", "*", "USD"]["cost"] == record.total_cost
     cost = usage[bucket, "openai", "gpt-4o-2024-08-06", "", "USD"]["cost"]
     assert cost == record.total_cost
     day = date(2026, 10, 15)
@@ -115,6 +116,9 @@ def test_rollups_move_with_the_calls(kept: Kept) -> None:
     assert (day, "", "", "", *model) in tags
     assert (day, "tenant_id", "acme", "", *model) in tags
     assert (day, "tenant_id*", "acme", "", "", "", "USD") in tags
+    # 12:29 is in the third quarter of the day.
+    assert (day, "tenant_id@", "acme", "2", "", "", "USD") in tags
+    assert (day, "@", "", "2", "", "", "USD") in tags
     assert (day, "feature,tenant_id", "chat", "acme", *model) in tags
     assert {key[1] for key in tags if key[1].endswith("?")} == {"feature?", "tenant_id?", "user_id?"}
     assert (day, "tenant_id?", "", "", *model) in tags

@@ -212,6 +212,46 @@ def test_every_database_says_the_same(kept: Kept) -> None:
             assert quick == slow, (dimensions, flt)
 
 
+@pytest.mark.parametrize("zone", ZONES)
+def test_parts_of_days_say_the_same(ledgers_of_zones: dict[str, Kept], zone: str) -> None:
+    """Ranges of any length that begin and end at any hour of the days around the one of 25 hours, by a tag and without."""
+    start = start_of_day(date(2026, 10, 24), ZoneInfo(zone))
+    asked: tuple[tuple[int, list[str], list[str]], ...] = (
+        (1, ["tag:feature"], []), (4, [], ["tenant_id"]), (5, ["day", "tag:tenant_id"], ["tenant_id"]),
+        (13, ["tag:feature"], []), (31, [], ["tenant_id"]),
+    )  # fmt: skip
+    for hours, dimensions, tagged in asked:
+        for hour in range(72 - hours):
+            since = start + timedelta(hours=hour, minutes=hour % 2)
+            flt = Filter(scope={}, since=since, until=since + timedelta(hours=hours))
+            quick, slow = both(ledgers_of_zones[zone], flt, dimensions, SPEND, ZoneInfo(zone), tagged)
+            assert quick == slow, (hours, hour, dimensions)
+
+
+def test_quarters_of_days_by_a_tag_do_not_read_calls(kept: Kept) -> None:
+    """From six o'clock to six by a tag, by day too, with and without it: known from sums, and calls are not touched."""
+    start = start_of_day(date(2026, 10, 22), BERLIN)
+    flt = Filter(scope={}, since=start + timedelta(hours=6), until=start + timedelta(days=2, hours=18))
+    asked: list[tuple[Filter, list[str], list[str]]] = [
+        (flt, ["tag:feature"], []),
+        (flt, ["day", "tag:tenant_id"], ["tenant_id"]),
+        (replace(flt, tags={"feature": "chat"}), [], []),
+        (replace(flt, scope={"feature": "chat"}, until=flt.since and flt.since + timedelta(hours=12)), ["day"], []),
+        (replace(flt, tags={"feature": None}), [], []),
+    ]
+    for narrow, dimensions, tagged in asked:
+        quick, slow = both(kept, narrow, dimensions, SPEND, BERLIN, tagged)
+        assert quick == slow
+        assert quick
+    with kept.engine.begin() as connection:
+        for model in (LineItem, CallTag, Call):
+            connection.execute(sa.delete(model))
+    for narrow, dimensions, tagged in asked:
+        quick, slow = both(kept, narrow, dimensions, SPEND, BERLIN, tagged)
+        assert quick
+        assert not slow
+
+
 def test_how_calls_ended_is_the_same_from_both(kept: Kept) -> None:
     """What data quality is told is what the calls say, whole days and broken ranges, of a provider and of all."""
     inside = Filter(scope={}, since=AUTUMN - timedelta(days=3, minutes=4), until=AUTUMN + timedelta(days=2, seconds=5))

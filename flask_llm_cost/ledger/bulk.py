@@ -154,43 +154,60 @@ class Upsert:
 
     :param keys: the columns of a row in front of its sums, the primary key first
     :param measures: the columns that add up
+    :param bounds: the columns after them of which the higher value stays; ``None`` is below everything
     """
 
-    def __init__(self, table: sa.Table, keys: Sequence[str], measures: Sequence[str], dialect: sa.Dialect) -> None:
+    def __init__(
+        self,
+        table: sa.Table,
+        keys: Sequence[str],
+        measures: Sequence[str],
+        dialect: sa.Dialect,
+        *,
+        bounds: Sequence[str] = (),
+    ) -> None:
         self._table = table
         self._keys = tuple(keys)
         self._measures = tuple(measures)
+        self._bounds = tuple(bounds)
         self._dialect = dialect
         self._statements: dict[tuple[str, ...], _Statement] = {}
 
     def __call__(self, connection: sa.Connection, rows: Sequence[Sequence[Any]]) -> None:
-        """Add *rows*, keys and sums, which are in the order in which everyone locks them."""
+        """Add *rows*, keys, sums and bounds, which are in the order in which everyone locks them."""
         if not rows:
             return
         # Of most calls most sums are 0, which need not be sent or added. PyMySQL wants nothing but parameters.
         plain = self._dialect.name in _INSERTS
         first = len(self._keys)
+        last = first + len(self._measures)
         columns = list(zip(*rows, strict=True))
-        moved = [place for place in range(first, len(columns)) if not plain or any(columns[place])]
-        if not moved:
+        moved = [place for place in range(first, last) if not plain or any(columns[place])]
+        if not moved and not self._bounds:
             return
         names = tuple(self._measures[place - first] for place in moved)
         statement = self._statements.get(names)
         if statement is None:
             statement = self._statements[names] = self._make(names)
-        statement(connection, statement.bind([*columns[:first], *[columns[place] for place in moved]]))
+        statement(connection, statement.bind([*columns[:first], *[columns[place] for place in moved], *columns[last:]]))
 
     def _make(self, moved: Sequence[str]) -> _Statement:
         zeros = [name for name in self._measures if name not in moved]
-        return _Statement(self._table, self._dialect, (*self._keys, *moved), zeros=zeros, finish=self._adding(moved))
+        names = (*self._keys, *moved, *self._bounds)
+        return _Statement(self._table, self._dialect, names, zeros=zeros, finish=self._adding(moved))
 
     def _adding(self, moved: Sequence[str]) -> Callable[[Any], Any]:
         columns = self._table.c
 
         def finish(insert: Any) -> Any:
-            if self._dialect.name in _INSERTS:
-                sums = {name: columns[name] + insert.excluded[name] for name in moved}
-                return insert.on_conflict_do_update(index_elements=["id"], set_=sums)
-            return insert.on_duplicate_key_update({name: columns[name] + insert.inserted[name] for name in moved})
+            plain = self._dialect.name in _INSERTS
+            new = insert.excluded if plain else insert.inserted
+            changed = {name: columns[name] + new[name] for name in moved}
+            for name in self._bounds:
+                higher = sa.or_(columns[name].is_(None), new[name] > columns[name])
+                changed[name] = sa.case((higher, new[name]), else_=columns[name])
+            if plain:
+                return insert.on_conflict_do_update(index_elements=["id"], set_=changed)
+            return insert.on_duplicate_key_update(changed)
 
         return finish

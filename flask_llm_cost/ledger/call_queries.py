@@ -13,21 +13,26 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import QueryError
+from flask_llm_cost.ledger.bulk import USAGE_ROLLUPS
 from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.days import with_calls
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
+from flask_llm_cost.ledger.peaks import UNKNOWN, near_the_top
 from flask_llm_cost.ledger.rollup_state import rare_tags
 from flask_llm_cost.ledger.rollup_sums import FAILED_OUTCOMES, UNCOUNTED_SOURCES
 from flask_llm_cost.ledger.sample_queries import newest
 
-#: What a list of calls can be sorted by, and whether downwards. What is not known comes last in ``dearest`` and ``slowest``.
+#: What a list of calls can be sorted by, and whether downwards. What is not known comes last in ``dearest`` and ``slowest``,
+#: and of equals the latest come first.
 ORDERS: Final[Mapping[str, tuple[Any, bool]]] = {
     "newest": (Call.occurred_at, True),
     "oldest": (Call.occurred_at, False),
-    "dearest": (sa.func.coalesce(Call.total_cost, sa.literal(Decimal(-1), Money), type_=Money()), True),
-    "slowest": (sa.func.coalesce(Call.latency_ms, -1), True),
+    "dearest": (sa.func.coalesce(Call.total_cost, sa.literal(Decimal(UNKNOWN), Money), type_=Money()), True),
+    "slowest": (sa.func.coalesce(Call.latency_ms, UNKNOWN), True),
 }
+#: By which column of the rollups the first ones of an order are found.
+_BOUNDS: Final = {"dearest": USAGE_ROLLUPS.c.most_cost, "slowest": USAGE_ROLLUPS.c.most_latency_ms}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,15 +118,20 @@ def calls_page(
     backwards = before is not None
     tag, by_time = flt.a_tag(rare_tags(session)), expression is Call.occurred_at
     # The tag's own copy of the time has its calls in order: none is looked at that is not shown.
-    sort: tuple[Any, Any] = (CallTag.occurred_at, CallTag.call_id) if tag and by_time else (expression, Call.id)
+    sort: tuple[Any, ...] = (CallTag.occurred_at, CallTag.call_id) if tag and by_time else (Call.occurred_at, Call.id)
+    sort = sort if by_time else (expression, *sort)
     place = None if (start := after or before) is None else _place(session, flt, expression, start)
     if (within := with_calls(session, flt)) is None:
         return CallPage((), None, None)
     query = sa.select(*_COLUMNS).where(*within.conditions(joined=tag, few=by_time))
-    if start is not None and place is not None:
-        query = query.where(_beyond(place, start, *sort, downwards != backwards))
+    if place is not None:
+        query = query.where(_beyond(place[-len(sort) :], sort, downwards != backwards))
     query = query.order_by(*(item.desc() if downwards != backwards else item.asc() for item in sort)).limit(limit + 1)
-    found = session.execute(query).all()
+    found: Sequence[Any] = ()
+    for condition, whole in _at_first(session, within, order, limit + 1, place and place[0], backwards=backwards):
+        found = session.execute(query.where(condition)).all()
+        if whole or len(found) > limit:
+            break
     more, found = len(found) > limit, found[:limit]
     if backwards:
         found = found[::-1]
@@ -131,6 +141,16 @@ def calls_page(
     beyond_end = more if not backwards else True
     beyond_start = start is not None and (not backwards or more)
     return CallPage(rows, rows[-1].id if beyond_end else None, rows[0].id if beyond_start else None)
+
+
+def _at_first(
+    session: Session, flt: Filter, order: str, wanted: int, place: Any, *, backwards: bool
+) -> Iterator[tuple[sa.ColumnElement[bool], bool]]:
+    """Which calls are looked at, and whether there are no others to look at then."""
+    if order in _BOUNDS:
+        expression, _ = ORDERS[order]
+        yield from near_the_top(session, flt, _BOUNDS[order], expression, wanted, place, backwards=backwards)
+    yield sa.true(), True
 
 
 def dearest_of_latest(session: Session, flt: Filter, *, latest: int, limit: int) -> tuple[CallRow, ...]:
@@ -144,20 +164,22 @@ def dearest_of_latest(session: Session, flt: Filter, *, latest: int, limit: int)
     return _with_tags(session, session.execute(query).all())
 
 
-def _place(session: Session, flt: Filter, expression: Any, start: UUID) -> sa.ColumnElement[Any]:
+def _place(session: Session, flt: Filter, expression: Any, start: UUID) -> tuple[Any, ...]:
+    """What a call is sorted by: the value of the order, its time and its id."""
     # Looked up within the filter: a call of somebody else's is not there.
-    found = session.execute(sa.select(expression).where(*flt.conditions(), Call.id == start)).one_or_none()
+    query = sa.select(expression, Call.occurred_at, Call.id).where(*flt.conditions(), Call.id == start)
+    found = session.execute(query).one_or_none()
     if found is None:
         raise QueryError("the call that this page starts from is not among these calls")
-    return sa.literal(found[0], expression.type)
+    return tuple(found)
 
 
-def _beyond(
-    place: sa.ColumnElement[Any], start: UUID, expression: Any, identity: Any, downwards: bool
-) -> sa.ColumnElement[bool]:
-    if downwards:
-        return sa.and_(expression <= place, sa.or_(expression < place, identity < start))
-    return sa.and_(expression >= place, sa.or_(expression > place, identity > start))
+def _beyond(place: Sequence[Any], sort: Sequence[Any], downwards: bool) -> sa.ColumnElement[bool]:
+    (first, *others), value = sort, sa.literal(place[0], sort[0].type)
+    further: sa.ColumnElement[bool] = first < value if downwards else first > value
+    if not others:
+        return further
+    return sa.and_(first <= value if downwards else first >= value, sa.or_(further, _beyond(place[1:], others, downwards)))
 
 
 def all_calls(session: Session, flt: Filter, *, order: str = "newest", batch: int = 1000) -> Iterator[CallRow]:

@@ -225,6 +225,9 @@ class UsageRollup(_Sums, Base):
     component: Mapped[str] = mapped_column(sa.String(32))
     currency: Mapped[str] = mapped_column(sa.String(3))
     quantity: Mapped[Decimal] = mapped_column(Quantity)
+    #: None of its calls, where it counts calls, costs or took more. What is taken off later does not lower it.
+    most_cost: Mapped[Decimal | None] = mapped_column(Money)
+    most_latency_ms: Mapped[int | None] = mapped_column(sa.BigInteger)
 
     __table_args__ = (sa.Index("ix_llm_cost_usage_rollups_bucket", "component", "bucket"), _EXACT_STRINGS)
 

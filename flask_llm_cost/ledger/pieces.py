@@ -19,7 +19,7 @@ from flask_llm_cost.ledger.rollup_sums import PART, PARTS
 
 #: The columns that both rollups have.
 PLAIN: Final = ("provider", "model", "currency")
-_QUARTER: Final = timedelta(minutes=15)
+QUARTER: Final = timedelta(minutes=15)
 
 #: What answers for a piece of a range (``days``, ``parts`` of one day, ``quarters`` of an hour or ``calls``), the piece, and
 #: whether it is added (1) or taken off (-1).
@@ -134,8 +134,8 @@ def parts_of(flt: Filter, zone: ZoneInfo) -> tuple[date, str, str]:
 def quarters(flt: Filter) -> Iterator[Piece]:
     """The range of a filter as whole quarters of an hour, and the calls at its ends."""
     since, until = flt.since, flt.until
-    first = None if since is None else since + (-_into_quarter(since) % _QUARTER)
-    last = None if until is None else until - _into_quarter(until)
+    first = None if since is None else since + (-into_quarter(since) % QUARTER)
+    last = None if until is None else until - into_quarter(until)
     if first is not None and last is not None and first >= last:
         if since != until:
             yield "calls", flt, 1
@@ -147,7 +147,8 @@ def quarters(flt: Filter) -> Iterator[Piece]:
         yield "calls", replace(flt, since=last), 1
 
 
-def _into_quarter(instant: datetime) -> timedelta:
+def into_quarter(instant: datetime) -> timedelta:
+    """How long ago the quarter of an hour of an instant began."""
     return timedelta(minutes=instant.minute % 15, seconds=instant.second, microseconds=instant.microsecond)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from operator import itemgetter
@@ -30,6 +30,8 @@ MEASURES: Final = (
     "priced_calls", "unpriced_calls", "uncounted_calls", "partial_calls", "failed_calls", "estimated_calls", "wasted_calls",
     "wasted_priced_calls", "wasted_cost", "latency_ms", "latency_calls", "quantity",
 )  # fmt: skip
+#: What none of a rollup's calls exceeds, in the order of the columns that it is of.
+BOUNDS: Final = ("most_cost", "most_latency_ms")
 USAGE_KEYS: Final = ("bucket", "provider", "model", "component", "currency")
 #: What ends the key under which calls are kept over all models; alone it is the component of those of a quarter of an hour.
 #: No tag's key can end so.
@@ -68,6 +70,7 @@ class Sums:
         # What each rollup gets, call by call: columns of many are added up several times as fast as one after the other.
         self._usage: defaultdict[tuple[datetime, str, str, str, str], list[_Amounts]] = defaultdict(list)
         self._tags: defaultdict[tuple[date, str, str, str, str, str, str], list[_Amounts]] = defaultdict(list)
+        self._bounds: dict[tuple[Any, ...], _Amounts] = {}
         self._starts: dict[date, datetime] = {}
 
     def add(self, sign: int, rows: CallRows) -> None:
@@ -78,8 +81,10 @@ class Sums:
         measured = _measures(sign, call)
         usage, sums = self._usage, self._tags
         bucket = at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
-        usage[bucket, provider, model, "", currency].append(measured)
-        usage[bucket, "", "", OVER_MODELS, currency].append(measured)
+        for counted in ((bucket, provider, model, "", currency), (bucket, "", "", OVER_MODELS, currency)):
+            usage[counted].append(measured)
+            if sign > 0:
+                self._raise_bounds(counted, call["total_cost"], call["latency_ms"])
         for item in rows.items:
             usage[bucket, provider, model, item["component"], currency].append(_of_item(sign, item))
         day = self._day(at)
@@ -115,9 +120,18 @@ class Sums:
             start = self._starts[day] = start_of_day(day, self._zone)
         return str(min(max((at - start) // PART, 0), PARTS - 1))
 
+    def _raise_bounds(self, key: tuple[Any, ...], *values: Any) -> None:
+        there = self._bounds.get(key, values)
+        self._bounds[key] = tuple(
+            value if most is None or (value is not None and value > most) else most
+            for most, value in zip(there, values, strict=True)
+        )
+
     def usage_rows(self) -> list[_Amounts]:
-        """What changes in ``llm_cost_usage_rollups``, in order of id: the id, :data:`USAGE_KEYS`, all of the measures."""
-        return _rows(self._usage)
+        """What changes in ``llm_cost_usage_rollups``, in order of id: id, :data:`USAGE_KEYS`, measures, :data:`BOUNDS`."""
+        nothing = (None,) * len(BOUNDS)
+        found = _rows(self._usage, self._bounds)
+        return [(*row, *self._bounds.get(row[1 : 1 + len(USAGE_KEYS)], nothing)) for row in found]
 
     def tag_rows(self) -> list[_Amounts]:
         """What changes in ``llm_cost_tag_rollups``, in order of id: the id, :data:`TAG_KEYS`, all but the last measure."""
@@ -177,9 +191,10 @@ def _of_item(sign: int, item: Row) -> _Amounts:
     return (sign, 0, 0, 0, 0, 0, amounts, *counts, 0, 0, 0, 0, 0, 0, _NOTHING, 0, 0, sign * item["quantity"])
 
 
-def _rows(sums: Mapping[Any, list[_Amounts]]) -> list[_Amounts]:
+def _rows(sums: Mapping[Any, list[_Amounts]], besides: Collection[Any] = ()) -> list[_Amounts]:
+    """The sums that move anything, and those of the keys *besides*."""
     added = {key: found[0] if len(found) == 1 else tuple(map(sum, zip(*found, strict=True))) for key, found in sums.items()}
-    rows = [(rollup_id(key), *key, *amounts) for key, amounts in added.items() if any(amounts)]
+    rows = [(rollup_id(key), *key, *amounts) for key, amounts in added.items() if any(amounts) or key in besides]
     # Everyone in the same order, so that nobody waits for each other in a circle.
     rows.sort(key=lambda row: row[0].int)
     return rows

@@ -15,7 +15,7 @@ from flask_llm_cost.ledger.bulk import TAG_ROLLUPS, USAGE_ROLLUPS, Upsert
 from flask_llm_cost.ledger.change import Change, DoFirst
 from flask_llm_cost.ledger.faults import Fault
 from flask_llm_cost.ledger.rollup_state import MOST_KEYS, RollupState, hold_state, pair_of
-from flask_llm_cost.ledger.rollup_sums import MEASURES, TAG_KEYS, USAGE_KEYS, Sums, by_value
+from flask_llm_cost.ledger.rollup_sums import BOUNDS, MEASURES, TAG_KEYS, USAGE_KEYS, Sums, by_value
 from flask_llm_cost.ledger.rows import Row
 from flask_llm_cost.ledger.transaction import WriteError
 
@@ -79,7 +79,7 @@ class Rollups:
         found = self._upserts
         if found is None or found[0] is not connection.dialect:
             dialect = connection.dialect
-            usage = Upsert(USAGE_ROLLUPS, ("id", *USAGE_KEYS), MEASURES, dialect)
+            usage = Upsert(USAGE_ROLLUPS, ("id", *USAGE_KEYS), MEASURES, dialect, bounds=BOUNDS)
             found = (dialect, usage, Upsert(TAG_ROLLUPS, ("id", *TAG_KEYS), _TAG_MEASURES, dialect))
             self._upserts = found
         return found[1], found[2]

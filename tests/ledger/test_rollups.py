@@ -24,7 +24,7 @@ from flask_llm_cost.ledger.rebuild import rebuild
 from flask_llm_cost.ledger.repricing import Repricing, reprice
 from flask_llm_cost.ledger.retention import forget
 from flask_llm_cost.ledger.rollup_state import hold_state, read_state
-from flask_llm_cost.ledger.rollup_sums import MEASURES, TAG_KEYS, USAGE_KEYS, Sums
+from flask_llm_cost.ledger.rollup_sums import BOUNDS, MEASURES, TAG_KEYS, USAGE_KEYS, Sums
 from flask_llm_cost.ledger.rollups import Rollups
 from flask_llm_cost.ledger.stored import stored_calls
 from flask_llm_cost.ledger.transaction import WriteError
@@ -68,9 +68,36 @@ class Kept:
             sums = Sums(self.rollups.zone, state)
             for rows in stored_calls(connection, list(connection.scalars(sa.select(Call.id)))):
                 sums.add(1, rows)
-        usage = [dict(zip(("id", *USAGE_KEYS, *MEASURES), row, strict=True)) for row in sums.usage_rows()]
+        usage = [dict(zip(("id", *USAGE_KEYS, *MEASURES, *BOUNDS), row, strict=True)) for row in sums.usage_rows()]
         tags = [dict(zip(("id", *TAG_KEYS, *MEASURES[:-1]), row, strict=True)) for row in sums.tag_rows()]
         return by_key(usage, USAGE_KEYS), by_key(tags, TAG_KEYS)
+
+    def bounds(self) -> tuple[dict[Any, tuple[Any, ...]], dict[Any, tuple[Any, ...]]]:
+        """What none of the calls of each rollup exceeds, as it is kept, and as it is in the calls that are there."""
+        kept: dict[Any, tuple[Any, ...]] = {}
+        there: dict[Any, tuple[Any, ...]] = {}
+        with self.engine.connect() as connection:
+            for *key, component, cost, latency in connection.execute(
+                sa.select(
+                    UsageRollup.bucket, UsageRollup.provider, UsageRollup.model, UsageRollup.currency, UsageRollup.component,
+                    UsageRollup.most_cost, UsageRollup.most_latency_ms,
+                )
+            ):  # fmt: skip
+                if component in ("", "*"):
+                    kept[*key, component] = (-1 if cost is None else cost, -1 if latency is None else latency)
+                else:
+                    assert (cost, latency) == (None, None)
+            for call in connection.execute(sa.select(Call.__table__)).mappings():
+                at = call["occurred_at"]
+                bucket = at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
+                cost = -1 if call["total_cost"] is None else call["total_cost"]
+                latency = -1 if call["latency_ms"] is None else call["latency_ms"]
+                one = (call["provider"], call["model"] or call["requested_model"] or "")
+                for of, component in ((one, ""), (("", ""), "*")):
+                    name = (bucket, *of, call["currency"], component)
+                    before = there.get(name, (-1, -1))
+                    there[name] = (max(before[0], cost), max(before[1], latency))
+        return kept, there
 
     def close(self) -> None:
         self.own.dispose()
@@ -210,9 +237,14 @@ def test_moved_step_by_step_is_made_anew(
             pass
     moved = kept.found()
     assert moved == kept.expected()
+    bounds, there = kept.bounds()
+    for key, values in there.items():
+        assert all(most >= value for most, value in zip(bounds[key], values, strict=True)), key
     assert who_has_a_tag(kept) == dict(Counter(key for record in written for key in record.tags))
     assert kept.rebuild() == len(written)
     assert kept.found() == moved
+    bounds, there = kept.bounds()
+    assert bounds == there
     kept.close()
 
 

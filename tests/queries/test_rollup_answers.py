@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -299,6 +300,82 @@ def test_a_list_of_how_calls_ended_misses_none(
         assert {row.id for row in all_calls(session, asked, batch=60)} == set(wanted.values())
         assert queries.extent(session, asked) == (min(wanted, default=None), max(wanted, default=None))
         assert latest(session, asked).size == len(wanted)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(ZONES), filters(), st.sampled_from(["dearest", "slowest"]), st.integers(1, 60))
+def test_lists_by_cost_and_latency_miss_none(
+    ledgers_of_zones: dict[str, Kept], zone: str, flt: Filter, order: str, limit: int
+) -> None:
+    """Page by page there and back, every call is in its place: the highest first, the latest of equals, the unknown last."""
+    amount = {"dearest": "total_cost", "slowest": "latency_ms"}[order]
+    with Session(ledgers_of_zones[zone].engine) as session:
+        there = session.execute(
+            sa.select(sa.func.coalesce(getattr(Call, amount), -1), Call.occurred_at, Call.id).where(*flt.conditions())
+        )
+        wanted = [call_id for _, _, call_id in sorted(there, key=lambda row: (row[0], row[1], row[2].int), reverse=True)]
+        page = calls_page(session, flt, order=order, limit=limit)
+        pages = [page]
+        while page.following is not None and len(pages) < 12:
+            page = calls_page(session, flt, order=order, after=page.following, limit=limit)
+            pages.append(page)
+        assert [row.id for page in pages for row in page.rows] == wanted[: limit * len(pages)]
+        for earlier in reversed(pages[:-1]):
+            assert page.preceding is not None
+            page = calls_page(session, flt, order=order, before=page.preceding, limit=limit)
+            assert page.rows == earlier.rows
+
+
+def test_calls_that_cost_the_same_are_in_order_of_time(tmp_path: Path) -> None:
+    """Of calls in 450 quarters of an hour with few values, all or some, each page is that of the whole list.
+
+    The bounds of the first quarters are by calls that the filter does not let through.
+    """
+    kept = Kept(sa.URL.create("sqlite", database=f"{tmp_path}/same.db"), "UTC")
+
+    def of(number: int) -> tuple[bool, int]:
+        streamed = number % 2 == 0
+        return streamed, 20 if streamed else 30 if number < 400 else 10
+
+    some = [
+        price(
+            replace(
+                made_up(1), id=new_call_id(), occurred_at=AUTUMN + timedelta(days=40, minutes=7.5 * number, seconds=1),
+                stream=of(number)[0], latency_ms=of(number)[1], cost=None,
+            )
+        )
+        for number in range(2 * 450)
+    ]  # fmt: skip
+    kept.writer.write(some)
+    flt = Filter(scope={}, since=AUTUMN + timedelta(days=40))
+    whole = sorted(some, key=lambda record: (record.latency_ms or 0, record.occurred_at), reverse=True)
+    with Session(kept.engine) as session:
+        for streamed in (None, True):
+            asked = replace(flt, stream=streamed)
+            wanted = [record.id for record in whole if streamed in (None, record.stream)]
+            for limit in (1, 40, 250, 420, 800):
+                assert [row.id for row in calls_page(session, asked, order="slowest", limit=limit).rows] == wanted[:limit]
+            for place in range(0, len(wanted) - 10, 20):
+                after = calls_page(session, asked, order="slowest", after=wanted[place], limit=9)
+                assert [row.id for row in after.rows] == wanted[place + 1 : place + 10]
+                before = calls_page(session, asked, order="slowest", before=wanted[place + 9], limit=9)
+                assert [row.id for row in before.rows] == wanted[place : place + 9]
+    kept.close()
+
+
+@pytest.mark.parametrize("order", ["dearest", "slowest"])
+def test_the_top_of_a_list_by_cost_reads_few_calls(kept: Kept, order: str) -> None:
+    """The first pages, of everything and of a provider, look at calls of some quarters of an hour only, back and forth."""
+    for flt in (Filter(scope={}), Filter(scope={}, provider="openai")):
+        seen: list[str] = []
+        with Session(kept.engine) as session:
+            sa.event.listen(kept.engine, "before_cursor_execute", lambda *given, seen=seen: seen.append(given[2]))
+            first = calls_page(session, flt, order=order, limit=5)
+            second = calls_page(session, flt, order=order, after=first.following, limit=5)
+            assert calls_page(session, flt, order=order, before=second.preceding, limit=5).rows == first.rows
+        lists = [statement for statement in seen if f"FROM {Call.__tablename__}" in statement and "LIMIT" in statement]
+        assert len(lists) == 3
+        assert all(statement.count("occurred_at >=") > 1 for statement in lists), lists
 
 
 def test_nothing_is_looked_for_on_days_without_it(kept: Kept) -> None:

@@ -28,7 +28,8 @@ from flask_llm_cost.dashboard.sums import cache_share
 from flask_llm_cost.dashboard.timeline import Timeline, timeline
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
-from flask_llm_cost.ledger.call_queries import CallRow, dearest_of_latest
+from flask_llm_cost.ledger.call_queries import CallRow
+from flask_llm_cost.ledger.call_queries import dearest as dearest_calls
 from flask_llm_cost.ledger.queries import Completeness, Spend, UnpricedModel
 from flask_llm_cost.ledger.sample_queries import Moved, latest, moved_since, quantile
 from flask_llm_cost.ledger.tag_queries import MANY_CALLS, too_many_to_add_up
@@ -190,7 +191,7 @@ def build(
     left = too_many_to_add_up(session, flt, [key for key in keys if f"tag:{key}" != selection.by])
     apart = tuple(key for key in keys if key in left)
     dimensions = [f"tag:{key}" for key in keys if key not in apart] + ["model"]
-    dearest = dearest_of_latest(session, flt, latest=MANY_CALLS, limit=_MOST_DEAREST)
+    dearest, of_all = dearest_calls(session, flt, latest=MANY_CALLS, limit=_MOST_DEAREST)
     also: dict[str, list[str]] = {}
     for key, value in (pair for call in dearest for pair in call.tags.items() if pair[0] in report_tags):
         also.setdefault(key, []).append(value)
@@ -233,7 +234,7 @@ def build(
         movers=movers([found[name] for name in telling], selection.filter.currency or "USD") if before.calls else (),
         apart=apart,
         dearest=dearest,
-        dearest_of=MANY_CALLS if _calls_left(session, time, period) > MANY_CALLS else None,
+        dearest_of=MANY_CALLS if not of_all and _calls_left(session, time, period) > MANY_CALLS else None,
         facts=_facts(session, selection, total),
         odd=odd,
         odd_days=tuple(OddDay(day=day, cost=time.costs[day], usual=usual) for day, usual in unusual),

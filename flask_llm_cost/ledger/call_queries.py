@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
@@ -18,7 +18,7 @@ from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.days import with_calls
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
-from flask_llm_cost.ledger.peaks import UNKNOWN, near_the_top
+from flask_llm_cost.ledger.peaks import UNKNOWN, Part, near_the_top
 from flask_llm_cost.ledger.rollup_state import rare_tags
 from flask_llm_cost.ledger.rollup_sums import FAILED_OUTCOMES, UNCOUNTED_SOURCES
 from flask_llm_cost.ledger.sample_queries import newest
@@ -123,15 +123,12 @@ def calls_page(
     place = None if (start := after or before) is None else _place(session, flt, expression, start)
     if (within := with_calls(session, flt)) is None:
         return CallPage((), None, None)
-    query = sa.select(*_COLUMNS).where(*within.conditions(joined=tag, few=by_time))
+    query = sa.select(*_COLUMNS)
     if place is not None:
         query = query.where(_beyond(place[-len(sort) :], sort, downwards != backwards))
-    query = query.order_by(*(item.desc() if downwards != backwards else item.asc() for item in sort)).limit(limit + 1)
-    found: Sequence[Any] = ()
-    for condition, whole in _at_first(session, within, order, limit + 1, place and place[0], backwards=backwards):
-        found = session.execute(query.where(condition)).all()
-        if whole or len(found) > limit:
-            break
+    query = query.order_by(*(item.desc() if downwards != backwards else item.asc() for item in sort))
+    parts = _parts(session, within, order, limit + 1, place and place[0], backwards=backwards)
+    found = _first(session, query, (*parts, (within, sa.true(), True)), limit + 1, joined=tag, few=by_time) or ()
     more, found = len(found) > limit, found[:limit]
     if backwards:
         found = found[::-1]
@@ -143,25 +140,41 @@ def calls_page(
     return CallPage(rows, rows[-1].id if beyond_end else None, rows[0].id if beyond_start else None)
 
 
-def _at_first(
-    session: Session, flt: Filter, order: str, wanted: int, place: Any, *, backwards: bool
-) -> Iterator[tuple[sa.ColumnElement[bool], bool]]:
-    """Which calls are looked at, and whether there are no others to look at then."""
-    if order in _BOUNDS:
-        expression, _ = ORDERS[order]
-        yield from near_the_top(session, flt, _BOUNDS[order], expression, wanted, place, backwards=backwards)
-    yield sa.true(), True
-
-
-def dearest_of_latest(session: Session, flt: Filter, *, latest: int, limit: int) -> tuple[CallRow, ...]:
-    """The dearest of the *latest* calls: there is no index of costs, and this takes no longer where there are more calls."""
-    if (within := with_calls(session, flt)) is None:
+def _parts(
+    session: Session, flt: Filter, order: str, wanted: int, place: Any = None, *, backwards: bool = False
+) -> Sequence[Part]:
+    """The parts of a filter's calls in which the first ones of an order are looked for, before all are sorted."""
+    if order not in _BOUNDS:
         return ()
+    value, _ = ORDERS[order]
+    return near_the_top(session, flt, _BOUNDS[order], value, wanted, place, backwards=backwards)
+
+
+def _first(
+    session: Session, query: sa.Select[Any], parts: Iterable[Part], wanted: int, **conditions: Any
+) -> Sequence[Any] | None:
+    """The first ones in the order of the query, from the first part that has so many; ``None`` where none has."""
+    for flt, condition, whole in parts:
+        found = session.execute(query.where(*flt.conditions(**conditions), condition).limit(wanted)).all()
+        if whole or len(found) == wanted:
+            return found
+    return None
+
+
+def dearest(session: Session, flt: Filter, *, latest: int, limit: int) -> tuple[tuple[CallRow, ...], bool]:
+    """The dearest calls, and whether of all. Where these are not found at once it is those of the *latest*.
+
+    Takes no longer where there are more calls.
+    """
+    if (within := with_calls(session, flt)) is None:
+        return (), True
     cost, _ = ORDERS["dearest"]
+    query = sa.select(*_COLUMNS).order_by(cost.desc(), Call.occurred_at.desc(), Call.id.desc())
+    if (found := _first(session, query, _parts(session, within, "dearest", limit), limit)) is not None:
+        return _with_tags(session, found), True
     some = newest(session, sa.select(Call.id, cost.label("cost")), within, few=False).limit(latest).subquery()
     first = sa.select(some.c.id).order_by(some.c.cost.desc(), some.c.id.desc()).limit(limit).subquery()
-    query = sa.select(*_COLUMNS).join(first, first.c.id == Call.id).order_by(cost.desc(), Call.id.desc())
-    return _with_tags(session, session.execute(query).all())
+    return _with_tags(session, session.execute(query.join(first, first.c.id == Call.id)).all()), False
 
 
 def _place(session: Session, flt: Filter, expression: Any, start: UUID) -> tuple[Any, ...]:

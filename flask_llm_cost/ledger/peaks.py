@@ -6,10 +6,11 @@ are highest have what is wanted, and the next bound says when there is nothing b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -20,6 +21,9 @@ from flask_llm_cost.ledger.models import Call
 from flask_llm_cost.ledger.pieces import QUARTER, into_quarter, plain
 from flask_llm_cost.ledger.rollup_state import state_of
 from flask_llm_cost.ledger.rollup_sums import OVER_MODELS
+
+#: A filter and a further condition, and whether no other calls can be wanted, however few it finds.
+Part: TypeAlias = tuple[Filter, sa.ColumnElement[bool], bool]
 
 #: What is not known is below everything.
 UNKNOWN: Final = -1
@@ -38,11 +42,10 @@ def near_the_top(
     place: Decimal | int | None,
     *,
     backwards: bool,
-) -> Iterator[tuple[sa.ColumnElement[bool], bool]]:
-    """Conditions under which calls are among the highest by *value*: fewer calls at first, then more.
+) -> Sequence[Part]:
+    """Parts of a filter's calls that have the highest by *value*, of which few are looked at first, then more.
 
-    With each comes whether it leaves out none that can be wanted, however few it finds. There are no conditions where
-    nothing better is known than to look at all calls.
+    There are none where nothing better is known than to look at all calls.
 
     :param bound: the column of the rollups that no call's value exceeds
     :param wanted: how many calls are wanted
@@ -51,16 +54,18 @@ def near_the_top(
     bounds = _bounds(session, flt, bound)
     # Calls below the place may be in any quarter that reaches above it.
     needed = 0 if place is None else sum(most >= place for _, most in bounds)
+    # PostgreSQL would look up the whole range besides.
+    anytime = replace(flt, since=None, until=None)
     if backwards:
-        if needed < len(bounds):
-            yield _within([at for at, _ in bounds[:needed]]), True
-        return
+        return [(anytime, _within([at for at, _ in bounds[:needed]], flt), True)] if needed < len(bounds) else []
+    parts: list[Part] = []
     for size in (needed + wanted + _MORE, _MOST):
         if needed <= size < len(bounds):
             at, most = bounds[size]
             # Of equals the latest come first, and of quarters with the same bound so do those that are looked at.
             better = sa.or_(value > most, sa.and_(value == most, Call.occurred_at >= at + QUARTER))
-            yield sa.and_(_within([at for at, _ in bounds[:size]]), better), False
+            parts.append((anytime, sa.and_(_within([at for at, _ in bounds[:size]], flt), better), False))
+    return parts
 
 
 def _bounds(session: Session, flt: Filter, bound: Any) -> Sequence[tuple[datetime, Any]]:
@@ -80,12 +85,16 @@ def _bounds(session: Session, flt: Filter, bound: Any) -> Sequence[tuple[datetim
     return [(at, value) for at, value in session.execute(query)]
 
 
-def _within(quarters: Sequence[datetime]) -> sa.ColumnElement[bool]:
-    """Whether a call is of one of some quarters of an hour. Neighbours are one range."""
+def _within(quarters: Sequence[datetime], flt: Filter) -> sa.ColumnElement[bool]:
+    """Whether a call is of one of some quarters of an hour, and in the range of a filter. Neighbours are one range."""
     ranges: list[tuple[datetime, datetime]] = []
     for at in sorted(quarters):
         if ranges and ranges[-1][1] == at:
             ranges[-1] = (ranges[-1][0], at + QUARTER)
         else:
             ranges.append((at, at + QUARTER))
-    return sa.or_(sa.false(), *(sa.and_(Call.occurred_at >= since, Call.occurred_at < until) for since, until in ranges))
+    clipped = (
+        (since if flt.since is None else max(since, flt.since), until if flt.until is None else min(until, flt.until))
+        for since, until in ranges
+    )
+    return sa.or_(sa.false(), *(sa.and_(Call.occurred_at >= since, Call.occurred_at < until) for since, until in clipped))

@@ -133,13 +133,17 @@ class Rows:
         shape = (self._table, grouped, question.by.measures, tuple(item[:2] for item in conditions), top is not None)
         query = (_select if all(isinstance(column, str) for column in grouped) else _select.__wrapped__)(*shape)
         values = {f"p{place}": value for place, (*_, value) in enumerate(conditions)}
+        rows = self._session.execute(query, values if top is None else {**values, "most": top}).all()
+        readers, width = [_reader(name) for name in dimensions], len(dimensions)
         found: Sums = {}
-        count = 0
-        for *row, whole in self._session.execute(query, values if top is None else {**values, "most": top}):
-            keys = tuple(self._key(name, value) for name, value in zip(dimensions, row, strict=False))
-            add(found, {keys: amounts_of(question.by.measures, row[len(dimensions) :])})
-            count = int(whole or 0)
-        return found, count
+        for row in rows:
+            keys = tuple([value if read is None else read(value) for read, value in zip(readers, row, strict=False)])
+            amounts = amounts_of(question.by.measures, row[width:-1])
+            if keys in found:
+                add(found, {keys: amounts})  # days of one month
+            else:
+                found[keys] = amounts
+        return found, int(rows[0][-1] or 0) if rows else 0
 
     def _conditions(
         self, pair: Sequence[str], columns: Mapping[str, str], dimensions: Collection[str]
@@ -175,8 +179,12 @@ class Rows:
         assert flt.until is not None
         return time_text(USAGE_ROLLUPS.c.bucket, name, self._question.by.zone, flt.since, flt.until)
 
-    def _key(self, name: str, value: Any) -> Key:
-        return key_of(name, value) if name in TIMES and isinstance(value, str) else day_key(name, value)
+
+def _reader(name: str) -> Callable[[Any], Key] | None:
+    """What makes a key of what a row says of a dimension; ``None`` where that is the key."""
+    if name in TIMES:
+        return lambda value: (key_of if isinstance(value, str) else day_key)(name, value)
+    return functools.partial(day_key, name) if name == "model" else None
 
 
 def _between(column: str, first: Any, end: Any) -> list[tuple[Any, str, Any]]:

@@ -111,13 +111,13 @@ def test_lists_say_since_when_they_are_whole(make: Make) -> None:
 
 
 def test_the_dearest_are_told_of_calls_that_are_there(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pruned calls are in the sum, and are none of the latest of which the dearest are told."""
+    """Pruned calls are in the sum, and are none of the latest of which the dearest are told, nor of the dearest of all."""
     app, _ = pruned(make)
-    for most, of_latest in ((30, None), (20, 20)):  # 21 of the 50 are left
+    for most, narrow, of_latest in ((30, {}, None), (20, {}, None), (20, {"tag.feature": "chat"}, 20)):  # 21 of 50 are left
         monkeypatch.setattr(overview, "MANY_CALLS", most)
-        assert app.get(range="90d", format="json").get_json()["dearest_calls_of_latest"] == of_latest
+        assert app.get(range="90d", format="json", **narrow).get_json()["dearest_calls_of_latest"] == of_latest
         said = "detail pruned before" if of_latest is None else f"of the latest {most}"
-        assert said in app.get(range="90d").get_data(as_text=True)
+        assert said in app.get(range="90d", **narrow).get_data(as_text=True)
 
 
 def test_bills_are_compared_of_calls_that_are_there(make: Make) -> None:

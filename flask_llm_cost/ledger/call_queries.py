@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
@@ -128,7 +129,7 @@ def calls_page(
         query = query.where(_beyond(place[-len(sort) :], sort, downwards != backwards))
     query = query.order_by(*(item.desc() if downwards != backwards else item.asc() for item in sort))
     parts = _parts(session, within, order, limit + 1, place and place[0], backwards=backwards)
-    found = _first(session, query, (*parts, (within, sa.true(), True)), limit + 1, joined=tag, few=by_time) or ()
+    found = _first(session, query, chain(parts, [(within, sa.true(), True)]), limit + 1, joined=tag, few=by_time) or ()
     more, found = len(found) > limit, found[:limit]
     if backwards:
         found = found[::-1]
@@ -142,7 +143,7 @@ def calls_page(
 
 def _parts(
     session: Session, flt: Filter, order: str, wanted: int, place: Any = None, *, backwards: bool = False
-) -> Sequence[Part]:
+) -> Iterable[Part]:
     """The parts of a filter's calls in which the first ones of an order are looked for, before all are sorted."""
     if order not in _BOUNDS:
         return ()

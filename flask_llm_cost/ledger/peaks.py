@@ -6,7 +6,7 @@ are highest have what is wanted, and the next bound says when there is nothing b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -42,7 +42,7 @@ def near_the_top(
     place: Decimal | int | None,
     *,
     backwards: bool,
-) -> Sequence[Part]:
+) -> Iterator[Part]:
     """Parts of a filter's calls that have the highest by *value*, of which few are looked at first, then more.
 
     There are none where nothing better is known than to look at all calls.
@@ -57,15 +57,15 @@ def near_the_top(
     # PostgreSQL would look up the whole range besides.
     anytime = replace(flt, since=None, until=None)
     if backwards:
-        return [(anytime, _within([at for at, _ in bounds[:needed]], flt), True)] if needed < len(bounds) else []
-    parts: list[Part] = []
+        if needed < len(bounds):
+            yield anytime, _within([at for at, _ in bounds[:needed]], flt), True
+        return
     for size in (needed + wanted + _MORE, _MOST):
         if needed <= size < len(bounds):
             at, most = bounds[size]
             # Of equals the latest come first, and of quarters with the same bound so do those that are looked at.
             better = sa.or_(value > most, sa.and_(value == most, Call.occurred_at >= at + QUARTER))
-            parts.append((anytime, sa.and_(_within([at for at, _ in bounds[:size]], flt), better), False))
-    return parts
+            yield anytime, sa.and_(_within([at for at, _ in bounds[:size]], flt), better), False
 
 
 def _bounds(session: Session, flt: Filter, bound: Any) -> Sequence[tuple[datetime, Any]]:

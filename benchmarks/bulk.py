@@ -186,20 +186,24 @@ def _statements(*, server: bool) -> Iterator[str]:
         "wasted_cost, latency_ms, latency_calls"
     )
     sums = (
-        "count(*), sum(fresh + cached), sum(cached), 0, sum(output), sum(fresh + cached + output), coalesce(sum(cost), 0), "
-        "count(cost), count(*) - count(cost), 0, 0, 0, 0, 0, 0, 0, sum(latency), count(*)"
+        "count(*), sum(fresh + cached), sum(cached), NULL, sum(output), sum(fresh + cached + output), "
+        "coalesce(sum(cost), 0), count(cost), nullif(count(*) - count(cost), 0), NULL, NULL, NULL, NULL, NULL, NULL, NULL, sum(latency), count(*)"
     )
     yield f"""
-        INSERT INTO llm_cost_usage_rollups (id, bucket, provider, model, component, currency, {measures}, quantity)
-        SELECT {random_id}, bucket, provider, model, '', 'USD', {sums}, 0 FROM staged GROUP BY bucket, provider, model"""
+        INSERT INTO llm_cost_usage_rollups (id, bucket, provider, model, component, currency, {measures}, quantity,
+            most_cost, most_latency_ms)
+        SELECT {random_id}, bucket, provider, model, '', 'USD', {sums}, 0, max(cost), max(latency)
+        FROM staged GROUP BY bucket, provider, model"""
     yield f"""
-        INSERT INTO llm_cost_usage_rollups (id, bucket, provider, model, component, currency, {measures}, quantity)
-        SELECT {random_id}, bucket, '', '', '*', 'USD', {sums}, 0 FROM staged GROUP BY bucket"""
+        INSERT INTO llm_cost_usage_rollups (id, bucket, provider, model, component, currency, {measures}, quantity,
+            most_cost, most_latency_ms)
+        SELECT {random_id}, bucket, '', '', '*', 'USD', {sums}, 0, max(cost), max(latency) FROM staged GROUP BY bucket"""
     for _, component, name in parts:
         yield f"""
             INSERT INTO llm_cost_usage_rollups (id, bucket, provider, model, component, currency, {measures}, quantity)
-            SELECT {random_id}, bucket, provider, model, '{component}', 'USD', count(*), 0, 0, 0, 0, 0,
-                coalesce(sum({name}_cost), 0), count(cost), count(*) - count(cost), 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            SELECT {random_id}, bucket, provider, model, '{component}', 'USD', count(*), 0, 0, NULL, 0, 0,
+                coalesce(sum({name}_cost), 0), count(cost), nullif(count(*) - count(cost), 0), NULL, NULL, NULL, NULL, NULL,
+                NULL, NULL, 0, 0,
                 sum({name}) * {per}
             FROM staged GROUP BY bucket, provider, model"""
     for key, first, second in (

@@ -46,7 +46,7 @@ class _Statement:
     """``INSERT`` of many rows, as one dialect says it.
 
     :param names: columns, in the order of a row's values
-    :param zeros: further columns, in which all rows have 0
+    :param zeros: further columns, in which all rows have 0 where they cannot have nothing
     :param finish: what the insert becomes
     """
 
@@ -60,14 +60,14 @@ class _Statement:
         finish: Callable[[Any], Any] = lambda insert: insert,
     ) -> None:
         insert = _INSERTS.get(dialect.name, mysql.insert)(table)
-        nothing: dict[str, Any] = dict.fromkeys(zeros, sa.literal_column("0"))
+        nothing: dict[str, Any] = {name: sa.literal_column("0") for name in zeros if not table.c[name].nullable}
         self._arrays = dialect.name == "postgresql"
         if self._arrays:
             columns = [
                 sa.func.unnest(sa.cast(sa.bindparam(name, type_=sa.Text()), postgresql.ARRAY(table.c[name].type)))
                 for name in names
             ]
-            insert = insert.from_select([*names, *zeros], sa.select(*columns, *nothing.values()))
+            insert = insert.from_select([*names, *nothing], sa.select(*columns, *nothing.values()))
         else:
             insert = insert.values({**{name: sa.bindparam(name) for name in names}, **nothing})
         compiled: Any = finish(insert).compile(dialect=dialect)
@@ -189,7 +189,11 @@ class Upsert:
         statement = self._statements.get(names)
         if statement is None:
             statement = self._statements[names] = self._make(names)
-        statement(connection, statement.bind([*columns[:first], *[columns[place] for place in moved], *columns[last:]]))
+        sums = [self._without_zeros(name, columns[place]) for name, place in zip(names, moved, strict=True)]
+        statement(connection, statement.bind([*columns[:first], *sums, *columns[last:]]))
+
+    def _without_zeros(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
+        return [value or None for value in values] if self._table.c[name].nullable else values
 
     def _make(self, moved: Sequence[str]) -> _Statement:
         zeros = [name for name in self._measures if name not in moved]
@@ -202,7 +206,7 @@ class Upsert:
         def finish(insert: Any) -> Any:
             plain = self._dialect.name in _INSERTS
             new = insert.excluded if plain else insert.inserted
-            changed = {name: columns[name] + new[name] for name in moved}
+            changed = {name: self._added(columns[name], new[name]) for name in moved}
             for name in self._bounds:
                 higher = sa.or_(columns[name].is_(None), new[name] > columns[name])
                 changed[name] = sa.case((higher, new[name]), else_=columns[name])
@@ -211,3 +215,10 @@ class Upsert:
             return insert.on_duplicate_key_update(changed)
 
         return finish
+
+    @staticmethod
+    def _added(there: sa.Column[Any], new: Any) -> Any:
+        if not there.nullable:
+            return there + new
+        zero: Any = sa.literal_column("0")
+        return sa.func.nullif(sa.func.coalesce(there, zero) + sa.func.coalesce(new, zero), zero)

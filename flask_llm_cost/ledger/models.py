@@ -182,28 +182,31 @@ class PriceSnapshot(Base):
 
 
 class _Sums:
-    """What the calls of one rollup come to. All of it adds up, and nothing of it is ever computed again by readers."""
+    """What the calls of one rollup come to. All of it adds up, and nothing of it is ever computed again by readers.
+
+    What is 0 in most rows may be ``None`` for it, which PostgreSQL keeps for nothing.
+    """
 
     calls: Mapped[int] = mapped_column(sa.BigInteger)
     input_tokens: Mapped[int] = mapped_column(sa.BigInteger)
     cache_read_tokens: Mapped[int] = mapped_column(sa.BigInteger)
-    cache_write_tokens: Mapped[int] = mapped_column(sa.BigInteger)
+    cache_write_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
     output_tokens: Mapped[int] = mapped_column(sa.BigInteger)
     total_tokens: Mapped[int] = mapped_column(sa.BigInteger)
     cost: Mapped[Decimal] = mapped_column(Money)
     #: Calls whose cost is in ``cost``. Where there are none, ``cost`` is unknown and not 0.
     priced_calls: Mapped[int] = mapped_column(sa.BigInteger)
     #: Calls whose cost is missing, and of those the ones of which nothing was counted.
-    unpriced_calls: Mapped[int] = mapped_column(sa.BigInteger)
-    uncounted_calls: Mapped[int] = mapped_column(sa.BigInteger)
-    partial_calls: Mapped[int] = mapped_column(sa.BigInteger)
+    unpriced_calls: Mapped[int | None] = mapped_column(sa.BigInteger)
+    uncounted_calls: Mapped[int | None] = mapped_column(sa.BigInteger)
+    partial_calls: Mapped[int | None] = mapped_column(sa.BigInteger)
     #: Refused or failed calls that reported nothing: nothing is missing for them.
-    failed_calls: Mapped[int] = mapped_column(sa.BigInteger)
-    estimated_calls: Mapped[int] = mapped_column(sa.BigInteger)
+    failed_calls: Mapped[int | None] = mapped_column(sa.BigInteger)
+    estimated_calls: Mapped[int | None] = mapped_column(sa.BigInteger)
     #: Interrupted and failed calls, those of them whose cost is known, and that cost.
-    wasted_calls: Mapped[int] = mapped_column(sa.BigInteger)
-    wasted_priced_calls: Mapped[int] = mapped_column(sa.BigInteger)
-    wasted_cost: Mapped[Decimal] = mapped_column(Money)
+    wasted_calls: Mapped[int | None] = mapped_column(sa.BigInteger)
+    wasted_priced_calls: Mapped[int | None] = mapped_column(sa.BigInteger)
+    wasted_cost: Mapped[Decimal | None] = mapped_column(Money)
     latency_ms: Mapped[int] = mapped_column(sa.BigInteger)
     latency_calls: Mapped[int] = mapped_column(sa.BigInteger)
 

@@ -296,7 +296,7 @@ def _collect(moved: dict[UUID, Row], row: Row) -> None:
     there = moved.setdefault(new_id, {**row, "id": new_id, **dict.fromkeys(MEASURES, 0)})
     for name in MEASURES:
         if name in row:
-            there[name] += row[name]
+            there[name] += row[name] or 0
 
 
 def _id(row: Row) -> int:

@@ -106,7 +106,7 @@ class Kept:
 def by_key(rows: list[dict[str, Any]], keys: Sequence[str]) -> Rows:
     measures = [name for name in MEASURES if name != "quantity" or keys == USAGE_KEYS]
     return {
-        tuple(row[key] for key in keys): {name: row[name] for name in measures}
+        tuple(row[key] for key in keys): {name: row[name] or 0 for name in measures}
         for row in rows
         if any(row[name] for name in measures)
     }

@@ -187,7 +187,8 @@ def _statements(*, server: bool) -> Iterator[str]:
     )
     sums = (
         "count(*), sum(fresh + cached), sum(cached), NULL, sum(output), sum(fresh + cached + output), "
-        "coalesce(sum(cost), 0), count(cost), nullif(count(*) - count(cost), 0), NULL, NULL, NULL, NULL, NULL, NULL, NULL, sum(latency), count(*)"
+        "coalesce(sum(cost), 0), count(cost), nullif(count(*) - count(cost), 0), "
+        "NULL, NULL, NULL, NULL, NULL, NULL, NULL, sum(latency), count(*)"
     )
     yield f"""
         INSERT INTO llm_cost_usage_rollups (id, bucket, provider, model, component, currency, {measures}, quantity,
@@ -229,10 +230,13 @@ def _statements(*, server: bool) -> Iterator[str]:
             INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
             SELECT {random_id}, day, '{key}@', {first}, part, '', '', 'USD', {sums}
             FROM (SELECT staged.*, {part} AS part FROM staged) AS parted GROUP BY {grouped} ORDER BY {grouped}"""
-    yield f"""
-        INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
-        SELECT {random_id}, day, '~', '0|ok|response|' || status || '||0', 'chat.completions', provider, model, 'USD', {sums}
-        FROM staged GROUP BY day, status, provider, model ORDER BY day"""
+    for key, first in (("", "''"), ("feature", "feature"), ("tenant_id", "tenant")):
+        grouped = ", ".join(["day", *([first] if key else []), "status"])
+        yield f"""
+            INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
+            SELECT {random_id}, day, '{key}~', {first}, '0|ok|response|' || status || '||0|chat.completions', provider,
+                model, 'USD', {sums}
+            FROM staged GROUP BY {grouped}, provider, model ORDER BY {grouped}"""
     for key, _ in keys:
         yield f"""
             INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})

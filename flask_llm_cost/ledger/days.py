@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_llm_cost.ledger.endings import asks, conditions, fits
+from flask_llm_cost.ledger.endings import asks, conditions, fits, parts, under
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import TagRollup
@@ -30,8 +30,8 @@ def with_calls(session: Session, flt: Filter) -> Filter | None:
     zone = ZoneInfo(state.zone)
     lacking = [key for key, value in flt.tags.items() if value is None and state.counts(key, flt.since)]
     found = [_lacking(session, flt, zone, key) for key in lacking]
-    if asks(flt) and (flt.operation is None or state.has_all_kinds(flt.since)):
-        found.append(_ended(session, flt, zone))
+    if asks(flt) and state.has_all_kinds(flt.since):
+        found.append(_ended(session, flt, under(flt, state) or ("", ""), zone))
     if not found:
         return flt
     if not (days := set.intersection(*found)):
@@ -44,11 +44,12 @@ def with_calls(session: Session, flt: Filter) -> Filter | None:
     )
 
 
-def _ended(session: Session, flt: Filter, zone: ZoneInfo) -> set[date]:
-    """The days of a filter with calls that ended so and are of that operation."""
-    query = sa.select(TagRollup.day, TagRollup.value).where(*conditions(flt), *_touched(flt, zone))
-    some = session.execute(query.group_by(TagRollup.day, TagRollup.value).having(sa.func.sum(TagRollup.calls) > 0))
-    return {day for day, value in some if fits(value, flt)}
+def _ended(session: Session, flt: Filter, tag: tuple[str, str], zone: ZoneInfo) -> set[date]:
+    """The days of a filter with calls, under a tag, that ended so and are of that operation."""
+    columns = (TagRollup.day, TagRollup.second_value)
+    query = sa.select(*columns).where(*conditions(flt, tag), *_touched(flt, zone))
+    some = session.execute(query.group_by(*columns).having(sa.func.sum(TagRollup.calls) > 0))
+    return {day for day, value in some if fits(parts(value), flt)}
 
 
 def _lacking(session: Session, flt: Filter, zone: ZoneInfo, key: str) -> set[date]:

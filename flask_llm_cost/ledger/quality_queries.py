@@ -20,10 +20,11 @@ from flask_llm_cost.ledger.pieces import days_and_calls
 from flask_llm_cost.ledger.queries import ESTIMATED_SOURCES, FAILED_OUTCOMES, UNCOUNTED_SOURCES
 from flask_llm_cost.ledger.rollup_answers import check_detail
 from flask_llm_cost.ledger.rollup_state import state_of
-from flask_llm_cost.ledger.rollup_sums import ENDING_COLUMNS, ending
 
 _MOST: Final = 500
 _SUMS: Final = ("calls", "latency_calls", "priced_calls", "cost")
+#: What is told of how calls ended, by the names of ``endings.parts``.
+_HOW: Final = ("stream", "outcome", "usage_source", "cost_status", "flags", "computed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +71,17 @@ def soundness(session: Session, flt: Filter) -> list[Soundness]:
     """
     state = state_of(session)
     found: Sums = {}
-    known = state is not None and state.complete and not flt.scope and not flt.tags
-    if state is None or not known or (flt.operation is not None and not state.has_all_kinds(flt.since)):
+    tag = endings.under(flt, state) if state is not None and state.complete else None
+    if state is None or tag is None:
         check_detail(flt, state)
         add(found, _endings_of_calls(session, flt))
     else:
         zone = ZoneInfo(state.zone)
         for source, part, sign in days_and_calls(flt, zone):
             if source == "days":
-                ended = endings.days(session, part, zone, (TagRollup.provider,), _SUMS)
-                add(found, {(provider, value): amounts for value, (provider, *amounts) in ended}, sign)
+                ended = endings.days(session, part, tag, zone, (TagRollup.provider,), _SUMS)
+                for how, (provider, *amounts) in ended:
+                    add(found, {(provider, *(how[name] for name in _HOW)): amounts}, sign)
             else:
                 check_detail(part, state)
                 add(found, _endings_of_calls(session, part), sign)
@@ -89,23 +91,23 @@ def soundness(session: Session, flt: Filter) -> list[Soundness]:
 
 def _endings_of_calls(session: Session, flt: Filter) -> Sums:
     computed = sa.case((Call.computed_cost.is_(None), 0), else_=1)
-    keys = (Call.provider, *(getattr(Call, name) for name in ENDING_COLUMNS), computed)
+    keys = (Call.provider, *(getattr(Call, name) for name in _HOW[:-1]), computed)
     sums = (sa.func.count(), sa.func.count(Call.latency_ms), sa.func.count(Call.total_cost), sa.func.sum(Call.total_cost))
     query = sa.select(*keys, *sums).where(*flt.conditions()).group_by(*keys)
     found: Sums = {}
     for provider, stream, outcome, source, status, flags, both, *amounts in session.execute(query):
-        key = (provider, ending(stream, outcome, source, status, flags, bool(both)))
-        found[key] = [*amounts[:-1], amounts[-1] or Decimal(0)]
+        key = (provider, bool(stream), outcome, source, status, flags or None, bool(both))
+        add(found, {key: [*amounts[:-1], amounts[-1] or Decimal(0)]})
     return found
 
 
 def _soundness(keys: Keys, amounts: Amounts) -> Soundness:
-    provider, value = map(str, keys)
-    stream, outcome, source, status, flags, computed = value.split("|")
+    provider, stream, outcome, source, status, flags, computed = keys
     calls, timed, priced, cost = amounts
     return Soundness(
-        provider=provider, stream=stream == "1", outcome=outcome, usage_source=source, cost_status=status,
-        flags=flags or None, compared=computed == "1", calls=int(calls), timed=int(timed), cost=cost if priced else None,
+        provider=str(provider), stream=bool(stream), outcome=str(outcome), usage_source=str(source),
+        cost_status=str(status), flags=None if flags is None else str(flags), compared=bool(computed),
+        calls=int(calls), timed=int(timed), cost=cost if priced else None,
     )  # fmt: skip
 
 

@@ -16,12 +16,12 @@ from flask_llm_cost.ledger.bulk import TAG_ROLLUPS, USAGE_ROLLUPS
 from flask_llm_cost.ledger.days import with_calls
 from flask_llm_cost.ledger.detail import extent as detail_extent
 from flask_llm_cost.ledger.detail import from_calls
-from flask_llm_cost.ledger.endings import ENDINGS, sums_of_days
+from flask_llm_cost.ledger.endings import ENDINGS
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.pieces import PLAIN, Piece, days_and_calls, parts_and_calls, quarters, split_days
 from flask_llm_cost.ledger.rollup_state import MOST_KEYS, RollupState, pair_of, state_of
-from flask_llm_cost.ledger.rollup_tables import Question, Rows
+from flask_llm_cost.ledger.rollup_tables import EndingRows, Question, Rows
 
 
 def sums(session: Session, flt: Filter, by: Grouping) -> Sums:
@@ -44,7 +44,7 @@ def sums(session: Session, flt: Filter, by: Grouping) -> Sums:
         if source == "calls":
             add(found, _from_calls(session, part, replace(by, top=None), state), sign)
         elif question.of_endings:
-            add(found, sums_of_days(session, part, by, question.days), sign)
+            add(found, EndingRows(session, replace(question, flt=part), source, None).sums(), sign)
         else:
             most = by.top if len(pieces) == 1 else None
             add(found, Rows(session, replace(question, flt=part), source, most).sums(), sign)
@@ -143,10 +143,7 @@ def _question(flt: Filter, by: Grouping, state: RollupState | None) -> Question 
     """The question, if the rollups know all that it is about."""
     if state is None or not state.complete:
         return None
-    by_operation = flt.operation is not None or "operation" in by.dimensions
     all_kinds = state.has_all_kinds(flt.since)
-    if by_operation and not all_kinds:
-        return None
     if any(name not in (*PLAIN, *ENDINGS, *TIMES) and not name.startswith("tag:") for name in by.dimensions):
         return None
     if any(name in TIMES for name in by.only) or len({*by.dimensions} & {*TIMES}) > 1:
@@ -162,8 +159,9 @@ def _question(flt: Filter, by: Grouping, state: RollupState | None) -> Question 
         return None
     question = Question(flt, by, ZoneInfo(state.zone), wanted, frozenset(unwanted))
     tags = question.tags
-    if tags and question.of_endings:
-        return None
+    if question.of_endings:
+        # By one tag at most, of which there are the values.
+        return question if all_kinds and len(tags) < 2 and {*tags} <= state.kept else None
     if all_kinds:
         question = replace(question, all_kinds=True, counted=frozenset(key for key in tags if state.knows(key)))
     if len(tags) == 1 and question.any_value(tags[0], by.dimensions):

@@ -43,10 +43,11 @@ PARTS: Final = 4
 PART: Final = timedelta(hours=6)
 #: What ends the key under which calls that have a tag are kept, whatever its value.
 PRESENT: Final = "?"
-#: How calls ended and were counted, kept as if that were a tag, by operation. No tag's key can be this.
+#: What ends the key under which it is kept how calls ended and were counted, and their operation, in the second value; alone
+#: it is the key of all calls.
 ENDING: Final = "~"
-#: The columns of a call that make the value of it, besides whether it was both billed by the provider and computed here.
-ENDING_COLUMNS: Final = ("stream", "outcome", "usage_source", "cost_status", "flags")
+#: The columns of a call that make it, besides whether it was both billed by the provider and computed here.
+ENDING_COLUMNS: Final = ("stream", "outcome", "usage_source", "cost_status", "flags", "operation")
 TAG_KEYS: Final = ("day", "key", "value", "second_value", "provider", "model", "currency")
 
 _NOTHING: Final = Decimal(0)
@@ -91,7 +92,8 @@ class Sums:
         part = self._part(at, day)
         sums[day, "", "", "", provider, model, currency].append(measured)
         sums[day, IN_PARTS, "", part, "", "", currency].append(measured)
-        sums[day, ENDING, _ending(call), call["operation"], provider, model, currency].append(measured)
+        ended = _ending(call)
+        sums[day, ENDING, "", ended, provider, model, currency].append(measured)
         tags = {tag["key"]: tag["value"] for tag in rows.tags if tag["key"] in self._state.kept}
         for key in (*tags, *(tag["key"] for tag in rows.tags if tag["key"] in self._state.left_out)):
             sums[day, f"{key}{PRESENT}", "", "", provider, model, currency].append(measured)
@@ -99,6 +101,7 @@ class Sums:
             sums[day, key, value, "", provider, model, currency].append(measured)
             sums[day, f"{key}{OVER_MODELS}", value, "", "", "", currency].append(measured)
             sums[day, f"{key}{IN_PARTS}", value, part, "", "", currency].append(measured)
+            sums[day, f"{key}{ENDING}", value, ended, provider, model, currency].append(measured)
         for (first, second), key in self._pairs.items():
             if first in tags and second in tags:
                 sums[day, key, tags[first], tags[second], provider, model, currency].append(measured)
@@ -140,7 +143,7 @@ class Sums:
 
 def by_value(key: str) -> tuple[str, ...]:
     """The keys of the rows that tell a tag's values, or those of two tags together."""
-    return (key, f"{key}{OVER_MODELS}", f"{key}{IN_PARTS}")
+    return (key, *(key + kind for kind in (OVER_MODELS, IN_PARTS, ENDING)))
 
 
 def _measures(sign: int, call: Row) -> _Amounts:
@@ -175,13 +178,10 @@ def _measures(sign: int, call: Row) -> _Amounts:
 
 
 def _ending(call: Row) -> str:
-    stream, outcome, source, status, flags = _ending_columns(call)
-    return ending(stream, outcome, source, status, flags, call["computed_cost"] is not None)
-
-
-def ending(stream: bool, outcome: str, source: str, status: str, flags: str | None, computed: bool) -> str:
-    """How a call ended and was counted, as the value of :data:`ENDING`."""
-    return f"{int(stream)}|{outcome}|{source}|{status}|{flags or ''}|{int(computed)}"
+    """How a call ended and was counted, as the second value of rollups of :data:`ENDING`: ``endings.parts`` reads it."""
+    stream, outcome, source, status, flags, operation = _ending_columns(call)
+    computed = call["computed_cost"] is not None
+    return f"{int(stream)}|{outcome}|{source}|{status}|{flags or ''}|{int(computed)}|{operation}"
 
 
 def _of_item(sign: int, item: Row) -> _Amounts:

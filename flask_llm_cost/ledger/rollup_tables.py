@@ -17,10 +17,10 @@ from flask_llm_cost.ledger.answers import Grouping, Key, Sums, add, key_of, some
 from flask_llm_cost.ledger.bulk import TAG_ROLLUPS, USAGE_ROLLUPS
 from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.detail import amounts_of, time_text
-from flask_llm_cost.ledger.endings import ENDINGS, asks
+from flask_llm_cost.ledger.endings import ENDINGS, asks, fits, parts
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.pieces import PLAIN, day_key, parts_of
-from flask_llm_cost.ledger.rollup_sums import IN_PARTS, OVER_MODELS, PRESENT
+from flask_llm_cost.ledger.rollup_sums import ENDING, IN_PARTS, OVER_MODELS, PRESENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,20 +156,26 @@ class Rows:
             found = [("key", "=", ",".join(pair) + IN_PARTS), ("day", "=", day)]
             found += [("second_value", ">=", first), ("second_value", "<=", last)]
         elif self._source == "days":
-            any_value = len(pair) == 1 and question.any_value(pair[0], dimensions)
-            over_models = OVER_MODELS if pair and question.over_models else ""
             ends = [instant and instant.astimezone(question.days).date() for instant in (flt.since, flt.until)]
-            found = [("key", "=", ",".join(pair) + (PRESENT if any_value else over_models)), *_between("day", *ends)]
+            found = [("key", "=", ",".join(pair) + self._kind(pair, dimensions)), *_between("day", *ends)]
         else:
             component = OVER_MODELS if question.all_kinds and question.over_models else ""
             found = [("component", "=", component), *_between("bucket", flt.since, flt.until)]
         found += [(columns[key], "=", value) for key, value in question.wanted.items() if key in columns]
         return found + [(name, "=", value) for name in PLAIN if (value := getattr(flt, name)) is not None]
 
+    def _kind(self, pair: Sequence[str], dimensions: Collection[str]) -> str:
+        """What ends the key of the rows of whole days."""
+        if len(pair) == 1 and self._question.any_value(pair[0], dimensions):
+            return PRESENT
+        return OVER_MODELS if pair and self._question.over_models else ""
+
     def _column(self, name: str, columns: Mapping[str, str]) -> Any:
         """What a dimension is by: the name of a column, or for times of a quarter of an hour an expression."""
         if name.startswith("tag:"):
             return columns[name[4:]]
+        if name == ENDING:
+            return "second_value"
         if name not in TIMES:
             return name
         if self._table is TAG_ROLLUPS:
@@ -178,6 +184,27 @@ class Rows:
         assert flt.since is not None
         assert flt.until is not None
         return time_text(USAGE_ROLLUPS.c.bucket, name, self._question.by.zone, flt.since, flt.until)
+
+
+class EndingRows(Rows):
+    """Whole days, from the rows that say how calls ended. There are few endings: all are read, and sorted here."""
+
+    def _ask(self, present: tuple[str, ...], dimensions: tuple[str, ...], top: int | None) -> tuple[Sums, int]:
+        stored = tuple(name for name in dimensions if name not in ENDINGS)
+        only = {name: wanted for name, wanted in self._question.by.only.items() if name in ENDINGS and name in dimensions}
+        rows, _ = super()._ask(present, (ENDING, *stored), None)
+        found: Sums = {}
+        count = 0
+        for (value, *keys), amounts in rows.items():
+            ended = parts(str(value))
+            if fits(ended, self._question.flt) and all(ended[name] in wanted for name, wanted in only.items()):
+                known = {**ended, **dict(zip(stored, keys, strict=True))}
+                add(found, {tuple([known[name] for name in dimensions]): amounts})
+                count += amounts[0]
+        return found, count
+
+    def _kind(self, pair: Sequence[str], dimensions: Collection[str]) -> str:
+        return ENDING
 
 
 def _reader(name: str) -> Callable[[Any], Key] | None:

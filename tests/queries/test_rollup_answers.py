@@ -254,11 +254,15 @@ def test_quarters_of_days_by_a_tag_do_not_read_calls(kept: Kept) -> None:
 
 
 def test_how_calls_ended_is_the_same_from_both(kept: Kept) -> None:
-    """What data quality is told is what the calls say, whole days and broken ranges, of a provider and of all."""
+    """What data quality is told is what the calls say, whole days and broken ranges, of a provider, a tag and of all."""
     inside = Filter(scope={}, since=AUTUMN - timedelta(days=3, minutes=4), until=AUTUMN + timedelta(days=2, seconds=5))
     with Session(kept.engine) as session:
         whole = Filter(scope={})
-        for flt in (inside, replace(inside, provider="openai"), whole, replace(whole, operation="responses")):
+        for flt in (
+            inside, replace(inside, provider="openai"), whole, replace(whole, operation="responses"),
+            replace(inside, scope={"feature": "chat"}), replace(whole, tags={"tenant_id": "t1"}, outcome="error"),
+            replace(whole, tags={"feature": None}), replace(whole, scope={"feature": "chat"}, tags={"feature": "x"}),
+        ):  # fmt: skip
             by_hand = Counter(
                 (record.provider, record.outcome, record.usage.source, record.cost.status if record.cost else "unpriced")
                 for record in RECORDS
@@ -266,6 +270,8 @@ def test_how_calls_ended_is_the_same_from_both(kept: Kept) -> None:
                 and (flt.until is None or record.occurred_at < flt.until)
                 and flt.provider in (None, record.provider)
                 and flt.operation in (None, record.operation)
+                and flt.outcome in (None, record.outcome)
+                and all(record.tags.get(key) == value for tags in (flt.scope, flt.tags) for key, value in tags.items())
             )
             said: Counter[tuple[str, ...]] = Counter()
             for row in soundness(session, flt):
@@ -463,11 +469,17 @@ def test_sums_of_whole_days_do_not_read_calls(kept: Kept) -> None:
             assert all_of_it.calls
             assert not queries.totals(session, asked.narrowed(tags={"nobody": "x"})).calls
         soundness(session, flt)
+        soundness(session, scoped)
         soundness(session, replace(flt, outcome="error"))
         for ending in ({"outcome": "error"}, {"cost_status": "unpriced", "stream": False}, {"usage_source": "response"}):
             queries.totals(session, replace(flt, **ending))
             queries.over(session, replace(flt, **ending), "day", BERLIN)
             queries.pivot(session, replace(flt, **ending), ("model", "outcome"), only={"outcome": ["error"]})
+            queries.totals(session, replace(scoped, **ending))
+            queries.over(session, replace(scoped, **ending), "day", BERLIN)
+            queries.pivot(session, replace(scoped, **ending), ("model", "operation"))
+            queries.pivot(session, replace(flt, **ending), ("tag:feature", "outcome"))
+            soundness(session, replace(scoped, **ending))
         queries.over(session, flt, "hour", BERLIN)
         queries.over(session, flt, "day", ZoneInfo("Asia/Kathmandu"))
     tables = (Call.__tablename__, CallTag.__tablename__, LineItem.__tablename__)

@@ -28,8 +28,7 @@ from flask_llm_cost.dashboard.sums import cache_share
 from flask_llm_cost.dashboard.timeline import Timeline, timeline
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
-from flask_llm_cost.ledger.call_queries import CallRow
-from flask_llm_cost.ledger.call_queries import dearest as dearest_calls
+from flask_llm_cost.ledger.call_queries import CallRow, dearest_calls
 from flask_llm_cost.ledger.queries import Completeness, Spend, UnpricedModel
 from flask_llm_cost.ledger.sample_queries import Moved, latest, moved_since, quantile
 from flask_llm_cost.ledger.tag_queries import MANY_CALLS, too_many_to_add_up

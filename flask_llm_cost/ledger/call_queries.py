@@ -19,7 +19,7 @@ from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.days import with_calls
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
-from flask_llm_cost.ledger.peaks import UNKNOWN, Part, near_the_top
+from flask_llm_cost.ledger.peaks import UNKNOWN, Shortlist, near_the_top
 from flask_llm_cost.ledger.rollup_state import rare_tags
 from flask_llm_cost.ledger.rollup_sums import FAILED_OUTCOMES, UNCOUNTED_SOURCES
 from flask_llm_cost.ledger.sample_queries import newest
@@ -126,10 +126,12 @@ def calls_page(
         return CallPage((), None, None)
     query = sa.select(*_COLUMNS)
     if place is not None:
-        query = query.where(_beyond(place[-len(sort) :], sort, downwards != backwards))
+        query = query.where(_beyond(place if not by_time else place[1:], sort, downwards != backwards))
     query = query.order_by(*(item.desc() if downwards != backwards else item.asc() for item in sort))
-    parts = _parts(session, within, order, limit + 1, place and place[0], backwards=backwards)
-    found = _first(session, query, chain(parts, [(within, sa.true(), True)]), limit + 1, joined=tag, few=by_time) or ()
+    lists = _shortlists(session, within, order, limit + 1, place and place[0], backwards=backwards)
+    lists = chain(lists, [Shortlist(within, sa.true(), final=True)])
+    found = _first(session, query, lists, limit + 1, joined=tag, few=by_time)
+    assert found is not None
     more, found = len(found) > limit, found[:limit]
     if backwards:
         found = found[::-1]
@@ -141,10 +143,10 @@ def calls_page(
     return CallPage(rows, rows[-1].id if beyond_end else None, rows[0].id if beyond_start else None)
 
 
-def _parts(
+def _shortlists(
     session: Session, flt: Filter, order: str, wanted: int, place: Any = None, *, backwards: bool = False
-) -> Iterable[Part]:
-    """The parts of a filter's calls in which the first ones of an order are looked for, before all are sorted."""
+) -> Iterable[Shortlist]:
+    """Among which of a filter's calls the first ones of an order are looked for, before all are sorted."""
     if order not in _BOUNDS:
         return ()
     value, _ = ORDERS[order]
@@ -152,17 +154,17 @@ def _parts(
 
 
 def _first(
-    session: Session, query: sa.Select[Any], parts: Iterable[Part], wanted: int, **conditions: Any
+    session: Session, query: sa.Select[Any], lists: Iterable[Shortlist], wanted: int, **conditions: Any
 ) -> Sequence[Any] | None:
-    """The first ones in the order of the query, from the first part that has so many; ``None`` where none has."""
-    for flt, condition, whole in parts:
-        found = session.execute(query.where(*flt.conditions(**conditions), condition).limit(wanted)).all()
-        if whole or len(found) == wanted:
+    """The first calls in the order of the query, from the first list that has so many; ``None`` where none has."""
+    for one in lists:
+        found = session.execute(query.where(*one.flt.conditions(**conditions), one.condition).limit(wanted)).all()
+        if one.final or len(found) == wanted:
             return found
     return None
 
 
-def dearest(session: Session, flt: Filter, *, latest: int, limit: int) -> tuple[tuple[CallRow, ...], bool]:
+def dearest_calls(session: Session, flt: Filter, *, latest: int, limit: int) -> tuple[tuple[CallRow, ...], bool]:
     """The dearest calls, and whether of all. Where these are not found at once it is those of the *latest*.
 
     Takes no longer where there are more calls.
@@ -171,10 +173,11 @@ def dearest(session: Session, flt: Filter, *, latest: int, limit: int) -> tuple[
         return (), True
     cost, _ = ORDERS["dearest"]
     query = sa.select(*_COLUMNS).order_by(cost.desc(), Call.occurred_at.desc(), Call.id.desc())
-    if (found := _first(session, query, _parts(session, within, "dearest", limit), limit)) is not None:
+    if (found := _first(session, query, _shortlists(session, within, "dearest", limit), limit)) is not None:
         return _with_tags(session, found), True
-    some = newest(session, sa.select(Call.id, cost.label("cost")), within, few=False).limit(latest).subquery()
-    first = sa.select(some.c.id).order_by(some.c.cost.desc(), some.c.id.desc()).limit(limit).subquery()
+    some = newest(session, sa.select(Call.id, Call.occurred_at, cost.label("cost")), within, few=False)
+    of = some.limit(latest).subquery().c
+    first = sa.select(of.id).order_by(of.cost.desc(), of.occurred_at.desc(), of.id.desc()).limit(limit).subquery()
     return _with_tags(session, session.execute(query.join(first, first.c.id == Call.id)).all()), False
 
 

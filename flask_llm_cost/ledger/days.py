@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_llm_cost.ledger.endings import asks, conditions, fits, parts, under
+from flask_llm_cost.ledger.endings import asks, conditions, ended, fits, under
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import TagRollup
@@ -46,10 +46,10 @@ def with_calls(session: Session, flt: Filter) -> Filter | None:
 
 def _ended(session: Session, flt: Filter, tag: tuple[str, str], zone: ZoneInfo) -> set[date]:
     """The days of a filter with calls, under a tag, that ended so and are of that operation."""
-    columns = (TagRollup.day, TagRollup.second_value)
-    query = sa.select(*columns).where(*conditions(flt, tag), *_touched(flt, zone))
-    some = session.execute(query.group_by(*columns).having(sa.func.sum(TagRollup.calls) > 0))
-    return {day for day, value in some if fits(parts(value), flt)}
+    by = (TagRollup.day, TagRollup.second_value)
+    query = sa.select(*by).where(*conditions(flt, tag), *_touched(flt, zone))
+    some = session.execute(query.group_by(*by).having(sa.func.sum(TagRollup.calls) > 0))
+    return {day for day, value in some if fits(ended(value), flt)}
 
 
 def _lacking(session: Session, flt: Filter, zone: ZoneInfo, key: str) -> set[date]:

@@ -25,7 +25,7 @@ def asks(flt: Filter) -> bool:
     return any(getattr(flt, name) is not None for name in ENDINGS)
 
 
-def parts(value: str) -> dict[str, Key]:
+def ended(value: str) -> dict[str, Key]:
     """What the value of a rollup of :data:`ENDING` says, by column; ``computed``: whether a cost was computed here, too."""
     stream, outcome, source, status, flags, computed, operation = value.split("|", 6)
     return {
@@ -34,10 +34,10 @@ def parts(value: str) -> dict[str, Key]:
     }  # fmt: skip
 
 
-def fits(ended: Mapping[str, Key], flt: Filter) -> bool:
-    """Whether a filter lets calls through of which :func:`parts` says that."""
+def fits(how: Mapping[str, Key], flt: Filter) -> bool:
+    """Whether a filter lets calls through of which :func:`ended` says that."""
     return all(
-        ended[name] not in UNCOUNTED_SOURCES if name == "usage_source" and want == KNOWN else want == ended[name]
+        how[name] not in UNCOUNTED_SOURCES if name == "usage_source" and want == KNOWN else want == how[name]
         for name in ENDINGS
         if (want := getattr(flt, name)) is not None
     )
@@ -56,17 +56,17 @@ def under(flt: Filter, state: RollupState) -> tuple[str, str] | None:
 
 
 def days(
-    session: Session, flt: Filter, tag: tuple[str, str], zone: ZoneInfo, columns: Sequence[Any], measures: Sequence[str]
+    session: Session, flt: Filter, tag: tuple[str, str], zone: ZoneInfo, by: Sequence[Any], measures: Sequence[str]
 ) -> Iterator[tuple[Mapping[str, Key], list[Any]]]:
-    """How calls of whole days ended, as far as a filter lets them through: :func:`parts`, then columns and sums.
+    """How calls of whole days ended, as far as a filter lets them through: :func:`ended`, then columns and sums.
 
     :param tag: what :func:`under` says
     """
     sums = [sa.func.sum(getattr(TagRollup, name)) for name in measures]
-    query = sa.select(TagRollup.second_value, *columns, *sums).where(*conditions(flt, tag), *days_of(flt, zone))
-    for value, *row in session.execute(query.group_by(TagRollup.second_value, *columns)):
-        if fits(ended := parts(value), flt):
-            yield ended, row
+    query = sa.select(TagRollup.second_value, *by, *sums).where(*conditions(flt, tag), *days_of(flt, zone))
+    for value, *row in session.execute(query.group_by(TagRollup.second_value, *by)):
+        if fits(how := ended(value), flt):
+            yield how, row
 
 
 def conditions(flt: Filter, tag: tuple[str, str]) -> list[sa.ColumnElement[bool]]:

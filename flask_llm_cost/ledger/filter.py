@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -105,9 +105,14 @@ class Filter:
     currency: str | None = "USD"
 
     def __post_init__(self) -> None:
-        for instant in (self.since, self.until):
-            if instant is not None and instant.utcoffset() is None:
+        for end in ("since", "until"):
+            instant: datetime | None = getattr(self, end)
+            if instant is None:
+                continue
+            if instant.utcoffset() is None:
                 raise QueryError("since and until need a time zone; a date stands for a day of LLM_COST_TIMEZONE")
+            # Python takes a time on a clock that shows it twice for another one than its own instant.
+            object.__setattr__(self, end, instant.astimezone(UTC))
 
     def narrowed(self, *, tags: Mapping[str, str | None] = _NO_TAGS, **changes: Any) -> Filter:
         """This filter with *changes*; *tags* are added to its own. The scope stays.

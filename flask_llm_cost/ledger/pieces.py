@@ -41,12 +41,15 @@ def split_days(flt: Filter, zone: ZoneInfo) -> tuple[Filter | None, list[Filter]
     return replace(flt, since=since, until=None if last is None else start_of_day(last, zone)), edges
 
 
-def days_and_calls(flt: Filter, zone: ZoneInfo) -> Iterator[Piece]:
-    """The range of a filter as whole days, and the calls at its ends that these lack, or have too many."""
+def days_and_calls(flt: Filter, zone: ZoneInfo, pruned: date | None = None) -> Iterator[Piece]:
+    """The range of a filter as whole days, and the calls at its ends that these lack, or have too many.
+
+    :param pruned: the first day that has all its calls, of the zone that there was then: others of its calls may be on it
+    """
     days, edges = split_days(flt, zone)
     calls: list[Piece] = []
     for edge in edges:
-        if (found := _day_and_rest(edge, zone)) is None:
+        if (found := _day_and_rest(edge, zone, pruned)) is None:
             calls.append(("calls", edge, 1))
             continue
         day, rest = found
@@ -60,11 +63,13 @@ def days_and_calls(flt: Filter, zone: ZoneInfo) -> Iterator[Piece]:
     yield from calls
 
 
-def _day_and_rest(edge: Filter, zone: ZoneInfo) -> tuple[Filter, Filter] | None:
+def _day_and_rest(edge: Filter, zone: ZoneInfo, pruned: date | None) -> tuple[Filter, Filter] | None:
     """The day that is over of which this is the larger part, at one of its ends, and the other part."""
     if edge.since is None or edge.until is None:
         return None
     day = edge.since.astimezone(zone).date()
+    if pruned is not None and day <= pruned:
+        return None
     return _whole_and_rest(edge, start_of_day(day, zone), start_of_day(day + timedelta(days=1), zone))
 
 
@@ -95,24 +100,28 @@ def parts_and_calls(edge: Filter, zone: ZoneInfo, sign: int) -> Iterator[Piece]:
 
 
 def _parts_of_day(edge: Filter, marks: list[datetime], sign: int) -> Iterator[Piece]:
+    """One day's piece of a range: the whole parts of the day in it, and the calls at its ends.
+
+    :param marks: when the parts begin, and when the last one ends
+    """
     assert edge.since is not None
     assert edge.until is not None
     first, last = bisect_left(marks, edge.since), bisect_right(marks, edge.until) - 1
-    if first > last:
-        ends = [(edge, last)]
-    else:
-        ends = [(replace(edge, until=marks[first]), first - 1), (replace(edge, since=marks[last]), last)]
-    begin, end_at, calls = first, max(first, last), list[Piece]()
+    # What is left at either end, with the part that it is of. Within one part that is all.
+    ends = [(edge, last)] if first > last else []
+    if first <= last and edge.since < marks[first]:
+        ends.append((replace(edge, until=marks[first]), first - 1))
+    if first <= last and marks[last] < edge.until:
+        ends.append((replace(edge, since=marks[last]), last))
+    last, calls = max(first, last), list[Piece]()
     for end, part in ends:
-        if end.since == end.until:
-            continue
         if (found := _whole_and_rest(end, marks[part], marks[part + 1])) is None:
             calls.append(("calls", end, sign))
         else:
-            begin, end_at = min(begin, part), max(end_at, part + 1)
+            first, last = min(first, part), max(last, part + 1)
             calls.append(("calls", found[1], -sign))
-    if begin < end_at:
-        yield "parts", replace(edge, since=marks[begin], until=marks[end_at]), sign
+    if first < last:
+        yield "parts", replace(edge, since=marks[first], until=marks[last]), sign
     yield from calls
 
 

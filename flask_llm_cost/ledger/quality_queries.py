@@ -23,7 +23,7 @@ from flask_llm_cost.ledger.rollup_state import state_of
 
 _MOST: Final = 500
 _SUMS: Final = ("calls", "latency_calls", "priced_calls", "cost")
-#: What is told of how calls ended, by the names of ``endings.parts``.
+#: What is told of how calls ended, by the names of ``endings.ended``.
 _HOW: Final = ("stream", "outcome", "usage_source", "cost_status", "flags", "computed")
 
 
@@ -77,10 +77,10 @@ def soundness(session: Session, flt: Filter) -> list[Soundness]:
         add(found, _endings_of_calls(session, flt))
     else:
         zone = ZoneInfo(state.zone)
-        for source, part, sign in days_and_calls(flt, zone):
+        for source, part, sign in days_and_calls(flt, zone, state.pruned_day):
             if source == "days":
-                ended = endings.days(session, part, tag, zone, (TagRollup.provider,), _SUMS)
-                for how, (provider, *amounts) in ended:
+                whole_days = endings.days(session, part, tag, zone, (TagRollup.provider,), _SUMS)
+                for how, (provider, *amounts) in whole_days:
                     add(found, {(provider, *(how[name] for name in _HOW)): amounts}, sign)
             else:
                 check_detail(part, state)

@@ -186,7 +186,7 @@ def _pieces(flt: Filter, question: Question, state: RollupState) -> Iterator[Pie
         yield from [("calls", flt, 1)] if only_days else quarters(flt)
         return
     if only_days:
-        for source, part, sign in days_and_calls(flt, zone):
+        for source, part, sign in days_and_calls(flt, zone, state.pruned_day):
             if source == "calls" and question.knows_parts and _has_parts(part, question, state):
                 yield from parts_and_calls(part, zone, sign)
             else:

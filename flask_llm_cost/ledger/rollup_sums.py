@@ -178,7 +178,7 @@ def _measures(sign: int, call: Row) -> _Amounts:
 
 
 def _ending(call: Row) -> str:
-    """How a call ended and was counted, as the second value of rollups of :data:`ENDING`: ``endings.parts`` reads it."""
+    """How a call ended and was counted, as the second value of rollups of :data:`ENDING`: ``endings.ended`` reads it."""
     stream, outcome, source, status, flags, operation = _ending_columns(call)
     computed = call["computed_cost"] is not None
     return f"{int(stream)}|{outcome}|{source}|{status}|{flags or ''}|{int(computed)}|{operation}"

@@ -17,7 +17,7 @@ from flask_llm_cost.ledger.answers import Grouping, Key, Sums, add, key_of, some
 from flask_llm_cost.ledger.bulk import TAG_ROLLUPS, USAGE_ROLLUPS
 from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.detail import amounts_of, time_text
-from flask_llm_cost.ledger.endings import ENDINGS, asks, fits, parts
+from flask_llm_cost.ledger.endings import ENDINGS, asks, ended, fits
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.pieces import PLAIN, day_key, parts_of
 from flask_llm_cost.ledger.rollup_sums import ENDING, IN_PARTS, OVER_MODELS, PRESENT
@@ -196,9 +196,9 @@ class EndingRows(Rows):
         found: Sums = {}
         count = 0
         for (value, *keys), amounts in rows.items():
-            ended = parts(str(value))
-            if fits(ended, self._question.flt) and all(ended[name] in wanted for name, wanted in only.items()):
-                known = {**ended, **dict(zip(stored, keys, strict=True))}
+            how = ended(str(value))
+            if fits(how, self._question.flt) and all(how[name] in wanted for name, wanted in only.items()):
+                known = {**how, **dict(zip(stored, keys, strict=True))}
                 add(found, {tuple([known[name] for name in dimensions]): amounts})
                 count += amounts[0]
         return found, count

@@ -18,7 +18,7 @@ from ledger_prices import price
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import DetailPrunedError
-from flask_llm_cost.ledger import queries
+from flask_llm_cost.ledger import peaks, queries
 from flask_llm_cost.ledger.answers import SPEND, Grouping, Sums
 from flask_llm_cost.ledger.call_queries import all_calls, calls_page
 from flask_llm_cost.ledger.days import with_calls
@@ -308,6 +308,13 @@ def test_a_list_of_how_calls_ended_misses_none(
         assert latest(session, asked).size == len(wanted)
 
 
+@pytest.fixture
+def short_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few calls are enough to be looked for by quarters of an hour."""
+    monkeypatch.setattr(peaks, "_WORTH", 1)
+
+
+@pytest.mark.usefixtures("short_lists")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(ZONES), filters(), st.sampled_from(["dearest", "slowest"]), st.integers(1, 60))
 def test_lists_by_cost_and_latency_miss_none(
@@ -332,6 +339,7 @@ def test_lists_by_cost_and_latency_miss_none(
             assert page.rows == earlier.rows
 
 
+@pytest.mark.usefixtures("short_lists")
 def test_calls_that_cost_the_same_are_in_order_of_time(tmp_path: Path) -> None:
     """Of calls in 450 quarters of an hour with few values, all or some, each page is that of the whole list.
 
@@ -369,6 +377,7 @@ def test_calls_that_cost_the_same_are_in_order_of_time(tmp_path: Path) -> None:
     kept.close()
 
 
+@pytest.mark.usefixtures("short_lists")
 @pytest.mark.parametrize("order", ["dearest", "slowest"])
 def test_the_top_of_a_list_by_cost_reads_few_calls(kept: Kept, order: str) -> None:
     """The first pages, of everything and of a provider, look at calls of some quarters of an hour only, back and forth."""
@@ -382,6 +391,17 @@ def test_the_top_of_a_list_by_cost_reads_few_calls(kept: Kept, order: str) -> No
         lists = [statement for statement in seen if f"FROM {Call.__tablename__}" in statement and "LIMIT" in statement]
         assert len(lists) == 3
         assert all(statement.count("occurred_at >=") > 1 for statement in lists), lists
+
+
+def test_few_calls_are_sorted_as_they_are(kept: Kept) -> None:
+    """Where sorting all is quicker than looking up quarters of an hour, and for whole files, none are looked up."""
+    seen: list[str] = []
+    with Session(kept.engine) as session:
+        sa.event.listen(kept.engine, "before_cursor_execute", lambda *given: seen.append(given[2]))
+        calls_page(session, Filter(scope={}), order="dearest", limit=5)
+        assert len(list(all_calls(session, Filter(scope={}), order="slowest"))) == len(RECORDS)
+    assert not [statement for statement in seen if "occurred_at <" in statement]
+    assert len([statement for statement in seen if "most_" in statement]) == 1
 
 
 def test_nothing_is_looked_for_on_days_without_it(kept: Kept) -> None:

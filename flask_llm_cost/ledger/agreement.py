@@ -43,7 +43,7 @@ def sampled_agreement(session: Session, state: RollupState) -> Agreement:
     Calls that were pruned are in the rollups alone, so it begins after them.
     """
     buckets = _buckets(session, state.pruned)
-    wrong = tuple(bucket for bucket in buckets if not _agree(session, _calls(bucket), _usage(bucket, bucket + _BUCKET)))
+    wrong = tuple(bucket for bucket in buckets if not _sound(session, state, bucket))
     zone = ZoneInfo(state.zone)
     days = sorted({bucket.astimezone(zone).date() for bucket in buckets})
     if state.pruned is not None and state.pruned_day is not None:
@@ -90,12 +90,17 @@ def _calls(bucket: datetime) -> sa.Select[Any]:
         sa.func.sum(Call.input_tokens),
         sa.func.sum(Call.output_tokens),
     ]
-    return sa.select(*sums).where(Call.occurred_at >= bucket, Call.occurred_at < bucket + _BUCKET)
+    return sa.select(*sums).where(*_within(bucket))
 
 
-def _usage(since: datetime, until: datetime) -> sa.Select[Any]:
+def _within(bucket: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    return Call.occurred_at >= bucket, Call.occurred_at < bucket + _BUCKET
+
+
+def _usage(since: datetime, until: datetime, component: str = "") -> sa.Select[Any]:
     sums = [sa.func.sum(getattr(UsageRollup, name)) for name in _MEASURES]
-    return sa.select(*sums).where(UsageRollup.component == "", UsageRollup.bucket >= since, UsageRollup.bucket < until)
+    within = (UsageRollup.bucket >= since, UsageRollup.bucket < until)
+    return sa.select(*sums).where(UsageRollup.component == component, *within)
 
 
 def _tags(day: date) -> sa.Select[Any]:
@@ -117,6 +122,24 @@ def _agree_within(session: Session, state: RollupState, day: date) -> bool:
     found = {key: values for key, *values in session.execute(query)}
     nothing = [0] * len(_MEASURES)
     return all(found.get(one, nothing) == found.get(other, nothing) for one, other in same)
+
+
+def _sound(session: Session, state: RollupState, bucket: datetime) -> bool:
+    """Whether a quarter of an hour says what its calls add up to, by model and over all, and no call exceeds its bounds."""
+    if not _agree(session, _calls(bucket), _usage(bucket, bucket + _BUCKET)):
+        return False
+    if not state.has_all_kinds(bucket):
+        return True
+    if not _agree(session, _calls(bucket), _usage(bucket, bucket + _BUCKET, OVER_MODELS)):
+        return False
+    there = session.execute(sa.select(*_highest(Call.total_cost, Call.latency_ms)).where(*_within(bucket))).one()
+    bounds = sa.select(*_highest(UsageRollup.most_cost, UsageRollup.most_latency_ms)).group_by(UsageRollup.component)
+    rows = session.execute(bounds.where(UsageRollup.component.in_(("", OVER_MODELS)), UsageRollup.bucket == bucket))
+    return all(value <= most for row in rows for value, most in zip(there, row, strict=True))
+
+
+def _highest(*columns: Any) -> list[sa.ColumnElement[Any]]:
+    return [sa.func.coalesce(sa.func.max(column), -1) for column in columns]
 
 
 def _agree(session: Session, one: sa.Select[Any], other: sa.Select[Any]) -> bool:

@@ -214,7 +214,8 @@ class _Sums:
 class UsageRollup(_Sums, Base):
     """Spend per 15-minute UTC bucket, provider, model, component and currency. The empty component counts the calls.
 
-    Rows of a component have ``calls``, ``quantity``, ``cost``, ``priced_calls`` and ``unpriced_calls``; the rest is 0 there.
+    ``*`` counts them over all models, whose provider and model are empty. Rows of a component have ``calls``, ``quantity``,
+    ``cost``, ``priced_calls`` and ``unpriced_calls``; the rest is 0 there.
     """
 
     __tablename__ = "llm_cost_usage_rollups"
@@ -228,7 +229,7 @@ class UsageRollup(_Sums, Base):
     component: Mapped[str] = mapped_column(sa.String(32))
     currency: Mapped[str] = mapped_column(sa.String(3))
     quantity: Mapped[Decimal] = mapped_column(Quantity)
-    #: None of its calls, where it counts calls, costs or took more. What is taken off later does not lower it.
+    #: No call of it cost, or took, more; only where it counts calls. What is taken off later does not lower it.
     most_cost: Mapped[Decimal | None] = mapped_column(Money)
     most_latency_ms: Mapped[int | None] = mapped_column(sa.BigInteger)
 
@@ -240,8 +241,9 @@ class TagRollup(_Sums, Base):
 
     The empty key counts all calls of the day. ``feature,tenant_id`` keeps two report tags together, the second's value in
     ``second_value``. ``feature*`` is ``feature`` over all models, whose provider and model are empty. ``feature?`` has the
-    calls that have the tag, whatever its value, of tags that are nearly unique too. ``~`` has how calls ended, and
-    ``second_value`` the operation there.
+    calls that have the tag, whatever its value, of tags that are nearly unique too. ``feature@`` is ``feature*`` by parts of
+    the day, whose number is the ``second_value``, and ``feature~`` is ``feature`` by how calls ended, which is in the
+    ``second_value``. ``@`` and ``~`` alone are that of all calls.
     """
 
     __tablename__ = "llm_cost_tag_rollups"

@@ -71,7 +71,9 @@ class Sums:
         # What each rollup gets, call by call: columns of many are added up several times as fast as one after the other.
         self._usage: defaultdict[tuple[datetime, str, str, str, str], list[_Amounts]] = defaultdict(list)
         self._tags: defaultdict[tuple[date, str, str, str, str, str, str], list[_Amounts]] = defaultdict(list)
+        # What none of the calls exceeds that are added, and what none of those that are taken off.
         self._bounds: dict[tuple[Any, ...], _Amounts] = {}
+        self._former: dict[tuple[Any, ...], _Amounts] = {}
         self._starts: dict[date, datetime] = {}
 
     def add(self, sign: int, rows: CallRows) -> None:
@@ -84,8 +86,8 @@ class Sums:
         bucket = at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
         for counted in ((bucket, provider, model, "", currency), (bucket, "", "", OVER_MODELS, currency)):
             usage[counted].append(measured)
-            if sign > 0:
-                self._raise_bounds(counted, call["total_cost"], call["latency_ms"])
+            bounds = self._bounds if sign > 0 else self._former
+            bounds[counted] = _higher(bounds.get(counted), (call["total_cost"], call["latency_ms"]))
         for item in rows.items:
             usage[bucket, provider, model, item["component"], currency].append(_of_item(sign, item))
         day = self._day(at)
@@ -123,22 +125,28 @@ class Sums:
             start = self._starts[day] = start_of_day(day, self._zone)
         return str(min(max((at - start) // PART, 0), PARTS - 1))
 
-    def _raise_bounds(self, key: tuple[Any, ...], *values: Any) -> None:
-        there = self._bounds.get(key, values)
-        self._bounds[key] = tuple(
-            value if most is None or (value is not None and value > most) else most
-            for most, value in zip(there, values, strict=True)
-        )
-
     def usage_rows(self) -> list[_Amounts]:
         """What changes in ``llm_cost_usage_rollups``, in order of id: id, :data:`USAGE_KEYS`, measures, :data:`BOUNDS`."""
         nothing = (None,) * len(BOUNDS)
-        found = _rows(self._usage, self._bounds)
+        raised = {key for key, most in self._bounds.items() if _higher(self._former.get(key), most) != self._former.get(key)}
+        found = _rows(self._usage, raised)
         return [(*row, *self._bounds.get(row[1 : 1 + len(USAGE_KEYS)], nothing)) for row in found]
 
     def tag_rows(self) -> list[_Amounts]:
         """What changes in ``llm_cost_tag_rollups``, in order of id: the id, :data:`TAG_KEYS`, all but the last measure."""
         return [row[:-1] for row in _rows(self._tags)]
+
+
+def _higher(there: _Amounts | None, values: _Amounts) -> _Amounts:
+    """Of each two the higher one; ``None`` is below everything."""
+    if there is None:
+        return values
+    return tuple(
+        [
+            value if most is None or (value is not None and value > most) else most
+            for most, value in zip(there, values, strict=True)
+        ]
+    )
 
 
 def by_value(key: str) -> tuple[str, ...]:

@@ -237,6 +237,9 @@ def test_rollups_that_do_not_add_up(database_url: sa.URL, make_app: Make, zone: 
             sa.update(TagRollup).where(TagRollup.key == key).values(calls=TagRollup.calls + 1)
             for key in ("", "~", "@", "feature", "feature*", "feature?", "feature@", "feature~")
         ),
+        sa.update(UsageRollup).where(UsageRollup.component == "*").values(calls=UsageRollup.calls + 1),
+        sa.update(UsageRollup).where(UsageRollup.component == "*").values(most_cost=Decimal(0)),
+        sa.update(UsageRollup).where(UsageRollup.component == "").values(most_cost=None),
         sa.delete(UsageRollup),
         sa.delete(Call).where(Call.model == "gpt-4o-mini"),
     ):

@@ -18,6 +18,7 @@ from flask_llm_cost.budgets.limits import LIFT, active_lifts
 from flask_llm_cost.errors import DetailPrunedError, LedgerError
 from flask_llm_cost.ledger.agreement import sampled_agreement
 from flask_llm_cost.ledger.filter import Filter
+from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import (
     Adjustment,
     Base,
@@ -172,6 +173,14 @@ def test_days_of_another_zone_count_no_call_twice(make_ledger: LedgerMaker, zone
             assert state is not None
             agreement = sampled_agreement(session, state)
             assert (agreement.wrong_buckets, agreement.wrong_days) == ((), ())
+            assert state.pruned_day is not None
+            begun = max(cutoff.instant, start_of_day(state.pruned_day, kept.rollups.zone))
+            for hour in range(1, 30):  # within the day of the mark, which may have calls of before it
+                after = Filter(scope={}, since=begun + timedelta(hours=hour), until=begun + timedelta(hours=53))
+                there = session.scalar(sa.select(sa.func.count()).select_from(Call).where(*after.conditions()))
+                for narrow in (after, after.narrowed(outcome="ok")):
+                    rows = pivot(session, narrow, ("tag:feature",))
+                    assert (hour, sum(row.calls for row in rows)) == (hour, there)
     first.close()
     kept.close()
 

@@ -23,9 +23,10 @@ from flask_llm_cost.ledger.models import Counter as Mark
 from flask_llm_cost.ledger.rebuild import rebuild
 from flask_llm_cost.ledger.repricing import Repricing, reprice
 from flask_llm_cost.ledger.retention import forget
-from flask_llm_cost.ledger.rollup_state import hold_state, read_state
+from flask_llm_cost.ledger.rollup_state import RollupState, hold_state, read_state
 from flask_llm_cost.ledger.rollup_sums import BOUNDS, MEASURES, TAG_KEYS, USAGE_KEYS, Sums
 from flask_llm_cost.ledger.rollups import Rollups
+from flask_llm_cost.ledger.rows import call_rows
 from flask_llm_cost.ledger.stored import stored_calls
 from flask_llm_cost.ledger.transaction import WriteError
 from flask_llm_cost.ledger.writer import Writer
@@ -151,6 +152,22 @@ def test_rollups_move_with_the_calls(kept: Kept) -> None:
     assert (day, "tenant_id?", "", "", *model) in tags
     assert {amounts["calls"] for amounts in tags.values()} == {1}
     assert kept.found() == kept.expected()
+
+
+def test_what_moves_no_sum_moves_no_rollup() -> None:
+    """What takes off and adds the same is in no row of quarters; what moves the highest call, and not the sum, is."""
+    state = RollupState("UTC", None, False, frozenset(), frozenset(), None, None, None)
+
+    def moved(*parts: tuple[int, str]) -> int:
+        sums = Sums(ZoneInfo("UTC"), state)
+        for sign, cost in parts:
+            rows = call_rows(price(a_call(occurred_at=datetime(2026, 10, 15, 12, tzinfo=UTC))), NOON)
+            sums.add(sign, replace(rows, call={**rows.call, "total_cost": Decimal(cost)}, items=()))
+        return len(sums.usage_rows())
+
+    assert moved((-1, "5"), (1, "5")) == 0
+    assert moved((-1, "5"), (-1, "5"), (1, "9"), (1, "1")) == 2
+    assert moved((1, "5")) == 2
 
 
 @pytest.mark.slow

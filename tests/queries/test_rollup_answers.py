@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import peaks, queries
 from flask_llm_cost.ledger.answers import SPEND, Grouping, Sums
-from flask_llm_cost.ledger.call_queries import all_calls, calls_page
+from flask_llm_cost.ledger.call_queries import all_calls, calls_page, dearest_calls
 from flask_llm_cost.ledger.days import with_calls
 from flask_llm_cost.ledger.detail import MEASURES, from_calls
 from flask_llm_cost.ledger.engine import OwnEngine
@@ -229,6 +229,17 @@ def test_parts_of_days_say_the_same(ledgers_of_zones: dict[str, Kept], zone: str
             assert quick == slow, (hours, hour, dimensions)
 
 
+def test_ends_on_a_clock_that_shows_an_hour_twice(kept: Kept) -> None:
+    """A filter whose ends are of such an hour, in their zone, is that of the same instants."""
+    for hour, fold in ((2, 0), (2, 1), (3, 0)):
+        since = datetime(2026, 10, 25, hour, fold=fold, tzinfo=BERLIN)
+        for until in (since, since + timedelta(hours=9), datetime(2026, 10, 25, 8, tzinfo=UTC)):
+            flt = Filter(scope={}, since=since, until=until, tags={"feature": "chat"})
+            quick, slow = both(kept, flt, [], SPEND, BERLIN)
+            assert quick == slow
+            assert flt == replace(flt, since=since.astimezone(UTC), until=until.astimezone(UTC))
+
+
 def test_quarters_of_days_by_a_tag_do_not_read_calls(kept: Kept) -> None:
     """From six o'clock to six by a tag, by day too, with and without it: known from sums, and calls are not touched."""
     start = start_of_day(date(2026, 10, 22), BERLIN)
@@ -391,6 +402,15 @@ def test_the_top_of_a_list_by_cost_reads_few_calls(kept: Kept, order: str) -> No
         lists = [statement for statement in seen if f"FROM {Call.__tablename__}" in statement and "LIMIT" in statement]
         assert len(lists) == 3
         assert all(statement.count("occurred_at >=") > 1 for statement in lists), lists
+
+
+def test_the_dearest_of_the_latest_are_in_the_order_of_the_list(kept: Kept) -> None:
+    """Where the dearest calls are those of the latest, equals among them are as they are in the list."""
+    for flt in (Filter(scope={}), Filter(scope={"tenant_id": "t1"})):
+        with Session(kept.engine) as session:
+            rows, of_all = dearest_calls(session, flt, latest=len(RECORDS), limit=60)
+            assert not of_all
+            assert rows == calls_page(session, flt, order="dearest", limit=60).rows
 
 
 def test_few_calls_are_sorted_as_they_are(kept: Kept) -> None:

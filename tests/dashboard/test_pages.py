@@ -764,12 +764,13 @@ def test_what_nobody_asked_for_reads_no_call_after_call(make: Make, monkeypatch:
     monkeypatch.setattr("flask_llm_cost.ledger.tag_queries.MANY_CALLS", 3)
     assert leads() == ("tag:feature", "tag:feature")
     assert leads(**{"tag.feature": "chat"}) == ("tag:team", "tag:team")
-    assert leads(outcome="ok") == ("model", "model")
+    assert leads(outcome="ok") == ("tag:feature", "tag:feature")
     assert leads(operation="manual", **{"tag.team": "one"}) == ("model", "model")
-    asked = app.get(f"{PREFIX}/", by="tag:user_id", outcome="ok", range="7d", format="json").get_json()
+    within = {"outcome": "ok", "tag.feature": "chat"}
+    asked = app.get(f"{PREFIX}/", by="tag:user_id", range="7d", format="json", **within).get_json()
     assert asked["by"] == "tag:user_id"
-    assert asked["not_broken_down_by"] == ["feature", "team"]
-    assert "they are read one by one" in app.get(f"{PREFIX}/", outcome="ok", range="7d").get_data(as_text=True)
-    assert "they are read one by one" in app.get(f"{PREFIX}/tags", outcome="ok").get_data(as_text=True)
+    assert asked["not_broken_down_by"] == ["team"]
+    assert "they are read one by one" in app.get(f"{PREFIX}/", range="7d", **within).get_data(as_text=True)
+    assert "they are read one by one" in app.get(f"{PREFIX}/tags", **within).get_data(as_text=True)
     # Few calls that failed are found by reading the many that did not.
-    assert leads(outcome="error") == ("model", "model")
+    assert leads(**{**within, "outcome": "error"}) == ("model", "model")

@@ -73,6 +73,7 @@ def near_the_top(
         if needed < len(bounds) and needed <= largest:
             yield Shortlist(anytime, _of_quarters(session, quarters[:needed], flt), final=True)
         return
+    # First a quarter for each call, then as many as are worth it: what else is filtered may let few of their calls through.
     for size in sorted({needed + wanted + _MORE, largest}):
         if needed + wanted <= size < len(bounds) and size <= largest:
             at, most = bounds[size]
@@ -82,7 +83,7 @@ def near_the_top(
 
 
 def _bounds(session: Session, flt: Filter, bound: Any) -> tuple[Sequence[tuple[datetime, Any]], int]:
-    """The :data:`_MOST` quarters of an hour with the highest bounds and these, one more, and how many calls all have."""
+    """The quarters of an hour with the highest bounds, one more than are looked up at most, and the calls of all of them."""
     state = state_of(session)
     if flt.scope or flt.tags or state is None or not state.complete or not state.has_all_kinds(flt.since):
         return (), 0

@@ -41,7 +41,7 @@ def split_days(flt: Filter, zone: ZoneInfo) -> tuple[Filter | None, list[Filter]
     return replace(flt, since=since, until=None if last is None else start_of_day(last, zone)), edges
 
 
-def days_and_calls(flt: Filter, zone: ZoneInfo, pruned: date | None = None) -> Iterator[Piece]:
+def days_and_calls(flt: Filter, zone: ZoneInfo, pruned: date | None) -> Iterator[Piece]:
     """The range of a filter as whole days, and the calls at its ends that these lack, or have too many.
 
     :param pruned: the first day that has all its calls, of the zone that there was then: others of its calls may be on it

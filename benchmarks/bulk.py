@@ -221,6 +221,12 @@ def _statements(*, server: bool) -> Iterator[str]:
         if key:
             yield f"""
                 INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
+                SELECT {random_id}, day, '{key}~*', {first}, '0|ok|response|' || status || '||0|chat.completions', '', '',
+                    'USD', {sums}
+                FROM staged GROUP BY {grouped} ORDER BY {grouped}"""
+        if key:
+            yield f"""
+                INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
                 SELECT {random_id}, day, '{key}*', {first}, {second}, '', '', 'USD', {sums}
                 FROM staged GROUP BY {grouped} ORDER BY {grouped}"""
     part = "(extract(hour FROM at)::int / 6)::text" if server else "CAST(CAST(substr(at, 12, 2) AS integer) / 6 AS text)"
@@ -237,6 +243,12 @@ def _statements(*, server: bool) -> Iterator[str]:
             SELECT {random_id}, day, '{key}~', {first}, '0|ok|response|' || status || '||0|chat.completions', provider,
                 model, 'USD', {sums}
             FROM staged GROUP BY {grouped}, provider, model ORDER BY {grouped}"""
+        if key:
+            yield f"""
+                INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
+                SELECT {random_id}, day, '{key}~*', {first}, '0|ok|response|' || status || '||0|chat.completions', '', '',
+                    'USD', {sums}
+                FROM staged GROUP BY {grouped} ORDER BY {grouped}"""
     for key, _ in keys:
         yield f"""
             INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})

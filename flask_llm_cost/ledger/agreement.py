@@ -114,7 +114,7 @@ def _agree_within(session: Session, state: RollupState, day: date) -> bool:
     same = [(key, f"{key}{OVER_MODELS}") for key in state.kept]
     if state.has_all_kinds(since):
         alone = [key for key in state.kept if "," not in key]
-        same += [(key, f"{key}{kind}") for key in alone for kind in (PRESENT, IN_PARTS, ENDING)]
+        same += [(key, f"{key}{kind}") for key in alone for kind in (PRESENT, IN_PARTS, ENDING, ENDING + OVER_MODELS)]
         same += [("", ENDING), ("", IN_PARTS)]
     keys = {key for pair in same for key in pair}
     sums = [sa.func.sum(getattr(TagRollup, name)) for name in _MEASURES]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -25,13 +27,15 @@ def asks(flt: Filter) -> bool:
     return any(getattr(flt, name) is not None for name in ENDINGS)
 
 
-def ended(value: str) -> dict[str, Key]:
+@functools.lru_cache(maxsize=1024)
+def ended(value: str) -> Mapping[str, Key]:
     """What the value of a rollup of :data:`ENDING` says, by column; ``computed``: whether a cost was computed here, too."""
     stream, outcome, source, status, flags, computed, operation = value.split("|", 6)
-    return {
+    found: dict[str, Key] = {
         "stream": stream == "1", "outcome": outcome, "usage_source": source, "cost_status": status, "flags": flags or None,
         "computed": computed == "1", "operation": operation,
     }  # fmt: skip
+    return MappingProxyType(found)
 
 
 def fits(how: Mapping[str, Key], flt: Filter) -> bool:

@@ -242,8 +242,8 @@ class TagRollup(_Sums, Base):
     The empty key counts all calls of the day. ``feature,tenant_id`` keeps two report tags together, the second's value in
     ``second_value``. ``feature*`` is ``feature`` over all models, whose provider and model are empty. ``feature?`` has the
     calls that have the tag, whatever its value, of tags that are nearly unique too. ``feature@`` is ``feature*`` by parts of
-    the day, whose number is the ``second_value``, and ``feature~`` is ``feature`` by how calls ended, which is in the
-    ``second_value``. ``@`` and ``~`` alone are that of all calls.
+    the day, whose number is the ``second_value``, and ``feature~`` and ``feature~*`` are ``feature`` and ``feature*`` by how
+    calls ended, which is in the ``second_value``. ``@`` and ``~`` alone are that of all calls.
     """
 
     __tablename__ = "llm_cost_tag_rollups"

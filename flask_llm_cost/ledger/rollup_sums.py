@@ -104,6 +104,7 @@ class Sums:
             sums[day, f"{key}{OVER_MODELS}", value, "", "", "", currency].append(measured)
             sums[day, f"{key}{IN_PARTS}", value, part, "", "", currency].append(measured)
             sums[day, f"{key}{ENDING}", value, ended, provider, model, currency].append(measured)
+            sums[day, f"{key}{ENDING}{OVER_MODELS}", value, ended, "", "", currency].append(measured)
         for (first, second), key in self._pairs.items():
             if first in tags and second in tags:
                 sums[day, key, tags[first], tags[second], provider, model, currency].append(measured)
@@ -151,7 +152,7 @@ def _higher(there: _Amounts | None, values: _Amounts) -> _Amounts:
 
 def by_value(key: str) -> tuple[str, ...]:
     """The keys of the rows that tell a tag's values, or those of two tags together."""
-    return (key, *(key + kind for kind in (OVER_MODELS, IN_PARTS, ENDING)))
+    return (key, *(key + kind for kind in (OVER_MODELS, IN_PARTS, ENDING, ENDING + OVER_MODELS)))
 
 
 def _measures(sign: int, call: Row) -> _Amounts:

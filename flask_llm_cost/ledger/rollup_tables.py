@@ -204,7 +204,7 @@ class EndingRows(Rows):
         return found, count
 
     def _kind(self, pair: Sequence[str], dimensions: Collection[str]) -> str:
-        return ENDING
+        return ENDING + OVER_MODELS if pair and self._question.over_models else ENDING
 
 
 def _reader(name: str) -> Callable[[Any], Key] | None:

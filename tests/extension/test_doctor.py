@@ -235,7 +235,7 @@ def test_rollups_that_do_not_add_up(database_url: sa.URL, make_app: Make, zone: 
         sa.update(UsageRollup).values(cost=Decimal(9)),
         *(
             sa.update(TagRollup).where(TagRollup.key == key).values(calls=TagRollup.calls + 1)
-            for key in ("", "~", "@", "feature", "feature*", "feature?", "feature@", "feature~")
+            for key in ("", "~", "@", "feature", "feature*", "feature?", "feature@", "feature~", "feature~*")
         ),
         sa.update(UsageRollup).where(UsageRollup.component == "*").values(calls=UsageRollup.calls + 1),
         sa.update(UsageRollup).where(UsageRollup.component == "*").values(most_cost=Decimal(0)),

@@ -47,7 +47,7 @@ def with_calls(session: Session, flt: Filter) -> Filter | None:
 def _ended(session: Session, flt: Filter, tag: tuple[str, str], zone: ZoneInfo) -> set[date]:
     """The days of a filter with calls, under a tag, that ended so and are of that operation."""
     by = (TagRollup.day, TagRollup.second_value)
-    query = sa.select(*by).where(*conditions(flt, tag), *_touched(flt, zone))
+    query = sa.select(*by).where(*conditions(flt, tag, by_model=False), *_touched(flt, zone))
     some = session.execute(query.group_by(*by).having(sa.func.sum(TagRollup.calls) > 0))
     return {day for day, value in some if fits(ended(value), flt)}
 

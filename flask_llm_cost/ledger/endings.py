@@ -16,7 +16,7 @@ from flask_llm_cost.ledger.filter import KNOWN, Filter
 from flask_llm_cost.ledger.models import TagRollup
 from flask_llm_cost.ledger.pieces import days_of, plain
 from flask_llm_cost.ledger.rollup_state import RollupState
-from flask_llm_cost.ledger.rollup_sums import ENDING, ENDING_COLUMNS, UNCOUNTED_SOURCES
+from flask_llm_cost.ledger.rollup_sums import ENDING, ENDING_COLUMNS, OVER_MODELS, UNCOUNTED_SOURCES
 
 #: What filters and groups by how calls ended: what these rollups know besides what every one does.
 ENDINGS: Final = tuple(name for name in ENDING_COLUMNS if name != "flags")
@@ -73,7 +73,12 @@ def days(
             yield how, row
 
 
-def conditions(flt: Filter, tag: tuple[str, str]) -> list[sa.ColumnElement[bool]]:
-    """What these rollups have to hold, their days and how calls ended aside."""
+def conditions(flt: Filter, tag: tuple[str, str], *, by_model: bool = True) -> list[sa.ColumnElement[bool]]:
+    """What these rollups have to hold, their days and how calls ended aside.
+
+    :param by_model: whether it is asked of which models they are, too
+    """
     key, value = tag
-    return [TagRollup.key == key + ENDING, TagRollup.value == value, *plain(flt, TagRollup)]
+    over_models = key and not by_model and flt.provider is None and flt.model is None
+    kind = ENDING + OVER_MODELS if over_models else ENDING
+    return [TagRollup.key == key + kind, TagRollup.value == value, *plain(flt, TagRollup)]

@@ -16,7 +16,7 @@ from flask_llm_cost.ledger.filter import KNOWN, Filter
 from flask_llm_cost.ledger.models import TagRollup
 from flask_llm_cost.ledger.pieces import days_of, plain
 from flask_llm_cost.ledger.rollup_state import RollupState
-from flask_llm_cost.ledger.rollup_sums import ENDING, ENDING_COLUMNS, OVER_MODELS, UNCOUNTED_SOURCES
+from flask_llm_cost.ledger.rollup_sums import ENDING, ENDING_COLUMNS, ESCAPED, OVER_MODELS, UNCOUNTED_SOURCES
 
 #: What filters and groups by how calls ended: what these rollups know besides what every one does.
 ENDINGS: Final = tuple(name for name in ENDING_COLUMNS if name != "flags")
@@ -32,7 +32,8 @@ def ended(value: str) -> Mapping[str, Key]:
     """What the value of a rollup of :data:`ENDING` says, by column; ``computed``: whether a cost was computed here, too."""
     stream, outcome, source, status, flags, computed, operation = value.split("|", 6)
     found: dict[str, Key] = {
-        "stream": stream == "1", "outcome": outcome, "usage_source": source, "cost_status": status, "flags": flags or None,
+        "stream": stream == "1", "outcome": outcome, "usage_source": source, "cost_status": status,
+        "flags": flags.replace(ESCAPED, "|") or None,
         "computed": computed == "1", "operation": operation,
     }  # fmt: skip
     return MappingProxyType(found)

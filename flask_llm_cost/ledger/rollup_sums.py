@@ -48,6 +48,8 @@ PRESENT: Final = "?"
 ENDING: Final = "~"
 #: The columns of a call that make it, besides whether it was both billed by the provider and computed here.
 ENDING_COLUMNS: Final = ("stream", "outcome", "usage_source", "cost_status", "flags", "operation")
+#: What stands for what separates its parts, within one of them.
+ESCAPED: Final = "\x1f"
 TAG_KEYS: Final = ("day", "key", "value", "second_value", "provider", "model", "currency")
 
 _NOTHING: Final = Decimal(0)
@@ -190,7 +192,9 @@ def _ending(call: Row) -> str:
     """How a call ended and was counted, as the second value of rollups of :data:`ENDING`: ``endings.ended`` reads it."""
     stream, outcome, source, status, flags, operation = _ending_columns(call)
     computed = call["computed_cost"] is not None
-    return f"{int(stream)}|{outcome}|{source}|{status}|{flags or ''}|{int(computed)}|{operation}"
+    # Flags may be anybody's, and their commas stay what they are.
+    flags = (flags or "").replace("|", ESCAPED)
+    return f"{int(stream)}|{outcome}|{source}|{status}|{flags}|{int(computed)}|{operation}"
 
 
 def _of_item(sign: int, item: Row) -> _Amounts:

@@ -44,7 +44,7 @@ KEYS: tuple[Any, ...] = ("auto", ("feature", "tenant_id"))
 AUTUMN = datetime(2026, 10, 25, tzinfo=UTC)
 
 
-OPERATIONS = ("chat.completions", "responses")
+OPERATIONS = ("chat.completions", "my|own")
 
 
 def made_up(number: int) -> CallRecord:
@@ -58,7 +58,11 @@ def made_up(number: int) -> CallRecord:
         requested_model=("gpt-4o", None)[number % 5 == 0],
         outcome=("ok", "ok", "ok", "interrupted", "error")[number % 5],
         latency_ms=(None, 100, 900)[number % 3],
-        usage=Usage({"input": number % 900, "cache_read": 7, "output": 3}, ("response", "stream_partial")[number % 2])
+        usage=Usage(
+            {"input": number % 900, "cache_read": 7, "output": 3},
+            ("response", "stream_partial")[number % 2],
+            flags=((), ("odd|flag", "other"))[number % 8 == 2],
+        )
         if number % 7
         else Usage(),
         tags={
@@ -270,7 +274,7 @@ def test_how_calls_ended_is_the_same_from_both(kept: Kept) -> None:
     with Session(kept.engine) as session:
         whole = Filter(scope={})
         for flt in (
-            inside, replace(inside, provider="openai"), whole, replace(whole, operation="responses"),
+            inside, replace(inside, provider="openai"), whole, replace(whole, operation="my|own"),
             replace(inside, scope={"feature": "chat"}), replace(whole, tags={"tenant_id": "t1"}, outcome="error"),
             replace(whole, tags={"feature": None}), replace(whole, scope={"feature": "chat"}, tags={"feature": "x"}),
         ):  # fmt: skip

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
-from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.ledger.endings import asks, conditions, ended, fits, under
 from flask_llm_cost.ledger.filter import Filter
-from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import TagRollup
 from flask_llm_cost.ledger.pieces import plain
-from flask_llm_cost.ledger.rollup_state import state_of
+from flask_llm_cost.ledger.rollup_state import RollupDays, state_of
 from flask_llm_cost.ledger.rollup_sums import PRESENT
 
 
@@ -27,16 +25,15 @@ def with_calls(session: Session, flt: Filter) -> Filter | None:
     state = state_of(session)
     if state is None or not state.complete:
         return flt
-    zone = ZoneInfo(state.zone)
     lacking = [key for key, value in flt.tags.items() if value is None and state.counts(key, flt.since)]
-    found = [_lacking(session, flt, zone, key) for key in lacking]
+    found = [_lacking(session, flt, state.days, key) for key in lacking]
     if asks(flt) and state.has_all_kinds(flt.since):
-        found.append(_ended(session, flt, under(flt, state) or ("", ""), zone))
+        found.append(_ended(session, flt, under(flt, state) or ("", ""), state.days))
     if not found:
         return flt
     if not (days := set.intersection(*found)):
         return None
-    since, until = start_of_day(min(days), zone), start_of_day(max(days) + timedelta(days=1), zone)
+    since, until = state.days.start(min(days)), state.days.start(max(days) + timedelta(days=1))
     return replace(
         flt,
         since=since if flt.since is None else max(since, flt.since),
@@ -44,27 +41,27 @@ def with_calls(session: Session, flt: Filter) -> Filter | None:
     )
 
 
-def _ended(session: Session, flt: Filter, tag: tuple[str, str], zone: ZoneInfo) -> set[date]:
+def _ended(session: Session, flt: Filter, tag: tuple[str, str], days: RollupDays) -> set[date]:
     """The days of a filter with calls, under a tag, that ended so and are of that operation."""
     by = (TagRollup.day, TagRollup.second_value)
-    query = sa.select(*by).where(*conditions(flt, tag, by_model=False), *_touched(flt, zone))
+    query = sa.select(*by).where(*conditions(flt, tag, by_model=False), *_touched(flt, days))
     some = session.execute(query.group_by(*by).having(sa.func.sum(TagRollup.calls) > 0))
     return {day for day, value in some if fits(ended(value), flt)}
 
 
-def _lacking(session: Session, flt: Filter, zone: ZoneInfo, key: str) -> set[date]:
+def _lacking(session: Session, flt: Filter, days: RollupDays, key: str) -> set[date]:
     """The days of a filter with calls that do not have a tag."""
     query = sa.select(TagRollup.day, TagRollup.key, sa.func.sum(TagRollup.calls))
-    query = query.where(TagRollup.key.in_(("", key + PRESENT)), *plain(flt, TagRollup), *_touched(flt, zone))
+    query = query.where(TagRollup.key.in_(("", key + PRESENT)), *plain(flt, TagRollup), *_touched(flt, days))
     calls: dict[date, int] = {}
     for day, counted, number in session.execute(query.group_by(TagRollup.day, TagRollup.key)):
         calls[day] = calls.get(day, 0) + (int(number) if counted == "" else -int(number))
     return {day for day, left in calls.items() if left}
 
 
-def _touched(flt: Filter, zone: ZoneInfo) -> Iterator[sa.ColumnElement[bool]]:
+def _touched(flt: Filter, days: RollupDays) -> Iterator[sa.ColumnElement[bool]]:
     """The days of a filter, those that are in it in part included."""
     if flt.since is not None:
-        yield TagRollup.day >= flt.since.astimezone(zone).date()
+        yield TagRollup.day >= days.of(flt.since)
     if flt.until is not None:
-        yield TagRollup.day <= flt.until.astimezone(zone).date()
+        yield TagRollup.day <= days.of(flt.until)

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -15,7 +14,7 @@ from flask_llm_cost.ledger.answers import Key
 from flask_llm_cost.ledger.filter import KNOWN, Filter
 from flask_llm_cost.ledger.models import TagRollup
 from flask_llm_cost.ledger.pieces import days_of, plain
-from flask_llm_cost.ledger.rollup_state import RollupState
+from flask_llm_cost.ledger.rollup_state import RollupDays, RollupState
 from flask_llm_cost.ledger.rollup_sums import ENDING, ENDING_COLUMNS, ESCAPED, OVER_MODELS, UNCOUNTED_SOURCES
 
 #: What filters and groups by how calls ended: what these rollups know besides what every one does.
@@ -61,14 +60,14 @@ def under(flt: Filter, state: RollupState) -> tuple[str, str] | None:
 
 
 def days(
-    session: Session, flt: Filter, tag: tuple[str, str], zone: ZoneInfo, by: Sequence[Any], measures: Sequence[str]
+    session: Session, flt: Filter, tag: tuple[str, str], within: RollupDays, by: Sequence[Any], measures: Sequence[str]
 ) -> Iterator[tuple[Mapping[str, Key], list[Any]]]:
     """How calls of whole days ended, as far as a filter lets them through: :func:`ended`, then columns and sums.
 
     :param tag: what :func:`under` says
     """
     sums = [sa.func.sum(getattr(TagRollup, name)) for name in measures]
-    query = sa.select(TagRollup.second_value, *by, *sums).where(*conditions(flt, tag), *days_of(flt, zone))
+    query = sa.select(TagRollup.second_value, *by, *sums).where(*conditions(flt, tag), *days_of(flt, within))
     for value, *row in session.execute(query.group_by(TagRollup.second_value, *by)):
         if fits(how := ended(value), flt):
             yield how, row

@@ -15,6 +15,7 @@ from flask_llm_cost.ledger.answers import Key, key_of
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.local_time import days_between, start_of_day
 from flask_llm_cost.ledger.models import TagRollup
+from flask_llm_cost.ledger.rollup_state import RollupDays
 from flask_llm_cost.ledger.rollup_sums import PART, PARTS
 
 #: The columns that both rollups have.
@@ -26,51 +27,46 @@ QUARTER: Final = timedelta(minutes=15)
 Piece: TypeAlias = tuple[str, Filter, int]
 
 
-def split_days(flt: Filter, zone: ZoneInfo) -> tuple[Filter | None, list[Filter]]:
-    """The range of a filter as whole days of *zone*, if there are some, and what is left at its ends."""
-    first = None if flt.since is None else _day_from(flt.since, zone)
-    last = None if flt.until is None else flt.until.astimezone(zone).date()
+def split_days(flt: Filter, days: RollupDays) -> tuple[Filter | None, list[Filter]]:
+    """The range of a filter as whole days, if there are some, and what is left at its ends."""
+    first = None if flt.since is None else _day_from(flt.since, days)
+    last = None if flt.until is None else days.of(flt.until)
     if first is not None and last is not None and first >= last:
         return None, [flt]
     edges = []
-    if first is not None and flt.since is not None and flt.since < (start := start_of_day(first, zone)):
+    if first is not None and flt.since is not None and flt.since < (start := days.start(first)):
         edges.append(replace(flt, until=start))
-    if last is not None and flt.until is not None and (end := start_of_day(last, zone)) < flt.until:
+    if last is not None and flt.until is not None and (end := days.start(last)) < flt.until:
         edges.append(replace(flt, since=end))
-    since = None if first is None else start_of_day(first, zone)
-    return replace(flt, since=since, until=None if last is None else start_of_day(last, zone)), edges
+    since = None if first is None else days.start(first)
+    return replace(flt, since=since, until=None if last is None else days.start(last)), edges
 
 
-def days_and_calls(flt: Filter, zone: ZoneInfo, pruned: date | None) -> Iterator[Piece]:
-    """The range of a filter as whole days, and the calls at its ends that these lack, or have too many.
-
-    :param pruned: the first day that has all its calls, of the zone that there was then: others of its calls may be on it
-    """
-    days, edges = split_days(flt, zone)
+def days_and_calls(flt: Filter, days: RollupDays) -> Iterator[Piece]:
+    """The range of a filter as whole days, and the calls at its ends that these lack, or have too many."""
+    whole, edges = split_days(flt, days)
     calls: list[Piece] = []
     for edge in edges:
-        if (found := _day_and_rest(edge, zone, pruned)) is None:
+        if (found := _day_and_rest(edge, days)) is None:
             calls.append(("calls", edge, 1))
             continue
         day, rest = found
         calls.append(("calls", rest, -1))
-        if days is None:
-            days = day
+        if whole is None:
+            whole = day
         else:
-            days = replace(days, until=day.until) if day.since == days.until else replace(days, since=day.since)
-    if days is not None:
-        yield "days", days, 1
+            whole = replace(whole, until=day.until) if day.since == whole.until else replace(whole, since=day.since)
+    if whole is not None:
+        yield "days", whole, 1
     yield from calls
 
 
-def _day_and_rest(edge: Filter, zone: ZoneInfo, pruned: date | None) -> tuple[Filter, Filter] | None:
+def _day_and_rest(edge: Filter, days: RollupDays) -> tuple[Filter, Filter] | None:
     """The day that is over of which this is the larger part, at one of its ends, and the other part."""
     if edge.since is None or edge.until is None:
         return None
-    day = edge.since.astimezone(zone).date()
-    if pruned is not None and day <= pruned:
-        return None
-    return _whole_and_rest(edge, start_of_day(day, zone), start_of_day(day + timedelta(days=1), zone))
+    day = days.of(edge.since)
+    return _whole_and_rest(edge, days.start(day), days.start(day + timedelta(days=1)))
 
 
 def _whole_and_rest(edge: Filter, start: datetime, end: datetime) -> tuple[Filter, Filter] | None:
@@ -161,16 +157,16 @@ def into_quarter(instant: datetime) -> timedelta:
     return timedelta(minutes=instant.minute % 15, seconds=instant.second, microseconds=instant.microsecond)
 
 
-def _day_from(instant: datetime, zone: ZoneInfo) -> date:
-    """The first day of *zone* that begins at *instant* or later."""
-    day = instant.astimezone(zone).date()
-    return day if start_of_day(day, zone) >= instant else day + timedelta(days=1)
+def _day_from(instant: datetime, days: RollupDays) -> date:
+    """The first day that begins at *instant* or later."""
+    day = days.of(instant)
+    return day if days.start(day) >= instant else day + timedelta(days=1)
 
 
-def days_of(flt: Filter, zone: ZoneInfo) -> list[sa.ColumnElement[bool]]:
+def days_of(flt: Filter, days: RollupDays) -> list[sa.ColumnElement[bool]]:
     """The days of rollups that a filter of whole days is about."""
-    found = [TagRollup.day >= flt.since.astimezone(zone).date()] if flt.since is not None else []
-    return found + ([TagRollup.day < flt.until.astimezone(zone).date()] if flt.until is not None else [])
+    found = [TagRollup.day >= days.of(flt.since)] if flt.since is not None else []
+    return found + ([TagRollup.day < days.of(flt.until)] if flt.until is not None else [])
 
 
 def plain(flt: Filter, table: Any) -> list[sa.ColumnElement[bool]]:

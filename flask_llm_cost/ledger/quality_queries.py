@@ -76,10 +76,9 @@ def soundness(session: Session, flt: Filter) -> list[Soundness]:
         check_detail(flt, state)
         add(found, _endings_of_calls(session, flt))
     else:
-        zone = ZoneInfo(state.zone)
-        for source, part, sign in days_and_calls(flt, zone, state.pruned_day):
+        for source, part, sign in days_and_calls(flt, state.days):
             if source == "days":
-                whole_days = endings.days(session, part, tag, zone, (TagRollup.provider,), _SUMS)
+                whole_days = endings.days(session, part, tag, state.days, (TagRollup.provider,), _SUMS)
                 for how, (provider, *amounts) in whole_days:
                     add(found, {(provider, *(how[name] for name in _HOW)): amounts}, sign)
             else:

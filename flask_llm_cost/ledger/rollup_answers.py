@@ -157,7 +157,7 @@ def _question(flt: Filter, by: Grouping, state: RollupState | None) -> Question 
             return None
     if unwanted & {*wanted, *by.tagged}:
         return None
-    question = Question(flt, by, ZoneInfo(state.zone), wanted, frozenset(unwanted))
+    question = Question(flt, by, state.days, wanted, frozenset(unwanted))
     tags = question.tags
     if question.of_endings:
         # By one tag at most, of which there are the values.
@@ -175,25 +175,25 @@ def _has_parts(edge: Filter, question: Question, state: RollupState) -> bool:
     """Whether there are parts of the days at an end of a range. Of days that were pruned they may be another zone's."""
     if not {*question.tags} <= state.kept or edge.since is None:
         return False
-    return state.pruned_day is None or edge.since.astimezone(question.days).date() > state.pruned_day
+    return state.pruned_day is None or question.days.of(edge.since) > state.pruned_day
 
 
 def _pieces(flt: Filter, question: Question, state: RollupState) -> Iterator[Piece]:
     """The range in pieces."""
     by_time = {*question.by.dimensions} & {*TIMES}
-    zone, only_days = question.days, bool(question.tags) or question.of_endings
+    days, only_days = question.days, bool(question.tags) or question.of_endings
     if "hour" in by_time or (by_time and question.by.zone.key != state.zone):
         yield from [("calls", flt, 1)] if only_days else quarters(flt)
         return
     if only_days:
-        for source, part, sign in days_and_calls(flt, zone, state.pruned_day):
+        for source, part, sign in days_and_calls(flt, days):
             if source == "calls" and question.knows_parts and _has_parts(part, question, state):
-                yield from parts_and_calls(part, zone, sign)
+                yield from parts_and_calls(part, days.zone, sign)
             else:
                 yield source, part, sign
         return
-    days, edges = split_days(flt, zone)
-    if days is not None:
-        yield "days", days, 1
+    whole, edges = split_days(flt, days)
+    if whole is not None:
+        yield "days", whole, 1
     for edge in edges:
         yield from quarters(edge)

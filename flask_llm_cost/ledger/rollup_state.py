@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import combinations
 from typing import Any, Final, cast
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.ledger.bulk import CALLS
+from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import Counter
 
 COUNTERS: Final = cast(sa.Table, Counter.__table__)
 
+_DAY: Final = timedelta(days=1)
 _ZONE: Final = "rollups"
 _FILLED_TO: Final = "rollups.filled_to"
 _CLEARING: Final = "rollups.clearing"
@@ -38,6 +41,38 @@ NOTHING_FILLED: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Held shared by everyone who writes rollups, and alone by who rebuilds them. A number that nobody else is likely to use.
 _ADVISORY_LOCK: Final = 0x6C6C6D_636F7374
+
+
+@dataclass(frozen=True, slots=True)
+class RollupDays:
+    """The days of the tag rollups: a zone's, but around the mark of a prune.
+
+    That mark is the start of a day of the zone that there was then. What is on one side of it stays on the rows of days of
+    that side, since a rebuild makes anew what is on the other.
+
+    :param pruned: calls before it may be gone
+    :param first: the first day that has all its calls
+    """
+
+    zone: ZoneInfo
+    pruned: datetime | None = None
+    first: date | None = None
+
+    def of(self, at: datetime) -> date:
+        """The day on which a call of that time is."""
+        day = at.astimezone(self.zone).date()
+        if self.pruned is None or self.first is None:
+            return day
+        return max(day, self.first) if at >= self.pruned else min(day, self.first - _DAY)
+
+    def start(self, day: date) -> datetime:
+        """The first instant whose calls are on *day* or later."""
+        start = start_of_day(day, self.zone)
+        if self.pruned is None or self.first is None:
+            return start
+        if day == self.first:
+            return self.pruned
+        return max(start, self.pruned) if day > self.first else min(start, self.pruned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +98,11 @@ class RollupState:
     all_kinds: datetime | None
     pruned: datetime | None
     pruned_day: date | None
+
+    @property
+    def days(self) -> RollupDays:
+        """The days of the tag rollups."""
+        return RollupDays(ZoneInfo(self.zone), self.pruned, self.pruned_day)
 
     @property
     def complete(self) -> bool:

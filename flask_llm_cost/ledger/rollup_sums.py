@@ -14,7 +14,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from flask_llm_cost.ledger.local_time import start_of_day
-from flask_llm_cost.ledger.rollup_state import RollupState
+from flask_llm_cost.ledger.rollup_state import RollupDays, RollupState
 from flask_llm_cost.ledger.rows import CallRows, Row
 from flask_llm_cost.records import content_id
 
@@ -68,6 +68,7 @@ class Sums:
 
     def __init__(self, zone: ZoneInfo, state: RollupState) -> None:
         self._zone = zone
+        self._days = RollupDays(zone, state.pruned, state.pruned_day)
         self._state = state
         self._pairs = {tuple(key.split(",")): key for key in state.kept if "," in key}
         # What each rollup gets, call by call: columns of many are added up several times as fast as one after the other.
@@ -92,7 +93,7 @@ class Sums:
             bounds[counted] = _higher(bounds.get(counted), (call["total_cost"], call["latency_ms"]))
         for item in rows.items:
             usage[bucket, provider, model, item["component"], currency].append(_of_item(sign, item))
-        day = self._day(at)
+        day = self._days.of(at)
         part = self._part(at, day)
         sums[day, "", "", "", provider, model, currency].append(measured)
         sums[day, IN_PARTS, "", part, "", "", currency].append(measured)
@@ -111,16 +112,6 @@ class Sums:
             if first in tags and second in tags:
                 sums[day, key, tags[first], tags[second], provider, model, currency].append(measured)
                 sums[day, f"{key}{OVER_MODELS}", tags[first], tags[second], "", "", currency].append(measured)
-
-    def _day(self, at: datetime) -> date:
-        """The day of a call. It is on the side of the first one that has all its calls on which the call is.
-
-        That day may be another zone's, and a rebuild makes anew what is on one side of it, from the calls of that side.
-        """
-        day, pruned, first = at.astimezone(self._zone).date(), self._state.pruned, self._state.pruned_day
-        if pruned is None or first is None:
-            return day
-        return max(day, first) if at >= pruned else min(day, first - timedelta(days=1))
 
     def _part(self, at: datetime, day: date) -> str:
         start = self._starts.get(day)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -20,6 +19,7 @@ from flask_llm_cost.ledger.detail import amounts_of, time_text
 from flask_llm_cost.ledger.endings import ENDINGS, asks, ended, fits
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.pieces import PLAIN, day_key, parts_of
+from flask_llm_cost.ledger.rollup_state import RollupDays
 from flask_llm_cost.ledger.rollup_sums import ENDING, IN_PARTS, OVER_MODELS, PRESENT
 
 
@@ -27,7 +27,7 @@ from flask_llm_cost.ledger.rollup_sums import ENDING, IN_PARTS, OVER_MODELS, PRE
 class Question:
     """A question that rollups can answer.
 
-    :param days: the zone of the rollups' days
+    :param days: the days of the rollups
     :param wanted: tags that calls must have, to their value
     :param unwanted: tags that calls must not have
     :param all_kinds: whether there are rows of every kind
@@ -36,7 +36,7 @@ class Question:
 
     flt: Filter
     by: Grouping
-    days: ZoneInfo
+    days: RollupDays
     wanted: Mapping[str, str]
     unwanted: frozenset[str]
     all_kinds: bool = False
@@ -152,11 +152,11 @@ class Rows:
         question, flt = self._question, self._question.flt
         found: list[tuple[Any, str, Any]]
         if self._source == "parts":
-            day, first, last = parts_of(flt, question.days)
+            day, first, last = parts_of(flt, question.days.zone)
             found = [("key", "=", ",".join(pair) + IN_PARTS), ("day", "=", day)]
             found += [("second_value", ">=", first), ("second_value", "<=", last)]
         elif self._source == "days":
-            ends = [instant and instant.astimezone(question.days).date() for instant in (flt.since, flt.until)]
+            ends = [instant and question.days.of(instant) for instant in (flt.since, flt.until)]
             found = [("key", "=", ",".join(pair) + self._kind(pair, dimensions)), *_between("day", *ends)]
         else:
             component = OVER_MODELS if question.all_kinds and question.over_models else ""

@@ -17,8 +17,8 @@ from test_rollups import Kept
 from flask_llm_cost.budgets.limits import LIFT, active_lifts
 from flask_llm_cost.errors import DetailPrunedError, LedgerError
 from flask_llm_cost.ledger.agreement import sampled_agreement
+from flask_llm_cost.ledger.call_queries import calls_page
 from flask_llm_cost.ledger.filter import Filter
-from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import (
     Adjustment,
     Base,
@@ -30,6 +30,7 @@ from flask_llm_cost.ledger.models import (
     LineItem,
     TagRollup,
 )
+from flask_llm_cost.ledger.quality_queries import soundness
 from flask_llm_cost.ledger.queries import pivot
 from flask_llm_cost.ledger.retention import ERASED, Cutoff, calls_tagged, forget, old, prune
 from flask_llm_cost.ledger.rollup_state import read_state
@@ -173,14 +174,18 @@ def test_days_of_another_zone_count_no_call_twice(make_ledger: LedgerMaker, zone
             assert state is not None
             agreement = sampled_agreement(session, state)
             assert (agreement.wrong_buckets, agreement.wrong_days) == ((), ())
-            assert state.pruned_day is not None
-            begun = max(cutoff.instant, start_of_day(state.pruned_day, kept.rollups.zone))
-            for hour in range(1, 30):  # within the day of the mark, which may have calls of before it
-                after = Filter(scope={}, since=begun + timedelta(hours=hour), until=begun + timedelta(hours=53))
-                there = session.scalar(sa.select(sa.func.count()).select_from(Call).where(*after.conditions()))
-                for narrow in (after, after.narrowed(outcome="ok")):
-                    rows = pivot(session, narrow, ("tag:feature",))
-                    assert (hour, sum(row.calls for row in rows)) == (hour, there)
+            for hour in range(53):  # around the mark, whose day may be another one here
+                begun = cutoff.instant + timedelta(hours=hour)
+                for until in (begun + timedelta(hours=3), cutoff.instant + timedelta(hours=53), None):
+                    after = Filter(scope={}, since=begun, until=until, outcome="ok")
+                    there = session.scalar(sa.select(sa.func.count()).select_from(Call).where(*after.conditions()))
+                    told = [sum(row.calls for row in pivot(session, after, names)) for names in ((), ("tag:feature",))]
+                    told += [sum(row.calls for row in pivot(session, replace(after, outcome=None), ("tag:feature",)))]
+                    told += [
+                        sum(row.calls for row in soundness(session, after)),
+                        len(calls_page(session, after, limit=400).rows),
+                    ]
+                    assert (hour, until, *told) == (hour, until, *[there] * 5)
     first.close()
     kept.close()
 

@@ -207,53 +207,31 @@ def _statements(*, server: bool) -> Iterator[str]:
                 NULL, NULL, 0, 0,
                 sum({name}) * {per}
             FROM staged GROUP BY bucket, provider, model"""
-    for key, first, second in (
-        ("", "''", "''"),
-        ("feature", "feature", "''"),
-        ("tenant_id", "tenant", "''"),
-        ("feature,tenant_id", "feature", "tenant"),
-    ):
-        grouped = ", ".join(["day", *(name for name in (first, second) if name != "''")])
-        yield f"""
+
+    def by_tag(key: str, first: str, second: str, *by: str, models: bool) -> str:
+        which = "provider, model" if models else "'', ''"
+        names = ", ".join(["day", *by, *(["provider", "model"] if models else [])])
+        return f"""
             INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
-            SELECT {random_id}, day, '{key}', {first}, {second}, provider, model, 'USD', {sums}
-            FROM staged GROUP BY {grouped}, provider, model ORDER BY {grouped}"""
-        if key:
-            yield f"""
-                INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
-                SELECT {random_id}, day, '{key}~*', {first}, '0|ok|response|' || status || '||0|chat.completions', '', '',
-                    'USD', {sums}
-                FROM staged GROUP BY {grouped} ORDER BY {grouped}"""
-        if key:
-            yield f"""
-                INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
-                SELECT {random_id}, day, '{key}*', {first}, {second}, '', '', 'USD', {sums}
-                FROM staged GROUP BY {grouped} ORDER BY {grouped}"""
+            SELECT {random_id}, day, '{key}', {first}, {second}, {which}, 'USD', {sums}
+            FROM (SELECT staged.*, {part} AS part FROM staged) AS parted GROUP BY {names} ORDER BY {names}"""
+
     part = "(extract(hour FROM at)::int / 6)::text" if server else "CAST(CAST(substr(at, 12, 2) AS integer) / 6 AS text)"
-    for key, first in (("", "''"), ("feature", "feature"), ("tenant_id", "tenant")):
-        grouped = ", ".join(["day", "part", *([first] if key else [])])
-        yield f"""
-            INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
-            SELECT {random_id}, day, '{key}@', {first}, part, '', '', 'USD', {sums}
-            FROM (SELECT staged.*, {part} AS part FROM staged) AS parted GROUP BY {grouped} ORDER BY {grouped}"""
-    for key, first in (("", "''"), ("feature", "feature"), ("tenant_id", "tenant")):
-        grouped = ", ".join(["day", *([first] if key else []), "status"])
-        yield f"""
-            INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
-            SELECT {random_id}, day, '{key}~', {first}, '0|ok|response|' || status || '||0|chat.completions', provider,
-                model, 'USD', {sums}
-            FROM staged GROUP BY {grouped}, provider, model ORDER BY {grouped}"""
-        if key:
-            yield f"""
-                INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
-                SELECT {random_id}, day, '{key}~*', {first}, '0|ok|response|' || status || '||0|chat.completions', '', '',
-                    'USD', {sums}
-                FROM staged GROUP BY {grouped} ORDER BY {grouped}"""
-    for key, _ in keys:
-        yield f"""
-            INSERT INTO llm_cost_tag_rollups (id, day, key, value, second_value, provider, model, currency, {measures})
-            SELECT {random_id}, day, '{key}?', '', '', provider, model, 'USD', {sums}
-            FROM staged GROUP BY day, provider, model ORDER BY day"""
+    nothing, ended = "''", "'0|ok|response|' || status || '||0|chat.completions'"
+    yield by_tag("", nothing, nothing, models=True)
+    yield by_tag("@", nothing, "part", "part", models=False)
+    yield by_tag("~", nothing, ended, "status", models=True)
+    for key, column in keys:
+        yield by_tag(f"{key}?", nothing, nothing, models=True)
+        if key == "user_id":
+            continue  # left out: there are nearly as many as calls
+        yield by_tag(key, column, nothing, column, models=True)
+        yield by_tag(f"{key}*", column, nothing, column, models=False)
+        yield by_tag(f"{key}@", column, "part", column, "part", models=False)
+        yield by_tag(f"{key}~", column, ended, column, "status", models=True)
+        yield by_tag(f"{key}~*", column, ended, column, "status", models=False)
+    yield by_tag("feature,tenant_id", "feature", "tenant", "feature", "tenant", models=True)
+    yield by_tag("feature,tenant_id*", "feature", "tenant", "feature", "tenant", models=False)
     marks = {
         "rollups": "UTC",
         "rollups.kinds.3": "1970-01-01T00:00:00+00:00",

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import date, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_llm_cost.ledger.endings import asks, conditions, ended, fits, under
+from flask_llm_cost.ledger.answers import Grouping
+from flask_llm_cost.ledger.endings import asks, under
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import TagRollup
 from flask_llm_cost.ledger.pieces import plain
 from flask_llm_cost.ledger.rollup_state import RollupDays, state_of
 from flask_llm_cost.ledger.rollup_sums import PRESENT
+from flask_llm_cost.ledger.rollup_tables import EndingRows, Question
 
 
 def with_calls(session: Session, flt: Filter) -> Filter | None:
@@ -28,7 +31,7 @@ def with_calls(session: Session, flt: Filter) -> Filter | None:
     lacking = [key for key, value in flt.tags.items() if value is None and state.counts(key, flt.since)]
     found = [_lacking(session, flt, state.days, key) for key in lacking]
     if asks(flt) and state.has_all_kinds(flt.since):
-        found.append(_ended(session, flt, under(flt, state) or ("", ""), state.days))
+        found.append(_ended(session, flt, under(flt, state) or {}, state.days))
     if not found:
         return flt
     if not (days := set.intersection(*found)):
@@ -41,12 +44,15 @@ def with_calls(session: Session, flt: Filter) -> Filter | None:
     )
 
 
-def _ended(session: Session, flt: Filter, tag: tuple[str, str], days: RollupDays) -> set[date]:
+def _ended(session: Session, flt: Filter, tag: Mapping[str, str], days: RollupDays) -> set[Any]:
     """The days of a filter with calls, under a tag, that ended so and are of that operation."""
-    by = (TagRollup.day, TagRollup.second_value)
-    query = sa.select(*by).where(*conditions(flt, tag, by_model=False), *_touched(flt, days))
-    some = session.execute(query.group_by(*by).having(sa.func.sum(TagRollup.calls) > 0))
-    return {day for day, value in some if fits(ended(value), flt)}
+    touched = replace(
+        flt,
+        since=None if flt.since is None else days.start(days.of(flt.since)),
+        until=None if flt.until is None else days.start(days.of(flt.until) + timedelta(days=1)),
+    )
+    question = Question(touched, Grouping(dimensions=("day",), measures=("calls",)), days, tag, frozenset())
+    return {day for (day,), (calls,) in EndingRows(session, question, "days", None).sums().items() if calls}
 
 
 def _lacking(session: Session, flt: Filter, days: RollupDays, key: str) -> set[date]:

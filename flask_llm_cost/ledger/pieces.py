@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from flask_llm_cost.ledger.answers import Key, key_of
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.local_time import days_between, start_of_day
-from flask_llm_cost.ledger.models import TagRollup
 from flask_llm_cost.ledger.rollup_state import RollupDays
 from flask_llm_cost.ledger.rollup_sums import PART, PARTS
 
@@ -161,12 +160,6 @@ def _day_from(instant: datetime, days: RollupDays) -> date:
     """The first day that begins at *instant* or later."""
     day = days.of(instant)
     return day if days.start(day) >= instant else day + timedelta(days=1)
-
-
-def days_of(flt: Filter, days: RollupDays) -> list[sa.ColumnElement[bool]]:
-    """The days of rollups that a filter of whole days is about."""
-    found = [TagRollup.day >= days.of(flt.since)] if flt.since is not None else []
-    return found + ([TagRollup.day < days.of(flt.until)] if flt.until is not None else [])
 
 
 def plain(flt: Filter, table: Any) -> list[sa.ColumnElement[bool]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Final
@@ -12,18 +12,19 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_llm_cost.ledger import endings
-from flask_llm_cost.ledger.answers import Amounts, Keys, Sums, add, some
+from flask_llm_cost.ledger.answers import Amounts, Grouping, Keys, Sums, add, some
+from flask_llm_cost.ledger.endings import under
 from flask_llm_cost.ledger.filter import Filter
-from flask_llm_cost.ledger.models import Adjustment, Call, Counter, TagRollup
+from flask_llm_cost.ledger.models import Adjustment, Call, Counter
 from flask_llm_cost.ledger.pieces import days_and_calls
 from flask_llm_cost.ledger.queries import ESTIMATED_SOURCES, FAILED_OUTCOMES, UNCOUNTED_SOURCES
 from flask_llm_cost.ledger.rollup_answers import check_detail
 from flask_llm_cost.ledger.rollup_state import state_of
+from flask_llm_cost.ledger.rollup_tables import EndingRows, Question
 
 _MOST: Final = 500
 _SUMS: Final = ("calls", "latency_calls", "priced_calls", "cost")
-#: What is told of how calls ended, by the names of ``endings.ended``.
+#: What is told of how calls ended, of ``endings.ENDED``.
 _HOW: Final = ("stream", "outcome", "usage_source", "cost_status", "flags", "computed")
 
 
@@ -71,16 +72,15 @@ def soundness(session: Session, flt: Filter) -> list[Soundness]:
     """
     state = state_of(session)
     found: Sums = {}
-    tag = endings.under(flt, state) if state is not None and state.complete else None
+    tag = under(flt, state) if state is not None and state.complete else None
     if state is None or tag is None:
         check_detail(flt, state)
         add(found, _endings_of_calls(session, flt))
     else:
+        question = Question(flt, Grouping(dimensions=("provider", *_HOW), measures=_SUMS), state.days, tag, frozenset())
         for source, part, sign in days_and_calls(flt, state.days):
             if source == "days":
-                whole_days = endings.days(session, part, tag, state.days, (TagRollup.provider,), _SUMS)
-                for how, (provider, *amounts) in whole_days:
-                    add(found, {(provider, *(how[name] for name in _HOW)): amounts}, sign)
+                add(found, EndingRows(session, replace(question, flt=part), source, None).sums(), sign)
             else:
                 check_detail(part, state)
                 add(found, _endings_of_calls(session, part), sign)

@@ -16,7 +16,7 @@ from flask_llm_cost.ledger.answers import Grouping, Key, Sums, add, key_of, some
 from flask_llm_cost.ledger.bulk import TAG_ROLLUPS, USAGE_ROLLUPS
 from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.detail import amounts_of, time_text
-from flask_llm_cost.ledger.endings import ENDINGS, asks, ended, fits
+from flask_llm_cost.ledger.endings import ENDED, ENDINGS, asks, ended, fits
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.pieces import PLAIN, day_key, parts_of
 from flask_llm_cost.ledger.rollup_state import RollupDays
@@ -158,6 +158,7 @@ class Rows:
         elif self._source == "days":
             ends = [instant and question.days.of(instant) for instant in (flt.since, flt.until)]
             found = [("key", "=", ",".join(pair) + self._kind(pair, dimensions)), *_between("day", *ends)]
+            found += [] if pair else [("value", "=", "")]
         else:
             component = OVER_MODELS if question.all_kinds and question.over_models else ""
             found = [("component", "=", component), *_between("bucket", flt.since, flt.until)]
@@ -190,8 +191,8 @@ class EndingRows(Rows):
     """Whole days, from the rows that say how calls ended. There are few endings: all are read, and sorted here."""
 
     def _ask(self, present: tuple[str, ...], dimensions: tuple[str, ...], top: int | None) -> tuple[Sums, int]:
-        stored = tuple(name for name in dimensions if name not in ENDINGS)
-        only = {name: wanted for name, wanted in self._question.by.only.items() if name in ENDINGS and name in dimensions}
+        stored = tuple(name for name in dimensions if name not in ENDED)
+        only = {name: wanted for name, wanted in self._question.by.only.items() if name in ENDED and name in dimensions}
         rows, _ = super()._ask(present, (ENDING, *stored), None)
         found: Sums = {}
         count = 0

@@ -30,8 +30,9 @@ MEASURES: Final = (
     "priced_calls", "unpriced_calls", "uncounted_calls", "partial_calls", "failed_calls", "estimated_calls", "wasted_calls",
     "wasted_priced_calls", "wasted_cost", "latency_ms", "latency_calls", "quantity",
 )  # fmt: skip
-#: What none of a rollup's calls exceeds, in the order of the columns that it is of.
+#: What none of a rollup's calls exceeds, and in which places of the measures that is.
 BOUNDS: Final = ("most_cost", "most_latency_ms")
+_BOUNDED: Final = (MEASURES.index("cost"), MEASURES.index("latency_ms"))
 USAGE_KEYS: Final = ("bucket", "provider", "model", "component", "currency")
 #: What ends the key under which calls are kept over all models; alone it is the component of those of a quarter of an hour.
 #: No tag's key can end so.
@@ -53,6 +54,8 @@ ESCAPED: Final = "\x1f"
 TAG_KEYS: Final = ("day", "key", "value", "second_value", "provider", "model", "currency")
 
 _NOTHING: Final = Decimal(0)
+#: The components whose rollups count calls.
+_COUNTING: Final = ("", OVER_MODELS)
 _ending_columns: Final = itemgetter(*ENDING_COLUMNS)
 
 #: The amounts of :data:`MEASURES`, in order. Never changed: calls that are alone in a rollup share theirs.
@@ -74,9 +77,6 @@ class Sums:
         # What each rollup gets, call by call: columns of many are added up several times as fast as one after the other.
         self._usage: defaultdict[tuple[datetime, str, str, str, str], list[_Amounts]] = defaultdict(list)
         self._tags: defaultdict[tuple[date, str, str, str, str, str, str], list[_Amounts]] = defaultdict(list)
-        # What none of the calls exceeds that are added, and what none of those that are taken off.
-        self._bounds: dict[tuple[Any, ...], _Amounts] = {}
-        self._former: dict[tuple[Any, ...], _Amounts] = {}
         self._starts: dict[date, datetime] = {}
 
     def add(self, sign: int, rows: CallRows) -> None:
@@ -87,10 +87,8 @@ class Sums:
         measured = _measures(sign, call)
         usage, sums = self._usage, self._tags
         bucket = at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
-        for counted in ((bucket, provider, model, "", currency), (bucket, "", "", OVER_MODELS, currency)):
-            usage[counted].append(measured)
-            bounds = self._bounds if sign > 0 else self._former
-            bounds[counted] = _higher(bounds.get(counted), (call["total_cost"], call["latency_ms"]))
+        usage[bucket, provider, model, "", currency].append(measured)
+        usage[bucket, "", "", OVER_MODELS, currency].append(measured)
         for item in rows.items:
             usage[bucket, provider, model, item["component"], currency].append(_of_item(sign, item))
         day = self._days.of(at)
@@ -121,26 +119,20 @@ class Sums:
 
     def usage_rows(self) -> list[_Amounts]:
         """What changes in ``llm_cost_usage_rollups``, in order of id: id, :data:`USAGE_KEYS`, measures, :data:`BOUNDS`."""
-        nothing = (None,) * len(BOUNDS)
-        raised = {key for key, most in self._bounds.items() if _higher(self._former.get(key), most) != self._former.get(key)}
-        found = _rows(self._usage, raised)
-        return [(*row, *self._bounds.get(row[1 : 1 + len(USAGE_KEYS)], nothing)) for row in found]
+        bounded = {
+            key: [[amounts[place] for amounts in found] for place in _BOUNDED]
+            for key, found in self._usage.items()
+            if key[3] in _COUNTING
+        }
+        # What is taken off is below 0, and what only comes back raises nothing.
+        raised = {key for key, columns in bounded.items() if any(max(column) > max(0, -min(column)) for column in columns)}
+        bounds = {key: [max(0, *column) for column in columns] for key, columns in bounded.items()}
+        nothing = [None] * len(BOUNDS)
+        return [(*row, *bounds.get(row[1 : 1 + len(USAGE_KEYS)], nothing)) for row in _rows(self._usage, raised)]
 
     def tag_rows(self) -> list[_Amounts]:
         """What changes in ``llm_cost_tag_rollups``, in order of id: the id, :data:`TAG_KEYS`, all but the last measure."""
         return [row[:-1] for row in _rows(self._tags)]
-
-
-def _higher(there: _Amounts | None, values: _Amounts) -> _Amounts:
-    """Of each two the higher one; ``None`` is below everything."""
-    if there is None:
-        return values
-    return tuple(
-        [
-            value if most is None or (value is not None and value > most) else most
-            for most, value in zip(there, values, strict=True)
-        ]
-    )
 
 
 def by_value(key: str) -> tuple[str, ...]:

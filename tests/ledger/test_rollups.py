@@ -85,18 +85,17 @@ class Kept:
                 )
             ):  # fmt: skip
                 if component in ("", "*"):
-                    kept[*key, component] = (-1 if cost is None else cost, -1 if latency is None else latency)
+                    kept[*key, component] = (cost, latency)
                 else:
                     assert (cost, latency) == (None, None)
             for call in connection.execute(sa.select(Call.__table__)).mappings():
                 at = call["occurred_at"]
                 bucket = at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
-                cost = -1 if call["total_cost"] is None else call["total_cost"]
-                latency = -1 if call["latency_ms"] is None else call["latency_ms"]
+                cost, latency = call["total_cost"] or 0, call["latency_ms"] or 0
                 one = (call["provider"], call["model"] or call["requested_model"] or "")
                 for of, component in ((one, ""), (("", ""), "*")):
                     name = (bucket, *of, call["currency"], component)
-                    before = there.get(name, (-1, -1))
+                    before = there.get(name, (0, 0))
                     there[name] = (max(before[0], cost), max(before[1], latency))
         return kept, there
 

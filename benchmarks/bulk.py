@@ -14,6 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from flask_llm_cost.ledger.models import Base
+from flask_llm_cost.ledger.rollup_sums import PART
 from flask_llm_cost.records import new_call_id
 
 UNTIL: Final = datetime(2026, 11, 1, tzinfo=UTC)
@@ -216,7 +217,11 @@ def _statements(*, server: bool) -> Iterator[str]:
             SELECT {random_id}, day, '{key}', {first}, {second}, {which}, 'USD', {sums}
             FROM (SELECT staged.*, {part} AS part FROM staged) AS parted GROUP BY {names} ORDER BY {names}"""
 
-    part = "(extract(hour FROM at)::int / 6)::text" if server else "CAST(CAST(substr(at, 12, 2) AS integer) / 6 AS text)"
+    hours = PART // timedelta(hours=1)
+    if server:
+        part = f"lpad((extract(hour FROM at)::int / {hours})::text, 2, '0')"
+    else:
+        part = f"printf('%02d', CAST(substr(at, 12, 2) AS integer) / {hours})"
     nothing, ended = "''", "'0|ok|response|' || status || '||0|chat.completions'"
     yield by_tag("", nothing, nothing, models=True)
     yield by_tag("@", nothing, "part", "part", models=False)
@@ -234,7 +239,7 @@ def _statements(*, server: bool) -> Iterator[str]:
     yield by_tag("feature,tenant_id*", "feature", "tenant", "feature", "tenant", models=False)
     marks = {
         "rollups": "UTC",
-        "rollups.kinds.3": "1970-01-01T00:00:00+00:00",
+        "rollups.kinds.4": "1970-01-01T00:00:00+00:00",
         "rollups.filled_to": "",
         "rollups.tag:user_id": "left out",
     }

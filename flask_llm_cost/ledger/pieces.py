@@ -15,7 +15,7 @@ from flask_llm_cost.ledger.answers import Key, key_of
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.local_time import days_between, start_of_day
 from flask_llm_cost.ledger.rollup_state import RollupDays
-from flask_llm_cost.ledger.rollup_sums import PART, PARTS
+from flask_llm_cost.ledger.rollup_sums import PART, PARTS, part_value
 
 #: The columns that both rollups have.
 PLAIN: Final = ("provider", "model", "currency")
@@ -122,8 +122,9 @@ def _parts_of_day(edge: Filter, marks: list[datetime], sign: int) -> Iterator[Pi
 
 def _parts(day: date, zone: ZoneInfo) -> list[datetime]:
     """When the parts of a day begin, and when the last one ends."""
-    start = start_of_day(day, zone)
-    return [start + PART * number for number in range(PARTS)] + [start_of_day(day + timedelta(days=1), zone)]
+    start, end = start_of_day(day, zone), start_of_day(day + timedelta(days=1), zone)
+    # Where clocks are moved by hours, a day may be over before its last part begins.
+    return [min(start + PART * number, end) for number in range(PARTS)] + [end]
 
 
 def parts_of(flt: Filter, zone: ZoneInfo) -> tuple[date, str, str]:
@@ -132,7 +133,7 @@ def parts_of(flt: Filter, zone: ZoneInfo) -> tuple[date, str, str]:
     assert flt.until is not None
     day = flt.since.astimezone(zone).date()
     marks = _parts(day, zone)
-    return day, str(marks.index(flt.since)), str(marks.index(flt.until) - 1)
+    return day, part_value(marks.index(flt.since)), part_value(marks.index(flt.until) - 1)
 
 
 def quarters(flt: Filter) -> Iterator[Piece]:

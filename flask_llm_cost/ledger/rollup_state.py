@@ -27,7 +27,7 @@ _ZONE: Final = "rollups"
 _FILLED_TO: Final = "rollups.filled_to"
 _CLEARING: Final = "rollups.clearing"
 #: The number goes up with what is kept: a ledger of an earlier one is filled by a rebuild.
-_ALL_KINDS: Final = "rollups.kinds.3"
+_ALL_KINDS: Final = "rollups.kinds.4"
 _TAG: Final = "rollups.tag:"
 _PRUNED: Final = "pruned"
 _KEPT: Final = "kept"

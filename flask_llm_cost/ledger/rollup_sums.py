@@ -40,8 +40,8 @@ OVER_MODELS: Final = "*"
 #: The same by parts of a day, whose number is the second value; alone it is the key of all calls.
 IN_PARTS: Final = "@"
 #: The parts of a day: so many, and so long from its start on. The last one has what is left, whatever the clocks do.
-PARTS: Final = 4
-PART: Final = timedelta(hours=6)
+PARTS: Final = 12
+PART: Final = timedelta(hours=2)
 #: What ends the key under which calls that have a tag are kept, whatever its value.
 PRESENT: Final = "?"
 #: What ends the key under which it is kept how calls ended and were counted, and their operation, in the second value; alone
@@ -115,7 +115,7 @@ class Sums:
         start = self._starts.get(day)
         if start is None:
             start = self._starts[day] = start_of_day(day, self._zone)
-        return str(min(max((at - start) // PART, 0), PARTS - 1))
+        return part_value(min(max((at - start) // PART, 0), PARTS - 1))
 
     def usage_rows(self) -> list[_Amounts]:
         """What changes in ``llm_cost_usage_rollups``, in order of id: id, :data:`USAGE_KEYS`, measures, :data:`BOUNDS`."""
@@ -133,6 +133,11 @@ class Sums:
     def tag_rows(self) -> list[_Amounts]:
         """What changes in ``llm_cost_tag_rollups``, in order of id: the id, :data:`TAG_KEYS`, all but the last measure."""
         return [row[:-1] for row in _rows(self._tags)]
+
+
+def part_value(number: int) -> str:
+    """The number of a part of a day as the second value of its rows, which are in its order."""
+    return f"{number:02}"
 
 
 def by_value(key: str) -> tuple[str, ...]:

@@ -143,9 +143,9 @@ def test_rollups_move_with_the_calls(kept: Kept) -> None:
     assert (day, "", "", "", *model) in tags
     assert (day, "tenant_id", "acme", "", *model) in tags
     assert (day, "tenant_id*", "acme", "", "", "", "USD") in tags
-    # 12:29 is in the third quarter of the day.
-    assert (day, "tenant_id@", "acme", "2", "", "", "USD") in tags
-    assert (day, "@", "", "2", "", "", "USD") in tags
+    # 12:29 is in the seventh two hours of the day.
+    assert (day, "tenant_id@", "acme", "06", "", "", "USD") in tags
+    assert (day, "@", "", "06", "", "", "USD") in tags
     assert (day, "feature,tenant_id", "chat", "acme", *model) in tags
     assert {key[1] for key in tags if key[1].endswith("?")} == {"feature?", "tenant_id?", "user_id?"}
     assert (day, "tenant_id?", "", "", *model) in tags

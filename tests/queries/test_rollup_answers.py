@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -85,13 +85,13 @@ RECORDS = [made_up(number) for number in range(400)]
 class Kept:
     """A ledger with rollups."""
 
-    def __init__(self, url: sa.URL, zone: str, keys: Any = "auto") -> None:
+    def __init__(self, url: sa.URL, zone: str, keys: Any = "auto", records: Sequence[CallRecord] = RECORDS) -> None:
         self.engine = sa.create_engine(url)
         Base.metadata.create_all(self.engine)
         self._own = OwnEngine(lambda: self.engine)
         self.rollups = Rollups(ZoneInfo(zone), keys, ("feature", "tenant_id", "user_id"))
         self.writer = Writer(self._own, [self.rollups])
-        self.writer.write(RECORDS)
+        self.writer.write(records)
 
     def close(self) -> None:
         self._own.dispose()
@@ -233,6 +233,20 @@ def test_parts_of_days_say_the_same(ledgers_of_zones: dict[str, Kept], zone: str
             assert quick == slow, (hours, hour, dimensions)
 
 
+def test_parts_of_a_day_of_21_hours(tmp_path: Path) -> None:
+    """Where clocks went forward by three hours, ranges that begin and end at any hour around it are what the calls say."""
+    zone = ZoneInfo("Antarctica/Casey")
+    start = start_of_day(date(2022, 10, 2), zone)
+    moved = [replace(record, occurred_at=record.occurred_at - AUTUMN + start) for record in RECORDS]
+    kept = Kept(sa.URL.create("sqlite", database=str(tmp_path / "short.db")), zone.key, records=moved)
+    for hours in (1, 5, 13, 19, 21):
+        for hour in range(-24, 46 - hours):
+            flt = Filter(scope={}, since=start + timedelta(hours=hour), until=start + timedelta(hours=hour + hours))
+            quick, slow = both(kept, flt, ["tag:feature"], SPEND, zone, ["feature"])
+            assert quick == slow, (hours, hour)
+    kept.close()
+
+
 def test_ends_on_a_clock_that_shows_an_hour_twice(kept: Kept) -> None:
     """A filter whose ends are of such an hour, in their zone, is that of the same instants."""
     for hour, fold in ((2, 0), (2, 1), (3, 0)):
@@ -244,10 +258,10 @@ def test_ends_on_a_clock_that_shows_an_hour_twice(kept: Kept) -> None:
             assert flt == replace(flt, since=since.astimezone(UTC), until=until.astimezone(UTC))
 
 
-def test_quarters_of_days_by_a_tag_do_not_read_calls(kept: Kept) -> None:
-    """From six o'clock to six by a tag, by day too, with and without it: known from sums, and calls are not touched."""
+def test_parts_of_days_by_a_tag_do_not_read_calls(kept: Kept) -> None:
+    """From ten o'clock to four by a tag, by day too, with and without it: known from sums, and calls are not touched."""
     start = start_of_day(date(2026, 10, 22), BERLIN)
-    flt = Filter(scope={}, since=start + timedelta(hours=6), until=start + timedelta(days=2, hours=18))
+    flt = Filter(scope={}, since=start + timedelta(hours=10), until=start + timedelta(days=2, hours=16))
     asked: list[tuple[Filter, list[str], list[str]]] = [
         (flt, ["tag:feature"], []),
         (flt, ["day", "tag:tenant_id"], ["tenant_id"]),

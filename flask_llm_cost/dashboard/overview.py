@@ -187,7 +187,7 @@ def build(
     flt, period = selection.filter, selection.period
     total, before = time.total, time.before
     keys = [key for key in report_tags if key not in selection.base.scope]
-    left = too_many_to_add_up(session, flt, [key for key in keys if f"tag:{key}" != selection.by])
+    left = too_many_to_add_up(session, flt, [key for key in keys if f"tag:{key}" != selection.by], total.calls)
     apart = tuple(key for key in keys if key in left)
     dimensions = [f"tag:{key}" for key in keys if key not in apart] + ["model"]
     dearest, of_all = dearest_calls(session, flt, latest=MANY_CALLS, limit=_MOST_DEAREST)
@@ -208,7 +208,8 @@ def build(
     telling = [name for name in dimensions if name not in selection.pinned] or dimensions
     leader_dimension = next((name for name in telling[1:] if name != "model" and found[name].tagged), telling[0])
     drives, most = driver(found[telling[0]], delta)
-    quality = queries.completeness(session, flt)
+    currencies = queries.by_currency(session, flt)
+    _, quality = currencies.get(selection.currency, (None, queries.ALL_OF_NOTHING))
     return Overview(
         total=total,
         today=time.daily[period.today] if period.running else None,
@@ -222,7 +223,7 @@ def build(
         driver_explains_most=most,
         completeness=quality,
         unpriced=tuple(queries.unpriced_models(session, flt)) if quality.unpriced or quality.partial else (),
-        other_currencies=_other_currencies(session, selection),
+        other_currencies=tuple(row for currency, (row, _) in currencies.items() if currency != selection.currency),
         moved=moved_since(session, flt, period.until) if period.until <= period.now else None,
         series=series_of(by),
         wide=chart,
@@ -249,11 +250,6 @@ def _calls_left(session: Session, time: Timeline, period: Period) -> int:
     pruned = queries.pruned_before(session)
     first = period.first if pruned is None else max(period.first, pruned.astimezone(period.zone).date())
     return sum(row.calls for day, row in time.daily.items() if first <= day <= period.last)
-
-
-def _other_currencies(session: Session, selection: Selection) -> tuple[Spend, ...]:
-    found = queries.pivot(session, selection.filter.narrowed(currency=None), ("currency",))
-    return tuple(row for row in found if row.key != selection.filter.currency)
 
 
 def _facts(session: Session, selection: Selection, total: Spend) -> Facts:

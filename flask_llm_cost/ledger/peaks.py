@@ -25,7 +25,7 @@ from flask_llm_cost.ledger.rollup_sums import OVER_MODELS
 #: What is not known is below everything.
 UNKNOWN: Final = -1
 #: Quarters that are read beside one for each call that is wanted.
-_MORE: Final = 14
+_MORE: Final = 3
 #: Looking up one more quarter takes as long as sorting so many calls, and no more than so many are looked up.
 _WORTH: Final = 750
 _MOST: Final = 400

@@ -30,8 +30,8 @@ from flask_llm_cost.ledger.rollup_sums import ESTIMATED_SOURCES, FAILED_OUTCOMES
 from flask_llm_cost.ledger.sample_queries import newest
 
 __all__ = [
-    "ESTIMATED_SOURCES", "FAILED_OUTCOMES", "NOTHING", "UNCOUNTED_SOURCES", "Completeness", "Cost", "Key", "Spend",
-    "UnpricedModel", "any_calls", "completeness", "costs", "count_values", "extent", "over", "pivot", "pruned_before",
+    "ALL_OF_NOTHING", "ESTIMATED_SOURCES", "FAILED_OUTCOMES", "NOTHING", "UNCOUNTED_SOURCES", "Completeness", "Cost", "Key", "Spend",
+    "UnpricedModel", "any_calls", "by_currency", "completeness", "costs", "count_values", "extent", "over", "pivot", "pruned_before",
     "ranking", "totals", "unpriced_models",
 ]  # fmt: skip
 
@@ -206,14 +206,38 @@ class Completeness:
         return self.calls - self.failed
 
 
+_COMPLETENESS: Final = (
+    "calls", "partial_calls", "unpriced_calls", "uncounted_calls", "failed_calls", "estimated_calls", "wasted_calls",
+    "wasted_priced_calls", "wasted_cost",
+)  # fmt: skip
+
+
 def completeness(session: Session, flt: Filter) -> Completeness:
     """How much of the calls is in the number."""
-    measures = (
-        "calls", "partial_calls", "unpriced_calls", "uncounted_calls", "failed_calls", "estimated_calls", "wasted_calls",
-        "wasted_priced_calls", "wasted_cost",
-    )  # fmt: skip
-    found = sums(session, flt, Grouping(measures=measures)).get((), [0] * 8 + [Decimal(0)])
-    calls, partial, missing, uncounted, failed, estimated, wasted_calls, wasted_priced, wasted = found
+    found = sums(session, flt, Grouping(measures=_COMPLETENESS)).get(())
+    return ALL_OF_NOTHING if found is None else _completeness(dict(zip(_COMPLETENESS, found, strict=True)))
+
+
+def by_currency(session: Session, flt: Filter) -> dict[str, tuple[Spend, Completeness]]:
+    """What a filter's calls came to in each currency, whichever it asks for, and how much of them is in that.
+
+    The currency of most calls is first.
+    """
+    measures = tuple(dict.fromkeys((*SPEND, *_COMPLETENESS)))
+    found = sums(session, flt.narrowed(currency=None), Grouping(dimensions=("currency",), measures=measures))
+    return {
+        str(currency): (
+            spend({"currency": currency}, amounts[: len(SPEND)]),
+            _completeness(dict(zip(measures, amounts, strict=True))),
+        )
+        for (currency,), amounts in sorted(found.items(), key=lambda item: (-item[1][0], item[0]))
+    }
+
+
+def _completeness(amounts: Mapping[str, Any]) -> Completeness:
+    calls, partial, missing, uncounted, failed, estimated, wasted_calls, wasted_priced, wasted = (
+        amounts[name] for name in _COMPLETENESS
+    )
     return Completeness(
         calls=calls,
         priced=calls - partial - missing - failed,
@@ -225,6 +249,10 @@ def completeness(session: Session, flt: Filter) -> Completeness:
         wasted_calls=wasted_calls,
         wasted=wasted if wasted_priced or not wasted_calls else None,
     )
+
+
+#: How much of no calls is in their number.
+ALL_OF_NOTHING: Final = _completeness({**dict.fromkeys(_COMPLETENESS, 0), "wasted_cost": Decimal(0)})
 
 
 def count_values(session: Session, flt: Filter, dimension: str) -> int:

@@ -40,11 +40,13 @@ def tag_keys(session: Session, flt: Filter) -> tuple[str, ...]:
 MANY_CALLS: Final = 5_000
 
 
-def too_many_to_add_up(session: Session, flt: Filter, keys: Iterable[str]) -> frozenset[str]:
+def too_many_to_add_up(session: Session, flt: Filter, keys: Iterable[str], calls: int | None = None) -> frozenset[str]:
     """The tags by which sums of a filter's calls are too much for a page that shows other things as well.
 
     Where rollups cannot answer, for a tag that nearly every call has anew or for one more than they hold together, calls are
     read one by one: all those of one of the filter's tags, or of the range.
+
+    :param calls: how many the filter has, where that is known
     """
     unknown = frozenset(key for key in keys if not known(session, flt, f"tag:{key}"))
     if not unknown:
@@ -59,7 +61,9 @@ def too_many_to_add_up(session: Session, flt: Filter, keys: Iterable[str]) -> fr
         model=flt.model,
         currency=flt.currency,
     )
-    return unknown if totals(session, read).calls > MANY_CALLS else frozenset()
+    if calls is None or read != flt:
+        calls = totals(session, read).calls
+    return unknown if calls > MANY_CALLS else frozenset()
 
 
 def latest_values(session: Session, flt: Filter, keys: Collection[str], most: int) -> Mapping[str, tuple[str, ...]]:

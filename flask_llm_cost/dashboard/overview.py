@@ -23,15 +23,15 @@ from flask_llm_cost.dashboard.forecast import Forecast, forecast, odd_days
 from flask_llm_cost.dashboard.formatting import UNTAGGED
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.movers import Mover, driver, leader, movers
-from flask_llm_cost.dashboard.periods import Bucket, Period
+from flask_llm_cost.dashboard.periods import Bucket
 from flask_llm_cost.dashboard.sums import cache_share
 from flask_llm_cost.dashboard.timeline import Timeline, timeline
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.call_queries import CallRow, dearest_calls
 from flask_llm_cost.ledger.queries import Completeness, Spend, UnpricedModel
-from flask_llm_cost.ledger.sample_queries import Moved, latest, moved_since, quantile
-from flask_llm_cost.ledger.tag_queries import MANY_CALLS, too_many_to_add_up
+from flask_llm_cost.ledger.sample_queries import Moved, Sample, latest, moved_since, quantile
+from flask_llm_cost.ledger.tag_queries import too_many_to_add_up
 
 _MOST_BUDGETS: Final = 5
 _MOST_DEAREST: Final = 5
@@ -190,7 +190,8 @@ def build(
     left = too_many_to_add_up(session, flt, [key for key in keys if f"tag:{key}" != selection.by], total.calls)
     apart = tuple(key for key in keys if key in left)
     dimensions = [f"tag:{key}" for key in keys if key not in apart] + ["model"]
-    dearest, of_all = dearest_calls(session, flt, latest=MANY_CALLS, limit=_MOST_DEAREST)
+    sample = latest(session, flt)
+    dearest, of_all = dearest_calls(session, flt, sample=sample, limit=_MOST_DEAREST)
     also: dict[str, list[str]] = {}
     for key, value in (pair for call in dearest for pair in call.tags.items() if pair[0] in report_tags):
         also.setdefault(key, []).append(value)
@@ -234,8 +235,8 @@ def build(
         movers=movers([found[name] for name in telling], selection.filter.currency or "USD") if before.calls else (),
         apart=apart,
         dearest=dearest,
-        dearest_of=MANY_CALLS if not of_all and _calls_left(session, time, period) > MANY_CALLS else None,
-        facts=_facts(session, selection, total),
+        dearest_of=None if of_all else sample.size,
+        facts=_facts(sample, total),
         odd=odd,
         odd_days=tuple(OddDay(day=day, cost=time.costs[day], usual=usual) for day, usual in unusual),
         begun=time.begun,
@@ -245,15 +246,7 @@ def build(
     )
 
 
-def _calls_left(session: Session, time: Timeline, period: Period) -> int:
-    """How many calls of the range are there: the sums of a day are known after its calls are pruned."""
-    pruned = queries.pruned_before(session)
-    first = period.first if pruned is None else max(period.first, pruned.astimezone(period.zone).date())
-    return sum(row.calls for day, row in time.daily.items() if first <= day <= period.last)
-
-
-def _facts(session: Session, selection: Selection, total: Spend) -> Facts:
-    sample = latest(session, selection.filter)
+def _facts(sample: Sample, total: Spend) -> Facts:
     return Facts(
         median_cost=quantile(sample.costs, 0.5),
         p95_cost=quantile(sample.costs, 0.95),

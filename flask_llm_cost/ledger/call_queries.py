@@ -22,7 +22,7 @@ from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
 from flask_llm_cost.ledger.peaks import UNKNOWN, Shortlist, near_the_top
 from flask_llm_cost.ledger.rollup_state import rare_tags
 from flask_llm_cost.ledger.rollup_sums import FAILED_OUTCOMES, UNCOUNTED_SOURCES
-from flask_llm_cost.ledger.sample_queries import newest
+from flask_llm_cost.ledger.sample_queries import Sample
 
 #: What a list of calls can be sorted by, and whether downwards. What is not known comes last in ``dearest`` and ``slowest``,
 #: and of equals the latest come first.
@@ -164,8 +164,8 @@ def _first(
     return None
 
 
-def dearest_calls(session: Session, flt: Filter, *, latest: int, limit: int) -> tuple[tuple[CallRow, ...], bool]:
-    """The dearest calls, and whether of all. Where these are not found at once it is those of the *latest*.
+def dearest_calls(session: Session, flt: Filter, *, sample: Sample, limit: int) -> tuple[tuple[CallRow, ...], bool]:
+    """The dearest calls, and whether of all. Where these are not found at once it is those of a *sample* of the filter's.
 
     Takes no longer where there are more calls.
     """
@@ -173,12 +173,10 @@ def dearest_calls(session: Session, flt: Filter, *, latest: int, limit: int) -> 
         return (), True
     cost, _ = ORDERS["dearest"]
     query = sa.select(*_COLUMNS).order_by(cost.desc(), Call.occurred_at.desc(), Call.id.desc())
-    if (found := _first(session, query, _shortlists(session, within, "dearest", limit), limit)) is not None:
+    lists = () if sample.whole else _shortlists(session, within, "dearest", limit)
+    if (found := _first(session, query, lists, limit)) is not None:
         return _with_tags(session, found), True
-    some = newest(session, sa.select(Call.id, Call.occurred_at, cost.label("cost")), within, few=False)
-    of = some.limit(latest).subquery().c
-    first = sa.select(of.id).order_by(of.cost.desc(), of.occurred_at.desc(), of.id.desc()).limit(limit).subquery()
-    return _with_tags(session, session.execute(query.join(first, first.c.id == Call.id)).all()), False
+    return _with_tags(session, session.execute(query.where(Call.id.in_(sample.ids[:limit]))).all()), sample.whole
 
 
 def _place(session: Session, flt: Filter, expression: Any, start: UUID) -> tuple[Any, ...]:

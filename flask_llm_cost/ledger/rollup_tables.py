@@ -23,6 +23,9 @@ from flask_llm_cost.ledger.rollup_state import RollupDays
 from flask_llm_cost.ledger.rollup_sums import ENDING, IN_PARTS, OVER_MODELS, PRESENT
 
 
+_ASKED: Final = "llm_cost_endings"
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """A question that rollups can answer.
@@ -188,21 +191,44 @@ class Rows:
 
 
 class EndingRows(Rows):
-    """Whole days, from the rows that say how calls ended. There are few endings: all are read, and sorted here."""
+    """Whole days, from the rows that say how calls ended. There are few ways: those that fit are looked for by name."""
 
     def _ask(self, present: tuple[str, ...], dimensions: tuple[str, ...], top: int | None) -> tuple[Sums, int]:
         stored = tuple(name for name in dimensions if name not in ENDED)
-        only = {name: wanted for name, wanted in self._question.by.only.items() if name in ENDED and name in dimensions}
-        rows, _ = super()._ask(present, (ENDING, *stored), None)
+        if len(stored) == len(dimensions):
+            return super()._ask(present, dimensions, top)
+        rows, count = super()._ask(present, (ENDING, *stored), None)
         found: Sums = {}
-        count = 0
         for (value, *keys), amounts in rows.items():
-            how = ended(str(value))
-            if fits(how, self._question.flt) and all(how[name] in wanted for name, wanted in only.items()):
-                known = {**how, **dict(zip(stored, keys, strict=True))}
-                add(found, {tuple([known[name] for name in dimensions]): amounts})
-                count += amounts[0]
+            known = {**ended(str(value)), **dict(zip(stored, keys, strict=True))}
+            add(found, {tuple([known[name] for name in dimensions]): amounts})
         return found, count
+
+    def _conditions(
+        self, pair: Sequence[str], columns: Mapping[str, str], dimensions: Collection[str]
+    ) -> list[tuple[Any, str, Any]]:
+        found, flt = super()._conditions(pair, columns, dimensions), self._question.flt
+        only = {name: wanted for name, wanted in self._question.by.only.items() if name in ENDED}
+        if not only and not asks(flt):
+            return found
+        every = ((value, ended(value)) for value in self._ways())
+        fitting = (
+            value for value, how in every if fits(how, flt) and all(how[name] in wanted for name, wanted in only.items())
+        )
+        return [*found, ("second_value", "in", list(fitting))]
+
+    def _ways(self) -> Sequence[str]:
+        """How any calls of the range ended, asked once a session."""
+        question, flt = self._question, self._question.flt
+        ends = tuple(instant and question.days.of(instant) for instant in (flt.since, flt.until))
+        known: dict[Any, Sequence[str]] = self._session.info.setdefault(_ASKED, {})
+        if ends not in known:
+            first, end = ends
+            query = sa.select(TAG_ROLLUPS.c.second_value).where(TAG_ROLLUPS.c.key == ENDING).distinct()
+            query = query if first is None else query.where(TAG_ROLLUPS.c.day >= first)
+            query = query if end is None else query.where(TAG_ROLLUPS.c.day < end)
+            known[ends] = self._session.scalars(query).all()
+        return known[ends]
 
     def _kind(self, pair: Sequence[str], dimensions: Collection[str]) -> str:
         return ENDING + OVER_MODELS if pair and self._question.over_models else ENDING

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -17,15 +18,21 @@ from flask_llm_cost.ledger.rollup_state import rare_tags
 
 N = TypeVar("N", int, Decimal)
 
-#: The latest calls, of which medians are told.
-SAMPLE = 1000
+#: The latest calls, of which medians are told, and the dearest where those of all are not found at once.
+SAMPLE: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The latest calls of a filter: what each cost and how long it took, as far as that is known."""
+    """The latest calls of a filter: what each cost and how long it took, as far as that is known.
+
+    :param whole: whether there are no more
+    :param ids: theirs, the dearest first, what cost an unknown amount last; of equals the latest first
+    """
 
     size: int
+    whole: bool
+    ids: tuple[UUID, ...]
     costs: tuple[Decimal, ...]
     latencies: tuple[int, ...]
     first_tokens: tuple[int, ...]
@@ -43,10 +50,13 @@ def newest(session: Session, query: Any, flt: Filter, *, few: bool = True) -> An
 
 def latest(session: Session, flt: Filter, size: int = SAMPLE) -> Sample:
     """At most *size* calls, the latest."""
-    columns = (Call.total_cost, Call.latency_ms, Call.first_token_ms)
+    columns = (Call.total_cost, Call.latency_ms, Call.first_token_ms, Call.id)
     rows = session.execute(newest(session, sa.select(*columns), flt).limit(size)).all()
+    dearest = sorted(rows, key=lambda row: (row[0] is not None, row[0]), reverse=True)
     return Sample(
         len(rows),
+        len(rows) < size,
+        tuple(row[3] for row in dearest),
         tuple(sorted(row[0] for row in rows if row[0] is not None)),
         tuple(sorted(row[1] for row in rows if row[1] is not None)),
         tuple(sorted(row[2] for row in rows if row[2] is not None)),

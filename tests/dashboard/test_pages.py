@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import re
@@ -22,6 +23,7 @@ from sqlalchemy import URL
 
 from flask_llm_cost import track
 from flask_llm_cost.ledger.models import Adjustment, BudgetHold, BudgetPeriod, Call
+from flask_llm_cost.ledger.sample_queries import latest
 from flask_llm_cost.records import new_call_id
 
 Make = Callable[..., MountedApp]
@@ -723,7 +725,7 @@ def test_what_would_take_reading_every_call_has_a_page_of_its_own(make: Make, mo
     """With many calls, a tag without rollups is no panel and no card, and is added up where one asks for it; the dearest
     calls are those of the latest ones, and say so."""
     monkeypatch.setattr("flask_llm_cost.ledger.tag_queries.MANY_CALLS", 3)
-    monkeypatch.setattr("flask_llm_cost.dashboard.overview.MANY_CALLS", 3)
+    monkeypatch.setattr("flask_llm_cost.dashboard.overview.latest", functools.partial(latest, size=3))
     app = make(LLM_COST_ROLLUP_TAGS=["feature"]).mount()
     now = datetime.now(UTC)
     with app.app.app_context():

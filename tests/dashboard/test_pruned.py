@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from mounted_app import PREFIX, MountedApp
 from flask_llm_cost import track
 from flask_llm_cost.cli import cli
 from flask_llm_cost.dashboard import overview
+from flask_llm_cost.ledger.sample_queries import latest
 
 Make = Callable[..., MountedApp]
 TAGS = {"feature": "chat", "user_id": "u1"}
@@ -120,7 +122,7 @@ def test_the_dearest_are_told_of_calls_that_are_there(make: Make, monkeypatch: p
     monkeypatch.setattr("flask_llm_cost.ledger.peaks._WORTH", 1)
     app, _ = pruned(make)
     for most, narrow, of_latest in ((30, {}, None), (20, {}, None), (20, {"tag.feature": "chat"}, 20)):  # 21 of 50 are left
-        monkeypatch.setattr(overview, "MANY_CALLS", most)
+        monkeypatch.setattr(overview, "latest", functools.partial(latest, size=most))
         assert app.get(range="90d", format="json", **narrow).get_json()["dearest_calls_of_latest"] == of_latest
         said = "detail pruned before" if of_latest is None else f"of the latest {most}"
         assert said in app.get(range="90d", **narrow).get_data(as_text=True)

@@ -426,9 +426,12 @@ def test_the_dearest_of_the_latest_are_in_the_order_of_the_list(kept: Kept) -> N
     """Where the dearest calls are those of the latest, equals among them are as they are in the list."""
     for flt in (Filter(scope={}), Filter(scope={"tenant_id": "t1"})):
         with Session(kept.engine) as session:
-            rows, of_all = dearest_calls(session, flt, latest=len(RECORDS), limit=60)
-            assert not of_all
-            assert rows == calls_page(session, flt, order="dearest", limit=60).rows
+            wanted = calls_page(session, flt, order="dearest", limit=60).rows
+            every = latest(session, flt).size
+            for size, whole in ((every, False), (every + 1, True)):
+                rows, of_all = dearest_calls(session, flt, sample=latest(session, flt, size), limit=60)
+                assert rows == wanted
+                assert of_all == whole
 
 
 def test_few_calls_are_sorted_as_they_are(kept: Kept) -> None:

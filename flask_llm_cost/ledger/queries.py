@@ -30,9 +30,9 @@ from flask_llm_cost.ledger.rollup_sums import ESTIMATED_SOURCES, FAILED_OUTCOMES
 from flask_llm_cost.ledger.sample_queries import newest
 
 __all__ = [
-    "ALL_OF_NOTHING", "ESTIMATED_SOURCES", "FAILED_OUTCOMES", "NOTHING", "UNCOUNTED_SOURCES", "Completeness", "Cost", "Key", "Spend",
-    "UnpricedModel", "any_calls", "by_currency", "completeness", "costs", "count_values", "extent", "over", "pivot", "pruned_before",
-    "ranking", "totals", "unpriced_models",
+    "ALL_OF_NOTHING", "ESTIMATED_SOURCES", "FAILED_OUTCOMES", "NOTHING", "UNCOUNTED_SOURCES", "Completeness", "Cost", "Key",
+    "Spend", "UnpricedModel", "any_calls", "by_currency", "completeness", "costs", "count_values", "extent", "over", "pivot",
+    "pruned_before", "ranking", "totals", "unpriced_models",
 ]  # fmt: skip
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})

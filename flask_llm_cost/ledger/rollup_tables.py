@@ -22,7 +22,6 @@ from flask_llm_cost.ledger.pieces import PLAIN, day_key, parts_of
 from flask_llm_cost.ledger.rollup_state import RollupDays
 from flask_llm_cost.ledger.rollup_sums import ENDING, IN_PARTS, OVER_MODELS, PRESENT
 
-
 _ASKED: Final = "llm_cost_endings"
 
 
@@ -218,17 +217,13 @@ class EndingRows(Rows):
         return [*found, ("second_value", "in", list(fitting))]
 
     def _ways(self) -> Sequence[str]:
-        """How any calls of the range ended, asked once a session."""
-        question, flt = self._question, self._question.flt
-        ends = tuple(instant and question.days.of(instant) for instant in (flt.since, flt.until))
-        known: dict[Any, Sequence[str]] = self._session.info.setdefault(_ASKED, {})
-        if ends not in known:
-            first, end = ends
-            query = sa.select(TAG_ROLLUPS.c.second_value).where(TAG_ROLLUPS.c.key == ENDING).distinct()
-            query = query if first is None else query.where(TAG_ROLLUPS.c.day >= first)
-            query = query if end is None else query.where(TAG_ROLLUPS.c.day < end)
-            known[ends] = self._session.scalars(query).all()
-        return known[ends]
+        """How any calls ended, asked once a session."""
+        info = self._session.info
+        if _ASKED not in info:
+            every = sa.select(TAG_ROLLUPS.c.second_value).where(TAG_ROLLUPS.c.key == ENDING).distinct()
+            info[_ASKED] = self._session.scalars(every).all()
+        found: Sequence[str] = info[_ASKED]
+        return found
 
     def _kind(self, pair: Sequence[str], dimensions: Collection[str]) -> str:
         return ENDING + OVER_MODELS if pair and self._question.over_models else ENDING

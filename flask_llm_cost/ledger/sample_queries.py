@@ -19,7 +19,7 @@ from flask_llm_cost.ledger.rollup_state import rare_tags
 N = TypeVar("N", int, Decimal)
 
 #: The latest calls, of which medians are told, and the dearest where those of all are not found at once.
-SAMPLE: Final = 2000
+SAMPLE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,15 +52,15 @@ def too_many_to_add_up(session: Session, flt: Filter, keys: Iterable[str], calls
     if not unknown:
         return unknown
     tag = flt.a_tag(rare_tags(session))
-    # There is an index of models by time, and none of those of a tag.
-    columns = {"provider": flt.provider, "model": flt.model} if tag is None else {}
     read = Filter(
         scope=flt.scope,
         tags={} if tag is None or tag[0] in flt.scope else dict([tag]),
         since=flt.since,
         until=flt.until,
+        # There is an index of models by time, and none of those of a tag.
+        provider=flt.provider if tag is None else None,
+        model=flt.model if tag is None else None,
         currency=flt.currency,
-        **columns,
     )
     if calls is None or read != flt:
         calls = totals(session, read).calls

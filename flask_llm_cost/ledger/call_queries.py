@@ -197,9 +197,16 @@ def _beyond(place: Sequence[Any], sort: Sequence[Any], downwards: bool) -> sa.Co
     return sa.and_(first <= value if downwards else first >= value, sa.or_(further, _beyond(place[1:], others, downwards)))
 
 
-def all_calls(session: Session, flt: Filter, *, order: str = "newest", batch: int = 1000) -> Iterator[CallRow]:
+#: So many calls of a whole list are read at once: in the order of time an index finds the next ones, and in any other all
+#: that are left are sorted for every page.
+_PAGE: Final = 1_000
+_SORTED_PAGE: Final = 10_000
+
+
+def all_calls(session: Session, flt: Filter, *, order: str = "newest", batch: int | None = None) -> Iterator[CallRow]:
     """Every call in *order*, read page by page, so that memory stays flat."""
     after: UUID | None = None
+    batch = batch or (_SORTED_PAGE if order in _BOUNDS else _PAGE)
     while True:
         page = calls_page(session, flt, order=order, after=after, limit=batch)
         yield from page.rows

@@ -13,7 +13,7 @@ from flask_llm_cost.ledger.models import Call, CallTag
 from flask_llm_cost.ledger.queries import totals
 from flask_llm_cost.ledger.rollup_answers import known
 from flask_llm_cost.ledger.rollup_state import rare_tags, state_of
-from flask_llm_cost.ledger.sample_queries import newest
+from flask_llm_cost.ledger.sample_queries import SAMPLE, newest
 
 _MOST: Final = 100
 _LATEST: Final = 2000
@@ -36,15 +36,11 @@ def tag_keys(session: Session, flt: Filter) -> tuple[str, ...]:
     return tuple(sorted(pruned.union(there)))
 
 
-#: So many calls are read one by one for a part of a page, and no more.
-MANY_CALLS: Final = 5_000
-
-
 def too_many_to_add_up(session: Session, flt: Filter, keys: Iterable[str], calls: int | None = None) -> frozenset[str]:
     """The tags by which sums of a filter's calls are too much for a page that shows other things as well.
 
     Where rollups cannot answer, for a tag that nearly every call has anew or for one more than they hold together, calls are
-    read one by one: all those of one of the filter's tags, or of the range.
+    read one by one, and again for each of its figures: all those of one of the filter's tags, or of the range.
 
     :param calls: how many the filter has, where that is known
     """
@@ -64,7 +60,7 @@ def too_many_to_add_up(session: Session, flt: Filter, keys: Iterable[str], calls
     )
     if calls is None or read != flt:
         calls = totals(session, read).calls
-    return unknown if calls > MANY_CALLS else frozenset()
+    return unknown if calls > SAMPLE else frozenset()
 
 
 def latest_values(session: Session, flt: Filter, keys: Collection[str], most: int) -> Mapping[str, tuple[str, ...]]:

@@ -89,8 +89,10 @@ class _Statement:
         bound: list[Sequence[Any]] = []
         for place, convert, nullable in self._columns:
             values = columns[place]
-            if convert is not None:
-                values = [None if nullable and value is None else convert(value) for value in values]
+            if convert is not None and nullable and None in values:
+                values = [None if value is None else convert(value) for value in values]
+            elif convert is not None:
+                values = list(map(convert, values))
             bound.append(values)
         return bound
 

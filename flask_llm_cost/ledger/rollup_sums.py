@@ -85,10 +85,11 @@ class Sums:
         at: datetime = call["occurred_at"].astimezone(UTC)
         provider, model, currency = call["provider"], call["model"] or call["requested_model"] or "", call["currency"]
         measured = _measures(sign, call)
+        counted = (*measured, _NOTHING)
         usage, sums = self._usage, self._tags
         bucket = at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
-        usage[bucket, provider, model, "", currency].append(measured)
-        usage[bucket, "", "", OVER_MODELS, currency].append(measured)
+        usage[bucket, provider, model, "", currency].append(counted)
+        usage[bucket, "", "", OVER_MODELS, currency].append(counted)
         for item in rows.items:
             usage[bucket, provider, model, item["component"], currency].append(_of_item(sign, item))
         day = self._days.of(at)
@@ -101,11 +102,12 @@ class Sums:
         for key in (*tags, *(tag["key"] for tag in rows.tags if tag["key"] in self._state.left_out)):
             sums[day, f"{key}{PRESENT}", "", "", provider, model, currency].append(measured)
         for key, value in tags.items():
+            _, over_models, in_parts, ending, ending_over_models = by_value(key)
             sums[day, key, value, "", provider, model, currency].append(measured)
-            sums[day, f"{key}{OVER_MODELS}", value, "", "", "", currency].append(measured)
-            sums[day, f"{key}{IN_PARTS}", value, part, "", "", currency].append(measured)
-            sums[day, f"{key}{ENDING}", value, ended, provider, model, currency].append(measured)
-            sums[day, f"{key}{ENDING}{OVER_MODELS}", value, ended, "", "", currency].append(measured)
+            sums[day, over_models, value, "", "", "", currency].append(measured)
+            sums[day, in_parts, value, part, "", "", currency].append(measured)
+            sums[day, ending, value, ended, provider, model, currency].append(measured)
+            sums[day, ending_over_models, value, ended, "", "", currency].append(measured)
         for (first, second), key in self._pairs.items():
             if first in tags and second in tags:
                 sums[day, key, tags[first], tags[second], provider, model, currency].append(measured)
@@ -132,7 +134,7 @@ class Sums:
 
     def tag_rows(self) -> list[_Amounts]:
         """What changes in ``llm_cost_tag_rollups``, in order of id: the id, :data:`TAG_KEYS`, all but the last measure."""
-        return [row[:-1] for row in _rows(self._tags)]
+        return _rows(self._tags)
 
 
 def part_value(number: int) -> str:
@@ -140,6 +142,7 @@ def part_value(number: int) -> str:
     return f"{number:02}"
 
 
+@functools.lru_cache(maxsize=256)
 def by_value(key: str) -> tuple[str, ...]:
     """The keys of the rows that tell a tag's values, or those of two tags together."""
     return (key, *(key + kind for kind in (OVER_MODELS, IN_PARTS, ENDING, ENDING + OVER_MODELS)))
@@ -171,7 +174,6 @@ def _measures(sign: int, call: Row) -> _Amounts:
         cost if wasted and cost is not None else _NOTHING,
         latency or 0,
         int(latency is not None),
-        _NOTHING,
     )
     return found if sign == 1 else tuple([sign * amount for amount in found])
 

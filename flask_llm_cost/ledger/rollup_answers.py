@@ -39,15 +39,14 @@ def sums(session: Session, flt: Filter, by: Grouping) -> Sums:
         within = with_calls(session, flt)
         return {} if within is None else _from_calls(session, within, by, state)
     pieces = list(_pieces(flt, question, state))
+    most = by.top if len(pieces) == 1 else None
+    rows = EndingRows if question.of_endings else Rows
     found: Sums = {}
     for source, part, sign in pieces:
         if source == "calls":
             add(found, _from_calls(session, part, replace(by, top=None), state), sign)
-        elif question.of_endings:
-            add(found, EndingRows(session, replace(question, flt=part), source, None).sums(), sign)
         else:
-            most = by.top if len(pieces) == 1 else None
-            add(found, Rows(session, replace(question, flt=part), source, most).sums(), sign)
+            add(found, rows(session, replace(question, flt=part), source, most).sums(), sign)
     return some(found)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -19,6 +20,7 @@ Sums: TypeAlias = dict[Keys, Amounts]
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 _UTC: Final = ZoneInfo("UTC")
+_NO_COST: Final = Decimal(0)
 
 #: What a row of spend is made of, by the names of the rollups' columns. The calls come first in every list of measures.
 SPEND: Final = (
@@ -145,6 +147,27 @@ def key_of(name: str, value: Any) -> Key:
         # With its offset, not its zone: Python takes the two hours of a repeated clock time in one zone for equal.
         return datetime.fromisoformat(value[:13] + ":00").replace(tzinfo=timezone(timedelta(seconds=int(value[13:]))))
     return bool(value) if name == "stream" else value
+
+
+def keyed(
+    rows: Sequence[Any], readers: Sequence[Callable[[Any], Key] | None], measures: Sequence[str]
+) -> Iterator[tuple[Keys, Amounts]]:
+    """Keys and amounts of rows that have both in this order. By column: row by row takes more than twice as long.
+
+    Amounts are without nulls: what is unknown is known by the count of what is.
+
+    :param readers: what makes a key of what a row says; ``None`` where that is the key
+    """
+    columns = list(zip(*rows, strict=True))
+    parts = [column if read is None else map(read, column) for read, column in zip(readers, columns, strict=False)]
+    amounts = [
+        [_NO_COST if value is None else value for value in column]
+        if name.endswith("cost")
+        else [int(value or 0) for value in column]  # which PostgreSQL adds up to decimals
+        for name, column in zip(measures, columns[len(readers) :], strict=False)
+    ]
+    keys = zip(*parts, strict=True) if readers else itertools.repeat(())
+    return zip(keys, map(list, zip(*amounts, strict=True)), strict=False)
 
 
 def add(sums: Sums, more: Sums, sign: int = 1) -> Sums:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
-from flask_llm_cost.ledger.answers import Grouping, Key, Sums, key_of
+from flask_llm_cost.ledger.answers import Grouping, Key, Sums, key_of, keyed
 from flask_llm_cost.ledger.columns import Money
 from flask_llm_cost.ledger.filter import COLUMNS, TIMES, Filter
 from flask_llm_cost.ledger.local_time import local_text, offset_text
@@ -21,7 +21,6 @@ from flask_llm_cost.ledger.models import Call, CallTag
 from flask_llm_cost.ledger.rollup_state import rare_tags
 from flask_llm_cost.ledger.rollup_sums import ESTIMATED_SOURCES, FAILED_OUTCOMES, UNCOUNTED_SOURCES
 
-_NOTHING: Final = Decimal(0)
 _TEXT_LENGTH: Final = {"hour": 13, "day": 10, "month": 7}
 
 
@@ -80,11 +79,8 @@ def from_calls(session: Session, flt: Filter, by: Grouping) -> Sums:
         cost = sa.func.coalesce(MEASURES["cost"], sa.literal(Decimal(-1), Money))
         query = query.order_by(cost.desc(), sa.func.count().desc()).order_by(*(sa.text(label) for label in labels))
         query = query.limit(by.top)
-    sums: Sums = {}
-    for values in session.execute(query):
-        keys = tuple(key_of(name, value) for name, value in zip(by.dimensions, values, strict=False))
-        sums[keys] = amounts_of(by.measures, values[len(labels) :])
-    return sums
+    readers = [functools.partial(key_of, name) for name in by.dimensions]
+    return dict(keyed(session.execute(query).all(), readers, by.measures))
 
 
 def _of_calls(session: Session, flt: Filter, *columns: Any) -> sa.Select[Any]:
@@ -93,20 +89,6 @@ def _of_calls(session: Session, flt: Filter, *columns: Any) -> sa.Select[Any]:
     tag, calls = flt.a_tag(rare_tags(session)), Call.__table__
     source = calls if tag is None else calls.join(CallTag.__table__, CallTag.call_id == Call.id)
     return sa.select(*columns).select_from(source).where(*flt.conditions(joined=tag))
-
-
-def amounts_of(measures: tuple[str, ...], values: Sequence[Any]) -> list[Any]:
-    """Amounts without nulls: what is unknown is known by the count of what is."""
-    return [
-        int(value or 0) if whole else _NOTHING if value is None else value
-        for whole, value in zip(_whole(measures), values, strict=True)
-    ]
-
-
-@functools.cache
-def _whole(measures: tuple[str, ...]) -> tuple[bool, ...]:
-    """Which of the measures are whole numbers, which PostgreSQL adds up to decimals; the others are money."""
-    return tuple(not name.endswith("cost") for name in measures)
 
 
 def extent(session: Session, flt: Filter) -> tuple[datetime | None, datetime | None]:

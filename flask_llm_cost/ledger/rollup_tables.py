@@ -12,10 +12,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_llm_cost.ledger.answers import Grouping, Key, Sums, add, key_of, some
+from flask_llm_cost.ledger.answers import Grouping, Key, Sums, add, key_of, keyed, some
 from flask_llm_cost.ledger.bulk import TAG_ROLLUPS, USAGE_ROLLUPS
 from flask_llm_cost.ledger.columns import Money
-from flask_llm_cost.ledger.detail import amounts_of, time_text
+from flask_llm_cost.ledger.detail import time_text
 from flask_llm_cost.ledger.endings import ENDED, ENDINGS, asks, ended, fits
 from flask_llm_cost.ledger.filter import TIMES, Filter
 from flask_llm_cost.ledger.pieces import PLAIN, day_key, parts_of
@@ -136,11 +136,8 @@ class Rows:
         query = (_select if all(isinstance(column, str) for column in grouped) else _select.__wrapped__)(*shape)
         values = {f"p{place}": value for place, (*_, value) in enumerate(conditions)}
         rows = self._session.execute(query, values if top is None else {**values, "most": top}).all()
-        readers, width = [_reader(name) for name in dimensions], len(dimensions)
         found: Sums = {}
-        for row in rows:
-            keys = tuple([value if read is None else read(value) for read, value in zip(readers, row, strict=False)])
-            amounts = amounts_of(question.by.measures, row[width:-1])
+        for keys, amounts in keyed(rows, [_reader(name) for name in dimensions], question.by.measures):
             if keys in found:
                 add(found, {keys: amounts})  # days of one month
             else:

@@ -13,7 +13,7 @@ from flask_llm_cost.ledger.models import Call, CallTag
 from flask_llm_cost.ledger.queries import totals
 from flask_llm_cost.ledger.rollup_answers import known
 from flask_llm_cost.ledger.rollup_state import rare_tags, state_of
-from flask_llm_cost.ledger.sample_queries import SAMPLE, newest
+from flask_llm_cost.ledger.sample_queries import newest
 
 _MOST: Final = 100
 _LATEST: Final = 2000
@@ -34,6 +34,10 @@ def tag_keys(session: Session, flt: Filter) -> tuple[str, ...]:
     found = found.union_all(sa.select(following).where(found.c.key.is_not(None)))
     there = session.scalars(sa.select(found.c.key).where(found.c.key.is_not(None)).limit(_MOST))
     return tuple(sorted(pruned.union(there)))
+
+
+#: So many calls are read one by one for a part of a page, and no more.
+MANY_CALLS: Final = 5_000
 
 
 def too_many_to_add_up(session: Session, flt: Filter, keys: Iterable[str], calls: int | None = None) -> frozenset[str]:
@@ -60,7 +64,7 @@ def too_many_to_add_up(session: Session, flt: Filter, keys: Iterable[str], calls
     )
     if calls is None or read != flt:
         calls = totals(session, read).calls
-    return unknown if calls > SAMPLE else frozenset()
+    return unknown if calls > MANY_CALLS else frozenset()
 
 
 def latest_values(session: Session, flt: Filter, keys: Collection[str], most: int) -> Mapping[str, tuple[str, ...]]:

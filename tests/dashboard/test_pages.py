@@ -724,7 +724,7 @@ def _plant_many(app: MountedApp, start: int, end: int) -> None:
 def test_what_would_take_reading_every_call_has_a_page_of_its_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """With many calls, a tag without rollups is no panel and no card, and is added up where one asks for it; the dearest
     calls are those of the latest ones, and say so."""
-    monkeypatch.setattr("flask_llm_cost.ledger.tag_queries.SAMPLE", 3)
+    monkeypatch.setattr("flask_llm_cost.ledger.tag_queries.MANY_CALLS", 3)
     monkeypatch.setattr("flask_llm_cost.dashboard.overview.latest", functools.partial(latest, size=3))
     app = make(LLM_COST_ROLLUP_TAGS=["feature"]).mount()
     now = datetime.now(UTC)
@@ -763,7 +763,7 @@ def test_what_nobody_asked_for_reads_no_call_after_call(make: Make, monkeypatch:
         return found[0]["by"], found[1]["rows_by"]
 
     assert leads() == ("tag:user_id", "tag:user_id")
-    monkeypatch.setattr("flask_llm_cost.ledger.tag_queries.SAMPLE", 3)
+    monkeypatch.setattr("flask_llm_cost.ledger.tag_queries.MANY_CALLS", 3)
     assert leads() == ("tag:feature", "tag:feature")
     assert leads(**{"tag.feature": "chat"}) == ("tag:team", "tag:team")
     assert leads(outcome="ok") == ("tag:feature", "tag:feature")

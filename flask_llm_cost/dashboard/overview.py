@@ -191,7 +191,7 @@ def build(
     apart = tuple(key for key in keys if key in left)
     dimensions = [f"tag:{key}" for key in keys if key not in apart] + ["model"]
     sample = latest(session, flt)
-    dearest, of_all = dearest_calls(session, flt, sample=sample, limit=_MOST_DEAREST)
+    dearest, of_all = dearest_calls(session, sample, _MOST_DEAREST)
     also: dict[str, list[str]] = {}
     for key, value in (pair for call in dearest for pair in call.tags.items() if pair[0] in report_tags):
         also.setdefault(key, []).append(value)

@@ -164,16 +164,14 @@ def _first(
     return None
 
 
-def dearest_calls(session: Session, flt: Filter, *, sample: Sample, limit: int) -> tuple[tuple[CallRow, ...], bool]:
-    """The dearest calls, and whether of all. Where these are not found at once it is those of a *sample* of the filter's.
+def dearest_calls(session: Session, sample: Sample, limit: int) -> tuple[tuple[CallRow, ...], bool]:
+    """The dearest calls of a sample's filter, and whether of all. Where these are not found at once it is the sample's.
 
     Takes no longer where there are more calls.
     """
-    if (within := with_calls(session, flt)) is None:
-        return (), True
     cost, _ = ORDERS["dearest"]
     query = sa.select(*_COLUMNS).order_by(cost.desc(), Call.occurred_at.desc(), Call.id.desc())
-    lists = () if sample.whole else _shortlists(session, within, "dearest", limit)
+    lists = () if sample.whole else _shortlists(session, sample.flt, "dearest", limit)
     if (found := _first(session, query, lists, limit)) is not None:
         return _with_tags(session, found), True
     return _with_tags(session, session.execute(query.where(Call.id.in_(sample.ids[:limit]))).all()), sample.whole

@@ -12,6 +12,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from flask_llm_cost.ledger.days import with_calls
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Adjustment, Call, CallTag
 from flask_llm_cost.ledger.rollup_state import rare_tags
@@ -26,10 +27,12 @@ SAMPLE: Final = 1000
 class Sample:
     """The latest calls of a filter: what each cost and how long it took, as far as that is known.
 
+    :param flt: the filter, from the first to the last day that has such calls
     :param whole: whether there are no more
     :param ids: theirs, the dearest first, what cost an unknown amount last; of equals the latest first
     """
 
+    flt: Filter
     size: int
     whole: bool
     ids: tuple[UUID, ...]
@@ -51,9 +54,11 @@ def newest(session: Session, query: Any, flt: Filter, *, few: bool = True) -> An
 def latest(session: Session, flt: Filter, size: int = SAMPLE) -> Sample:
     """At most *size* calls, the latest."""
     columns = (Call.total_cost, Call.latency_ms, Call.first_token_ms, Call.id)
-    rows = session.execute(newest(session, sa.select(*columns), flt).limit(size)).all()
+    within = with_calls(session, flt)
+    rows = [] if within is None else session.execute(newest(session, sa.select(*columns), within).limit(size)).all()
     dearest = sorted(rows, key=lambda row: (row[0] is not None, row[0]), reverse=True)
     return Sample(
+        within or flt,
         len(rows),
         len(rows) < size,
         tuple(row[3] for row in dearest),

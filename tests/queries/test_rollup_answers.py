@@ -429,7 +429,7 @@ def test_the_dearest_of_the_latest_are_in_the_order_of_the_list(kept: Kept) -> N
             wanted = calls_page(session, flt, order="dearest", limit=60).rows
             every = latest(session, flt).size
             for size, whole in ((every, False), (every + 1, True)):
-                rows, of_all = dearest_calls(session, flt, sample=latest(session, flt, size), limit=60)
+                rows, of_all = dearest_calls(session, latest(session, flt, size), 60)
                 assert rows == wanted
                 assert of_all == whole
 
@@ -446,16 +446,19 @@ def test_few_calls_are_sorted_as_they_are(kept: Kept) -> None:
 
 
 def test_nothing_is_looked_for_on_days_without_it(kept: Kept) -> None:
-    """No call was blocked: the list says so without reading calls, and of what ended on one day it reads that day."""
+    """No call was blocked: the list and the sample say so without reading calls, and of what ended on one day they read that
+    day."""
     flt = Filter(scope={}, since=AUTUMN - timedelta(days=20), until=AUTUMN + timedelta(days=20))
     statements: list[str] = []
     with Session(kept.engine) as session:
         sa.event.listen(kept.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
         assert calls_page(session, replace(flt, outcome="blocked")).rows == ()
+        assert latest(session, replace(flt, outcome="blocked")).size == 0
         within = with_calls(session, replace(flt, outcome="error"))
         failed = [record.occurred_at for record in RECORDS if record.outcome == "error"]
-    assert statements
-    assert not [statement for statement in statements if Call.__tablename__ in statement]
+        assert statements
+        assert not [statement for statement in statements if Call.__tablename__ in statement]
+        assert latest(session, replace(flt, outcome="error")).flt == within
     assert within is not None
     assert (within.since, within.until) == (
         start_of_day(min(failed).astimezone(BERLIN).date(), BERLIN),

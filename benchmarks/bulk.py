@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from flask_llm_cost.ledger import rollup_state
 from flask_llm_cost.ledger.models import Base
 from flask_llm_cost.ledger.rollup_sums import PART
 from flask_llm_cost.records import new_call_id
@@ -88,6 +89,7 @@ def load(engine: sa.Engine, count: int, until: datetime = UNTIL) -> None:
             connection.exec_driver_sql("SET work_mem = '256MB'")
         for statement in _statements(server=server):
             connection.exec_driver_sql(statement)
+        _mark(connection)
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE staged")
         if server:
@@ -237,17 +239,12 @@ def _statements(*, server: bool) -> Iterator[str]:
         yield by_tag(f"{key}~*", column, ended, column, "status", models=False)
     yield by_tag("feature,tenant_id", "feature", "tenant", "feature", "tenant", models=True)
     yield by_tag("feature,tenant_id*", "feature", "tenant", "feature", "tenant", models=False)
-    marks = {
-        "rollups": "UTC",
-        "rollups.kinds.4": "1970-01-01T00:00:00+00:00",
-        "rollups.filled_to": "",
-        "rollups.tag:user_id": "left out",
-    }
-    kept = ("feature", "tenant_id", "feature,tenant_id")
-    left_out = ("feature,user_id", "tenant_id,user_id")
-    marks |= {f"rollups.tag:{key}": "kept" for key in kept} | {f"rollups.tag:{key}": "left out" for key in left_out}
-    for mark, text in marks.items():
-        yield (
-            "INSERT INTO llm_cost_counters (name, value, text, updated_at) "
-            f"VALUES ('{mark}', 0, '{text}', '2026-11-01 00:00:00.000000')"
-        )
+
+
+def _mark(connection: sa.Connection) -> None:
+    """Say what the rollups hold: every call, by each tag and pair of tags but those with a user."""
+    rollup_state.set_zone(connection, "UTC")
+    rollup_state.set_filled_to(connection, None)
+    rollup_state.set_all_kinds(connection, rollup_state.NOTHING_FILLED)
+    rollup_state.decide(connection, ("feature", "tenant_id", "feature,tenant_id"), kept=True)
+    rollup_state.decide(connection, ("user_id", "feature,user_id", "tenant_id,user_id"), kept=False)

@@ -281,7 +281,7 @@ def test_who_has_a_tag_is_made_by_a_rebuild(make_app: Make) -> None:
     recorded(app, "gpt-4o", tags={"feature": "chat"})
     assert one(app, "rollups").status == "ok"
     with app.app_context(), app.extensions["sqlalchemy"].engine.begin() as connection:
-        connection.execute(sa.delete(Counter).where(Counter.name == "rollups.kinds.4"))
+        connection.execute(sa.delete(Counter).where(Counter.name.startswith("rollups.kinds")))
     check = one(app, "rollups")
     assert (check.status, check.message.endswith("run 'flask llm-cost rollups rebuild'")) == ("warning", True)
     assert app.test_cli_runner().invoke(args=["llm-cost", "rollups", "rebuild"]).exit_code == 0

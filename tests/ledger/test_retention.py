@@ -230,7 +230,7 @@ def test_who_has_a_tag_is_not_made_up_for_what_was_pruned(kept: Kept) -> None:
     kept.write([price(record) for record in calls(200)])
     with kept.engine.begin() as connection:
         connection.execute(sa.delete(TagRollup).where(TagRollup.key.endswith("?")))
-        connection.execute(sa.delete(Counter).where(Counter.name == "rollups.kinds.4"))
+        connection.execute(sa.delete(Counter).where(Counter.name.startswith("rollups.kinds")))
         state = read_state(connection)
     assert state is not None
     assert not state.counts("user_id", NOON)

@@ -18,7 +18,8 @@ from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.queries import Cost, Key, Spend
-from flask_llm_cost.ledger.tag_queries import too_many_to_add_up
+from flask_llm_cost.ledger.rollup_answers import known
+from flask_llm_cost.ledger.tag_queries import MANY_CALLS, too_many_to_add_up
 
 #: Names for the ids of a tag key, asked once a page: key and values to value and name.
 Names: TypeAlias = Callable[[str, Sequence[str]], Mapping[str, str]]
@@ -104,26 +105,32 @@ class Breakdown:
 def breakdown(
     session: Session, selection: Selection, dimension: str, time: Timeline, *, most: int = 7, untagged: bool = False
 ) -> Breakdown:
-    """Spend of the selection by *dimension*, in three to six queries whatever the number of values.
+    """Spend of the selection by *dimension*, in two to six queries whatever the number of values.
 
     Calls without a tag are what is left of all. Its labels are the values themselves, until :func:`named` gives them names.
 
     :param untagged: whether calls without the tag have a row of their own however little they came to
     """
     total = time.total
-    now, before, none = _both(session, selection, dimension, time, most)
+    days: Mapping[Key, Mapping[date, Decimal]] = {}
+    if few := _few(session, selection.filter, dimension, time):
+        now, days = queries.by_day(session, selection.filter, dimension, zone=selection.period.zone)
+    else:
+        now = _top(session, selection.filter, dimension, total)
+    before, none = _compared(session, selection, dimension, time, most, now, whole=few)
     bare = now.get(None) if dimension.startswith("tag:") else None
-    known = sorted(now.values(), key=_dearest)
-    shown, endless = known[:most], len(now) > MOST_VALUES
+    told = sorted(now.values(), key=_dearest)
+    shown, endless = told[:most], len(now) > MOST_VALUES
     if untagged:
-        shown += [row for row in known[most:] if row is bare]
+        shown += [row for row in told[most:] if row is bare]
     # A row that says "1 more" takes the room of the one that it hides.
-    if len(known) == len(shown) + 1:
-        shown = known
-    days = _days(session, selection, dimension, time, [row.key for row in shown], whole=len(shown) == len(now))
+    if len(told) == len(shown) + 1:
+        shown = told
+    if not few:
+        days = _days(session, selection, dimension, time, [row.key for row in shown], whole=len(shown) == len(now))
     missing = [value for value in sorted(before, key=lambda value: _dearest(before[value]))[:most] if value not in now]
     others = min(len(now), MOST_VALUES) - len(shown)
-    options = [row.key for row in known[:MOST_VALUES]]
+    options = [row.key for row in told[:MOST_VALUES]]
     labels: dict[Key, str] = {value: value_name(dimension, value) for value in (*options, None, *missing)}
     return Breakdown(
         dimension=dimension,
@@ -183,32 +190,46 @@ def _days(
     return found
 
 
-def _both(
-    session: Session, selection: Selection, dimension: str, time: Timeline, most: int
-) -> tuple[dict[Key, Spend], dict[Key, Cost], Cost]:
-    """The dearest values of the range and of the compared one. Those that are shown are exact on both sides.
+def _few(session: Session, flt: Filter, dimension: str, time: Timeline) -> bool:
+    """Whether there are only calls to answer, and few: what is asked in parts of many is had from one look at these."""
+    return max(time.total.calls, time.before.calls) <= MANY_CALLS and not known(session, flt, dimension)
 
-    Last comes what a value came to that is not found in the compared one: nothing, or, where that is pruned, nobody knows.
+
+def _compared(
+    session: Session,
+    selection: Selection,
+    dimension: str,
+    time: Timeline,
+    most: int,
+    now: Mapping[Key, Spend],
+    *,
+    whole: bool,
+) -> tuple[dict[Key, Cost], Cost]:
+    """What values came to in the compared range: exact for those that are shown of either.
+
+    Last comes what a value came to that is not found in it: nothing, or, where that is pruned, nobody knows.
+
+    :param now: the values of the range, the dearest at least
+    :param whole: whether those are all, and all of the compared range are wanted
     """
     flt, compared = selection.filter, selection.compared()
-    now = _top(session, flt, dimension, time.total)
     if time.pruned is not None:
-        return now, {}, _UNKNOWN
+        return {}, _UNKNOWN
     try:
-        before, cut = _before(session, compared, dimension, time.before)
+        before, cut = _before(session, compared, dimension, time.before, None if whole else MOST_VALUES + 1)
     except DetailPrunedError:
-        return now, {}, _UNKNOWN
+        return {}, _UNKNOWN
     # Beyond the dearest, a value that is not found may still be there.
     shown = [row.key for row in sorted(now.values(), key=_dearest)[: most + 2]]
     if cut and (unsure := [value for value in shown if value not in before]):
         found = queries.costs(session, compared, (dimension,), only={dimension: unsure})
         before |= {value: row for (value,), row in found.items()}
-    if len(now) > MOST_VALUES:
+    if len(now) > MOST_VALUES and not whole:
         earlier = sorted(before, key=lambda value: _dearest(before[value]))[:most]
         if unsure := [value for value in earlier if value not in now]:
             still = {value for (value,) in queries.costs(session, flt, (dimension,), only={dimension: unsure})}
             before = {value: row for value, row in before.items() if value not in still or value in now}
-    return now, before, NO_COST
+    return before, NO_COST
 
 
 def _top(session: Session, flt: Filter, dimension: str, total: Spend) -> dict[Key, Spend]:
@@ -219,9 +240,9 @@ def _top(session: Session, flt: Filter, dimension: str, total: Spend) -> dict[Ke
     return {row.key: row for row in [*found, *([replace(bare, keys={dimension: None})] if bare.calls > 0 else [])]}
 
 
-def _before(session: Session, flt: Filter, dimension: str, total: Spend) -> tuple[dict[Key, Cost], bool]:
-    """What the values came to in the compared range, and whether there may be more of them."""
-    tagged, top = [dimension[4:]] if dimension.startswith("tag:") else [], MOST_VALUES + 1
+def _before(session: Session, flt: Filter, dimension: str, total: Spend, top: int | None) -> tuple[dict[Key, Cost], bool]:
+    """What the values came to in the compared range, the dearest *top* of them, and whether there may be more."""
+    tagged = [dimension[4:]] if dimension.startswith("tag:") else []
     rows = queries.costs(session, flt, (dimension,), tagged=tagged, top=top)
     found: dict[Key, Cost] = {value: row for (value,), row in rows.items()}
     if tagged:

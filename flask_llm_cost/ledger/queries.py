@@ -31,8 +31,8 @@ from flask_llm_cost.ledger.sample_queries import newest
 
 __all__ = [
     "ALL_OF_NOTHING", "ESTIMATED_SOURCES", "FAILED_OUTCOMES", "NOTHING", "UNCOUNTED_SOURCES", "Completeness", "Cost", "Key",
-    "Spend", "UnpricedModel", "any_calls", "by_currency", "completeness", "costs", "count_values", "extent", "over", "pivot",
-    "pruned_before", "ranking", "totals", "unpriced_models",
+    "Spend", "UnpricedModel", "any_calls", "by_currency", "by_day", "completeness", "costs", "count_values", "extent",
+    "over", "pivot", "pruned_before", "ranking", "totals", "unpriced_models",
 ]  # fmt: skip
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -115,6 +115,23 @@ def ranking(session: Session, flt: Filter, key: str, top: int) -> tuple[list[Spe
     for amounts in found.values():
         add(whole, {(): amounts})
     return sorted(rows, key=dearest)[:top], spend({}, whole[()]) if whole else NOTHING
+
+
+def by_day(
+    session: Session, flt: Filter, dimension: str, *, zone: ZoneInfo
+) -> tuple[dict[Key, Spend], dict[Key, dict[Any, Decimal]]]:
+    """Spend by *dimension*, and what each of its values cost on each day, in one question: where calls are read, once.
+
+    :raises QueryError: for an unknown dimension, or for several currencies in one row
+    """
+    _check(flt, (dimension,))
+    found: Sums = {}
+    days: dict[Key, dict[Any, Decimal]] = {}
+    by = Grouping(dimensions=(dimension, "day"), measures=SPEND, zone=zone)
+    for (value, day), amounts in sums(session, flt, by).items():
+        add(found, {(value,): amounts})
+        days.setdefault(value, {})[day] = amounts[1]
+    return {value: spend({dimension: value}, amounts) for (value,), amounts in found.items()}, days
 
 
 def _check(flt: Filter, dimensions: Sequence[str]) -> None:

@@ -18,8 +18,7 @@ from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.queries import Cost, Key, Spend
-from flask_llm_cost.ledger.rollup_answers import known
-from flask_llm_cost.ledger.tag_queries import MANY_CALLS, too_many_to_add_up
+from flask_llm_cost.ledger.tag_queries import few_to_read, too_many_to_add_up
 
 #: Names for the ids of a tag key, asked once a page: key and values to value and name.
 Names: TypeAlias = Callable[[str, Sequence[str]], Mapping[str, str]]
@@ -113,7 +112,7 @@ def breakdown(
     """
     total = time.total
     days: Mapping[Key, Mapping[date, Decimal]] = {}
-    if few := _few(session, selection.filter, dimension, time):
+    if few := few_to_read(session, selection.filter, dimension, max(total.calls, time.before.calls)):
         now, days = queries.by_day(session, selection.filter, dimension, zone=selection.period.zone)
     else:
         now = _top(session, selection.filter, dimension, total)
@@ -188,11 +187,6 @@ def _days(
             left[day] -= cost
         found[None] = {day: cost for day, cost in left.items() if cost}
     return found
-
-
-def _few(session: Session, flt: Filter, dimension: str, time: Timeline) -> bool:
-    """Whether there are only calls to answer, and few: what is asked in parts of many is had from one look at these."""
-    return max(time.total.calls, time.before.calls) <= MANY_CALLS and not known(session, flt, dimension)
 
 
 def _compared(

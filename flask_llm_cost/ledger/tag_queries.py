@@ -67,6 +67,11 @@ def too_many_to_add_up(session: Session, flt: Filter, keys: Iterable[str], calls
     return unknown if calls > MANY_CALLS else frozenset()
 
 
+def few_to_read(session: Session, flt: Filter, dimension: str, calls: int) -> bool:
+    """Whether only calls can answer by *dimension*, and there are few: what is asked of many in parts is had at one look."""
+    return calls <= MANY_CALLS and not known(session, flt, dimension)
+
+
 def latest_values(session: Session, flt: Filter, keys: Collection[str], most: int) -> Mapping[str, tuple[str, ...]]:
     """Values that the latest calls of a filter have, at most *most* of each key: nothing that needs every call."""
     calls = newest(session, sa.select(Call.id), flt).limit(_LATEST).subquery()

@@ -748,6 +748,39 @@ def test_what_would_take_reading_every_call_has_a_page_of_its_own(make: Make, mo
     assert by["not_broken_down_by"] == []
 
 
+@pytest.mark.parametrize("values", [5, 130])
+def test_few_calls_are_read_once_for_a_panel(make: Make, monkeypatch: pytest.MonkeyPatch, values: int) -> None:
+    """A tag without rollups is read twice for a panel of few calls, once for each range, and says what many reads say."""
+    app = make(
+        LLM_COST_ROLLUP_TAGS=["feature"], LLM_COST_REPORT_TAGS=["user_id"], LLM_COST_TIMEZONE="Asia/Kathmandu"
+    ).mount()
+    app.add_all(
+        (None if n % 9 == 0 else f"0.{n % 50 + 10}", {"ago": timedelta(minutes=n * 50), "tags": tags})
+        for n in range(400)
+        for tags in [{"user_id": f"u{n * 7 % values}"} if n % 4 else {}]
+    )
+    app.roll_up()
+
+    def ask(**query: str) -> tuple[Any, int]:
+        with statements() as sent:
+            found = app.get(PREFIX + "/", format="json", range="7d", by="tag:user_id", **query).get_json()
+        for row in found["breakdowns"][0]["rows"]:
+            if row["value"] is None:
+                del row["avg_latency_ms"]  # not known where they are what is left of all
+        del found["compared"]["until"]
+        said = {name: found[name] for name in ("days", "changed", "total", "compared", "breakdowns")}
+        return said, sum("llm_cost_call_tags" in one and "GROUP BY" in one for one in sent)
+
+    filters: tuple[dict[str, str], ...] = ({}, {"outcome": "ok"})
+    once = [ask(**query) for query in filters]
+    monkeypatch.setattr("flask_llm_cost.ledger.tag_queries.MANY_CALLS", 0)
+    often = [ask(**query) for query in filters]
+    assert [reads for _, reads in once] == [2, 2]
+    assert min(reads for _, reads in often) > 2
+    assert {row["value"] is None for row in once[0][0]["breakdowns"][0]["rows"]} == {True, False}
+    assert [found for found, _ in once] == [found for found, _ in often]
+
+
 def test_what_nobody_asked_for_reads_no_call_after_call(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """With many calls, pages are broken down by something of which there are sums unless one says otherwise, whatever is
     filtered; what one asks for is answered, and with few calls the report tags lead."""

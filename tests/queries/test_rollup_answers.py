@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -633,6 +634,21 @@ def test_a_ranking_knows_what_all_of_it_comes_to(
         assert rows == everyone[:top]
         assert [whole] == (queries.pivot(session, flt, (), tagged=(key,)) or [queries.NOTHING])
         assert whole.calls == sum(row.calls for row in everyone)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(ZONES), st.sampled_from(ZONES), filters(), st.sampled_from(["model", *map("tag:{}".format, VALUES)]))
+def test_values_and_their_days_at_one_look(
+    ledgers_of_zones: dict[str, Kept], zone: str, asked_in: str, flt: Filter, dimension: str
+) -> None:
+    """What each value came to, and cost on each day, is what is said where one asks for either by itself."""
+    with Session(ledgers_of_zones[zone].engine) as session:
+        found, days = queries.by_day(session, flt, dimension, zone=ZoneInfo(asked_in))
+        assert found == {row.key: row for row in queries.pivot(session, flt, (dimension,))}
+        by_day = queries.costs(session, flt, (dimension, "day"), zone=ZoneInfo(asked_in))
+        assert {(value, day): cost for value, of in days.items() for day, cost in of.items()} == {
+            keys: row.cost or Decimal(0) for keys, row in by_day.items()
+        }
 
 
 def test_calls_with_two_tags_are_looked_for_by_the_rarer() -> None:

@@ -309,7 +309,7 @@ class LlmCostTracker:
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A read-only session where the ledger is, on ``LLM_COST_READ_BIND_KEY`` where that is set."""
-        with state_of().ledger.session() as session:
+        with state_of().ledger.session(snapshot=False) as session:
             yield session
 
 

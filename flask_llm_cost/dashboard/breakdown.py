@@ -74,7 +74,7 @@ class Breakdown:
     endless: bool
     rest: Spend | None
     total: Spend
-    untagged: Spend | None
+    untagged: Spend | Cost | None
     gone: tuple[Row, ...]
     options: tuple[tuple[str | None, str], ...]
 
@@ -110,33 +110,37 @@ def breakdown(
 
     :param untagged: whether calls without the tag have a row of their own however little they came to
     """
-    total = time.total
+    flt, total = selection.filter, time.total
+    spent: Mapping[Key, Spend] = {}
     days: Mapping[Key, Mapping[date, Decimal]] = {}
-    if few := few_to_read(session, selection.filter, dimension, max(total.calls, time.before.calls)):
-        now, days = queries.by_day(session, selection.filter, dimension, zone=selection.period.zone)
+    now: Mapping[Key, Spend | Cost]
+    if few := few_to_read(session, flt, dimension, max(total.calls, time.before.calls)):
+        spent, days = queries.by_day(session, flt, dimension, zone=selection.period.zone)
+        now = spent
     else:
-        now = _top(session, selection.filter, dimension, total)
+        now, _ = _ranked(session, flt, dimension, total, MOST_VALUES + 1)
     before, none = _compared(session, selection, dimension, time, most, now, whole=few)
     bare = now.get(None) if dimension.startswith("tag:") else None
-    told = sorted(now.values(), key=_dearest)
+    told = sorted(now, key=lambda value: _dearest(now[value]))
     shown, endless = told[:most], len(now) > MOST_VALUES
-    if untagged:
-        shown += [row for row in told[most:] if row is bare]
+    if untagged and bare is not None and None not in shown:
+        shown.append(None)
     # A row that says "1 more" takes the room of the one that it hides.
     if len(told) == len(shown) + 1:
         shown = told
     if not few:
-        days = _days(session, selection, dimension, time, [row.key for row in shown], whole=len(shown) == len(now))
+        spent, days = _shown(session, selection, dimension, time, shown, whole=len(shown) == len(now))
+        shown = [value for value in shown if value in spent]  # one may have been forgotten meanwhile
     missing = [value for value in sorted(before, key=lambda value: _dearest(before[value]))[:most] if value not in now]
     others = min(len(now), MOST_VALUES) - len(shown)
-    options = [row.key for row in told[:MOST_VALUES]]
+    options = told[:MOST_VALUES]
     labels: dict[Key, str] = {value: value_name(dimension, value) for value in (*options, None, *missing)}
     return Breakdown(
         dimension=dimension,
-        rows=tuple(_row(row, labels, before.get(row.key, none), total, days.get(row.key, {})) for row in shown),
+        rows=tuple(_row(spent[value], labels, before.get(value, none), total, days.get(value, {})) for value in shown),
         others=others,
         endless=endless,
-        rest=without(total, shown) if others else None,
+        rest=without(total, map(spent.__getitem__, shown)) if others else None,
         total=total,
         untagged=bare,
         gone=tuple(_row(queries.NOTHING, labels, before[value], total, {}, value) for value in missing),
@@ -158,35 +162,27 @@ def _dearest(row: Spend | Cost) -> tuple[bool, Decimal, int]:
     return (row.cost is None, -(row.cost or Decimal(0)), -row.calls)
 
 
-def _days(
+def _shown(
     session: Session, selection: Selection, dimension: str, time: Timeline, values: Sequence[Key], *, whole: bool
-) -> Mapping[Key, Mapping[date, Decimal]]:
-    """What each day of each of the values came to.
+) -> tuple[dict[Key, Spend], dict[Key, Mapping[date, Decimal]]]:
+    """What each of the values came to, and cost on each day.
 
     :param whole: whether these are all values that there are
     """
     flt, zone = selection.filter, selection.period.zone
     bare = dimension.startswith("tag:") and None in values
     asked = [value for value in values if value is not None or not bare]
-    found: dict[Key, dict[Any, Decimal]] = {}
-    if asked:
-        points = queries.costs(session, flt, ("day", dimension), zone=zone, only={dimension: asked})
-        for (day, value), point in points.items():
-            found.setdefault(value, {})[day] = point.cost or Decimal(0)
+    spent, days = queries.by_day(session, flt, dimension, zone=zone, only=asked) if asked else ({}, {})
+    found: dict[Key, Mapping[date, Decimal]] = {**days}
     if bare:
-        left: dict[Any, Decimal] = {day: cost for day, cost in time.costs.items() if day >= selection.period.first}
-        tagged = (
-            found.values()
-            if whole
-            else [
-                {day: point.cost or Decimal(0)}
-                for (day,), point in queries.costs(session, flt, ("day",), zone=zone, tagged=[dimension[4:]]).items()
-            ]
-        )
-        for day, cost in (item for days in tagged for item in days.items()):
+        left = {day: cost for day, cost in time.costs.items() if day >= selection.period.first}
+        tagged = spent.values() if whole else queries.pivot(session, flt, ("day",), zone=zone, tagged=[dimension[4:]])
+        costs = days.values() if whole else [{row["day"]: row.cost or Decimal(0)} for row in tagged]
+        for day, cost in (item for of in costs for item in of.items()):
             left[day] -= cost
         found[None] = {day: cost for day, cost in left.items() if cost}
-    return found
+        spent[None] = replace(without(time.total, tagged), keys={dimension: None})
+    return spent, found
 
 
 def _compared(
@@ -195,7 +191,7 @@ def _compared(
     dimension: str,
     time: Timeline,
     most: int,
-    now: Mapping[Key, Spend],
+    now: Mapping[Key, Spend | Cost],
     *,
     whole: bool,
 ) -> tuple[dict[Key, Cost], Cost]:
@@ -210,11 +206,11 @@ def _compared(
     if time.pruned is not None:
         return {}, _UNKNOWN
     try:
-        before, cut = _before(session, compared, dimension, time.before, None if whole else MOST_VALUES + 1)
+        before, cut = _ranked(session, compared, dimension, time.before, None if whole else MOST_VALUES + 1)
     except DetailPrunedError:
         return {}, _UNKNOWN
     # Beyond the dearest, a value that is not found may still be there.
-    shown = [row.key for row in sorted(now.values(), key=_dearest)[: most + 2]]
+    shown = sorted(now, key=lambda value: _dearest(now[value]))[: most + 2]
     if cut and (unsure := [value for value in shown if value not in before]):
         found = queries.costs(session, compared, (dimension,), only={dimension: unsure})
         before |= {value: row for (value,), row in found.items()}
@@ -226,16 +222,11 @@ def _compared(
     return before, NO_COST
 
 
-def _top(session: Session, flt: Filter, dimension: str, total: Spend) -> dict[Key, Spend]:
-    if not dimension.startswith("tag:"):
-        return {row.key: row for row in queries.pivot(session, flt, (dimension,), top=MOST_VALUES + 1)}
-    found, tagged = queries.ranking(session, flt, dimension[4:], MOST_VALUES + 1)
-    bare = without(total, [tagged])
-    return {row.key: row for row in [*found, *([replace(bare, keys={dimension: None})] if bare.calls > 0 else [])]}
+def _ranked(session: Session, flt: Filter, dimension: str, total: Spend, top: int | None) -> tuple[dict[Key, Cost], bool]:
+    """What values cost, the dearest *top* of them and the calls without the tag, and whether there may be more values.
 
-
-def _before(session: Session, flt: Filter, dimension: str, total: Spend, top: int | None) -> tuple[dict[Key, Cost], bool]:
-    """What the values came to in the compared range, the dearest *top* of them, and whether there may be more."""
+    :param total: what all of the filter's calls came to
+    """
     tagged = [dimension[4:]] if dimension.startswith("tag:") else []
     rows = queries.costs(session, flt, (dimension,), tagged=tagged, top=top)
     found: dict[Key, Cost] = {value: row for (value,), row in rows.items()}

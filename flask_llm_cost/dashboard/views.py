@@ -105,7 +105,8 @@ def _calls_csv(visit: Visit, selection: Selection) -> Response:
 
 
 def _call_rows(visit: Visit, selection: Selection, keys: tuple[str, ...]) -> Iterator[list[Any]]:
-    with visit.session() as session:
+    # At the pace of who reads the file: a snapshot would keep the server from tidying up for as long.
+    with visit.session(snapshot=False) as session:
         if since := visit.list_since(session, selection):
             # A file is added up by those who get it, and has no room to say what is missing.
             raise DetailPrunedError(datetime.combine(since, time(), selection.period.zone))

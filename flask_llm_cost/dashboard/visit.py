@@ -103,8 +103,8 @@ class Visit:
         return pruned.astimezone(selection.period.zone).date()
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
-        with self.state.ledger.session(longest=LONGEST_SECONDS) as session:
+    def session(self, *, snapshot: bool = True) -> Iterator[Session]:
+        with self.state.ledger.session(longest=LONGEST_SECONDS, snapshot=snapshot) as session:
             yield session
 
     def labels(self, key: str) -> Callable[[Sequence[str]], Mapping[str, str]] | None:

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.errors import DetailPrunedError, QueryError
-from flask_llm_cost.ledger.answers import NOTHING, SPEND, Cost, Grouping, Key, Keys, Spend, Sums, add, dearest, spend
+from flask_llm_cost.ledger.answers import NOTHING, SPEND, Amounts, Cost, Grouping, Key, Keys, Spend, dearest, spend
 from flask_llm_cost.ledger.detail import expression_of
 from flask_llm_cost.ledger.filter import TIMES, Filter, check_dimension
 from flask_llm_cost.ledger.local_time import days_between
@@ -32,7 +32,7 @@ from flask_llm_cost.ledger.sample_queries import newest
 __all__ = [
     "ALL_OF_NOTHING", "ESTIMATED_SOURCES", "FAILED_OUTCOMES", "NOTHING", "UNCOUNTED_SOURCES", "Completeness", "Cost", "Key",
     "Spend", "UnpricedModel", "any_calls", "by_currency", "by_day", "completeness", "costs", "count_values", "extent",
-    "over", "pivot", "pruned_before", "ranking", "totals", "unpriced_models",
+    "over", "pivot", "pruned_before", "totals", "unpriced_models",
 ]  # fmt: skip
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -100,38 +100,24 @@ def costs(
     }
 
 
-def ranking(session: Session, flt: Filter, key: str, top: int) -> tuple[list[Spend], Spend]:
-    """The dearest values of a tag, and what all its values come to together, those that are not told included.
-
-    :raises QueryError: for what is no key of a tag, or for several currencies in one row
-    """
-    _check(flt, (f"tag:{key}",))
-    by = Grouping(dimensions=(f"tag:{key}",), measures=SPEND, tagged=(key,), top=top)
-    found = sums(session, flt, by)
-    rows = [spend({by.dimensions[0]: value}, amounts) for (value,), amounts in found.items()]
-    if len(rows) == top:  # perhaps there are more: only so many were asked for
-        return sorted(rows, key=dearest), (pivot(session, flt, (), tagged=(key,)) or [NOTHING])[0]
-    whole: Sums = {}
-    for amounts in found.values():
-        add(whole, {(): amounts})
-    return sorted(rows, key=dearest)[:top], spend({}, whole[()]) if whole else NOTHING
-
-
 def by_day(
-    session: Session, flt: Filter, dimension: str, *, zone: ZoneInfo
+    session: Session, flt: Filter, dimension: str, *, zone: ZoneInfo, only: Collection[Key] | None = None
 ) -> tuple[dict[Key, Spend], dict[Key, dict[Any, Decimal]]]:
     """Spend by *dimension*, and what each of its values cost on each day, in one question: where calls are read, once.
 
+    :param only: the values wanted
     :raises QueryError: for an unknown dimension, or for several currencies in one row
     """
     _check(flt, (dimension,))
-    found: Sums = {}
+    found: dict[Key, list[Amounts]] = {}
     days: dict[Key, dict[Any, Decimal]] = {}
-    by = Grouping(dimensions=(dimension, "day"), measures=SPEND, zone=zone)
+    wanted = _NONE if only is None else {dimension: only}
+    by = Grouping(dimensions=(dimension, "day"), measures=SPEND, zone=zone, only=wanted)
     for (value, day), amounts in sums(session, flt, by).items():
-        add(found, {(value,): amounts})
+        found.setdefault(value, []).append(amounts)
         days.setdefault(value, {})[day] = amounts[1]
-    return {value: spend({dimension: value}, amounts) for (value,), amounts in found.items()}, days
+    added = {value: list(map(sum, zip(*rows, strict=True))) for value, rows in found.items()}
+    return {value: spend({dimension: value}, amounts) for value, amounts in added.items()}, days
 
 
 def _check(flt: Filter, dimensions: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -38,16 +38,21 @@ def _refuse_statement(state: ORMExecuteState) -> None:
 
 
 @contextmanager
-def reading(engine: sa.Engine, *, longest: float | None = None, replica: bool = True) -> Iterator[Session]:
+def reading(
+    engine: sa.Engine, *, longest: float | None = None, replica: bool = True, snapshot: bool = False
+) -> Iterator[Session]:
     """A session that refuses to write.
 
     :param replica: whether *engine* is that of the read bind: errors of the database carry :data:`READ_BIND` then
+    :param snapshot: whether all of its questions see the ledger as it is at the first of them
     :param longest: seconds after which PostgreSQL, MariaDB or MySQL gives a query up; SQLite knows no such limit
     :raises SchemaMissingError: the tables are not there yet
     :raises LedgerError: something was written with it
     """
     with _ReadSession(engine) as session:
         try:
+            if snapshot:
+                _hold_still(session)
             if longest is not None:
                 _limit(session, longest)
             yield session
@@ -63,6 +68,19 @@ def reading(engine: sa.Engine, *, longest: float | None = None, replica: bool = 
                 with suppress(sa.exc.DBAPIError):  # then the connection is gone, and its limit with it
                     _limit(session, None)
                     session.rollback()
+
+
+def _hold_still(session: Session) -> None:
+    """Let what others commit from here on change no answer.
+
+    Not on SQLite without a write-ahead log, where the app could not write as long as this reads.
+    """
+    if session.get_bind().dialect.name != "sqlite":
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        return
+    driver: Any = session.connection().connection.driver_connection
+    if not driver.in_transaction and driver.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+        driver.execute("BEGIN")
 
 
 def _limit(session: Session, seconds: float | None) -> None:

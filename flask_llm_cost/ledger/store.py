@@ -338,16 +338,18 @@ class Ledger:
     # Reading.
 
     @contextlib.contextmanager
-    def session(self, *, replica: bool = True, longest: float | None = None) -> Iterator[Session]:
+    def session(self, *, replica: bool = True, longest: float | None = None, snapshot: bool = True) -> Iterator[Session]:
         """A read-only session on the ledger's read bind, or with *replica* false on its own, on a connection of its own.
 
+        :param snapshot: whether what is written meanwhile changes no answer, so that all of them agree with one another
         :param longest: seconds after which a server gives a query up
         :raises SchemaMissingError: the tables are not there yet
         :raises LedgerError: something was written with it
         """
         if self.mode == "memory":
             self._write_memory()
-        with reading((self._read_engine if replica else self._engine).get(), longest=longest, replica=replica) as session:
+        engine = (self._read_engine if replica else self._engine).get()
+        with reading(engine, longest=longest, replica=replica, snapshot=snapshot) as session:
             yield session
 
     def note_unattributed(self) -> None:

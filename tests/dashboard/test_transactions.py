@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask import request
 from mounted_app import PREFIX, MountedApp
+from sqlalchemy import event
 
 from flask_llm_cost import track
+from flask_llm_cost.records import CallRecord, Usage, new_call_id
 
 Make = Callable[..., MountedApp]
 
@@ -85,3 +89,66 @@ def test_a_page_that_fails_leaves_the_session_of_the_app_alone(app: MountedApp) 
         assert session.scalar(sa.text("SELECT count(*) FROM note")) == 2
         session.execute(sa.text("ALTER TABLE away RENAME TO llm_cost_calls"))
         session.commit()
+
+
+def _calls_told(found: dict[str, Any]) -> set[int]:
+    """Every sum of calls that a page tells, as JSON."""
+    if "rows_by" in found:  # the pivot
+        rows = [*found["rows"], *([found["rest"]] if found["rest"] else []), found["total"]]
+        sums = {sum(row["total"]["calls"] for row in rows[:-1]), found["total"]["total"]["calls"]}
+        return sums | {sum(cell["calls"] for row in rows[:-1] for cell in row["cells"])}
+    sums = {found["total"]["calls"]}
+    for part in [found["values"]] if "values" in found else found.get("breakdowns", []):
+        others = part["others"]["calls"] if part["others"] else 0
+        sums.add(sum(row["calls"] for row in part["rows"]) + others)
+    if "completeness" in found:
+        sums |= {found["completeness"]["calls"], sum(day["calls"] for day in found["days"])}
+    if "models" in found:
+        sums.add(sum(row["calls"] for row in found["models"]))
+    return sums
+
+
+@pytest.mark.parametrize("page", ["/", "/explore", "/models", "/tags/feature"])
+def test_a_page_is_of_one_moment(app: MountedApp, page: str) -> None:
+    """On each database, SQLite with a write-ahead log: calls that come in between a page's questions are in none of its
+    figures, whatever it adds up, and in all of the next one's."""
+    writer = app.app.extensions["llm_cost"].ledger.writer
+    with app.app.app_context():
+        session = app.database.session
+        if session.get_bind().dialect.name == "sqlite":
+            session.execute(sa.text("PRAGMA journal_mode=WAL"))
+            session.commit()
+    app.roll_up()
+    come_in: list[CallRecord] = []
+    coming = threading.Lock()
+
+    def meanwhile(_connection: Any, _cursor: Any, statement: str, *_: object) -> None:
+        if "llm_cost_" not in statement or not coming.acquire(blocking=False):
+            return  # a question of the writer's own
+        name = f"new{len(come_in)}"
+        come_in.append(
+            CallRecord(
+                id=new_call_id(),
+                occurred_at=datetime.now(UTC) - timedelta(minutes=5),
+                provider="openai",
+                operation="chat.completions",
+                model=name,
+                requested_model=name,
+                usage=Usage({"input": 1}, "response"),
+                tags={"feature": name},
+            )
+        )
+        writer.write(come_in[-1:])
+        coming.release()
+
+    def told() -> set[int]:
+        return _calls_told(app.get(PREFIX + page, format="json", range="7d").get_json())
+
+    event.listen(sa.Engine, "after_cursor_execute", meanwhile)
+    try:
+        found = told()
+    finally:
+        event.remove(sa.Engine, "after_cursor_execute", meanwhile)
+    assert len(come_in) > 3
+    assert found == {1}
+    assert told() == {1 + len(come_in)}

@@ -623,29 +623,22 @@ def test_what_needs_pruned_calls_says_so(kept: Kept) -> None:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(ZONES), filters(), st.sampled_from(sorted(VALUES)), st.integers(1, 12))
-def test_a_ranking_knows_what_all_of_it_comes_to(
-    ledgers_of_zones: dict[str, Kept], zone: str, flt: Filter, key: str, top: int
-) -> None:
-    """Beside the dearest values of a tag stands the sum of all, told or not, in every range, scope and zone."""
-    with Session(ledgers_of_zones[zone].engine) as session:
-        rows, whole = queries.ranking(session, flt, key, top)
-        everyone = queries.pivot(session, flt, (f"tag:{key}",), tagged=(key,))
-        assert rows == everyone[:top]
-        assert [whole] == (queries.pivot(session, flt, (), tagged=(key,)) or [queries.NOTHING])
-        assert whole.calls == sum(row.calls for row in everyone)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(ZONES), st.sampled_from(ZONES), filters(), st.sampled_from(["model", *map("tag:{}".format, VALUES)]))
+@given(
+    st.sampled_from(ZONES),
+    st.sampled_from(ZONES),
+    filters(),
+    st.sampled_from(["model", *map("tag:{}".format, VALUES)]),
+    st.sampled_from([None, ["chat", "t0", "1", "gpt-4o"], ["nightly", "digest", None]]),
+)
 def test_values_and_their_days_at_one_look(
-    ledgers_of_zones: dict[str, Kept], zone: str, asked_in: str, flt: Filter, dimension: str
+    ledgers_of_zones: dict[str, Kept], zone: str, asked_in: str, flt: Filter, dimension: str, values: list[str | None] | None
 ) -> None:
     """What each value came to, and cost on each day, is what is said where one asks for either by itself."""
     with Session(ledgers_of_zones[zone].engine) as session:
-        found, days = queries.by_day(session, flt, dimension, zone=ZoneInfo(asked_in))
-        assert found == {row.key: row for row in queries.pivot(session, flt, (dimension,))}
-        by_day = queries.costs(session, flt, (dimension, "day"), zone=ZoneInfo(asked_in))
+        found, days = queries.by_day(session, flt, dimension, zone=ZoneInfo(asked_in), only=values)
+        only = {} if values is None else {dimension: values}
+        assert found == {row.key: row for row in queries.pivot(session, flt, (dimension,), only=only)}
+        by_day = queries.costs(session, flt, (dimension, "day"), zone=ZoneInfo(asked_in), only=only)
         assert {(value, day): cost for value, of in days.items() for day, cost in of.items()} == {
             keys: row.cost or Decimal(0) for keys, row in by_day.items()
         }

@@ -16,6 +16,7 @@ from addresses import PAGES
 from mounted_app import BUDGETS, PREFIX, MountedApp, statements
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
 
 from flask_llm_cost import track
 from flask_llm_cost.dashboard.export import cell
@@ -240,16 +241,24 @@ def test_a_form_drops_no_filter(full: MountedApp, page: str) -> None:
 
 @pytest.mark.parametrize("database_server", ["postgresql", pytest.param("mariadb", marks=pytest.mark.slow)], indirect=True)
 def test_a_question_is_given_up(make: Callable[..., MountedApp], database_url: sa.URL) -> None:
-    """A server works on a question of a page for half a minute at most, and only a page's; the page says that it cannot."""
+    """A server works on a question of a page for half a minute at most, and only a page's; the page says that it cannot.
+
+    PostgreSQL neither compiles a page's small questions nor starts processes for them, and nothing of that outlasts it.
+    """
     app = make(url=database_url).mount()
     wait = "pg_sleep({})" if database_url.get_backend_name() == "postgresql" else "sleep({})"
     ledger = app.app.extensions["llm_cost"].ledger
     with ledger.session(longest=0.1) as session:
         known = session.connection().info
+        during = _settings(session)
         with pytest.raises(sa.exc.OperationalError):
             session.execute(sa.text(f"SELECT {wait.format(20)} FROM (SELECT 1) AS one"))
     with ledger.session() as session:
         assert session.connection().info is known
+        after = _settings(session)
+        assert not during or (during["jit"], during["parallel_setup_cost"]) == ("off", "20000")
+        assert not after or after["statement_timeout"] == "0"
+        assert not after or int(after["parallel_setup_cost"]) < 20_000
         session.execute(sa.text(f"SELECT {wait.format(0.3)}"))
     limits = []
     event.listen(Engine, "before_cursor_execute", listener := lambda *given: limits.append(given[2]))
@@ -258,6 +267,14 @@ def test_a_question_is_given_up(make: Callable[..., MountedApp], database_url: s
     finally:
         event.remove(Engine, "before_cursor_execute", listener)
     assert [text for text in limits if "30" in text and ("statement_timeo" in text or "max_statement_time" in text)]
+
+
+def _settings(session: Session) -> dict[str, str]:
+    """How PostgreSQL works for a session."""
+    if session.get_bind().dialect.name != "postgresql":
+        return {}
+    names = ("jit", "parallel_setup_cost", "statement_timeout")
+    return {name: str(session.scalar(sa.text(f"SHOW {name}"))) for name in names}
 
 
 def _rows(app: MountedApp) -> list[int]:

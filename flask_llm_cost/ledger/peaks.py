@@ -63,7 +63,8 @@ def near_the_top(
     """
     if wanted + _MORE > _MOST:
         return
-    bounds, calls = _bounds(session, flt, bound)
+    known = wanted + _MORE if place is None else _MOST
+    bounds, calls = _bounds(session, flt, bound, known)
     quarters, largest = [at for at, _ in bounds], min(_MOST, calls // _WORTH)
     # Calls below the place may be in any quarter that reaches above it. Where all that are known do, there may be more.
     needed = 0 if place is None else sum(most >= place for _, most in bounds)
@@ -75,6 +76,9 @@ def near_the_top(
         return
     # First a quarter for each call, then as many as are worth it: what else is filtered may let few of their calls through.
     for size in sorted({needed + wanted + _MORE, largest}):
+        if known < size <= largest:
+            bounds, _ = _bounds(session, flt, bound, _MOST)
+            quarters, known = [at for at, _ in bounds], _MOST
         if needed + wanted <= size < len(bounds) and size <= largest:
             at, most = bounds[size]
             # Of equals the latest come first, and of quarters with the same bound so do those that are looked at.
@@ -82,8 +86,8 @@ def near_the_top(
             yield Shortlist(anytime, sa.and_(_of_quarters(session, quarters[:size], flt), better), final=False)
 
 
-def _bounds(session: Session, flt: Filter, bound: Any) -> tuple[Sequence[tuple[datetime, Any]], int]:
-    """The quarters of an hour with the highest bounds, one more than are looked up at most, and the calls of all of them."""
+def _bounds(session: Session, flt: Filter, bound: Any, size: int) -> tuple[Sequence[tuple[datetime, Any]], int]:
+    """The quarters of an hour with the highest bounds, one more than *size*, and the calls of all that there are."""
     state = state_of(session)
     if flt.scope or flt.tags or state is None or not state.complete or not state.has_all_kinds(flt.since):
         return (), 0
@@ -96,7 +100,7 @@ def _bounds(session: Session, flt: Filter, bound: Any) -> tuple[Sequence[tuple[d
         query = query.where(bucket >= flt.since - into_quarter(flt.since))
     if flt.until is not None:
         query = query.where(bucket < flt.until)
-    query = query.group_by(bucket).order_by(most.desc(), bucket.desc()).limit(_MOST + 1)
+    query = query.group_by(bucket).order_by(most.desc(), bucket.desc()).limit(size + 1)
     rows = session.execute(query).all()
     return [(at, value) for at, value, _ in rows], int(rows[0][-1]) if rows else 0
 

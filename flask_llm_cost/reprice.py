@@ -16,6 +16,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from flask_llm_cost.ledger.columns import to_money
 from flask_llm_cost.ledger.models import Call
 from flask_llm_cost.ledger.repricing import Repricing
 from flask_llm_cost.ledger.repricing import reprice as write
@@ -23,14 +24,12 @@ from flask_llm_cost.ledger.rows import CallRows, counted_quantities
 from flask_llm_cost.ledger.store import Ledger
 from flask_llm_cost.ledger.stored import stored_calls
 from flask_llm_cost.pricing import PriceBook
-from flask_llm_cost.pricing.rates import EXACT
 from flask_llm_cost.records import CallRecord, Cost, Usage
 
 BATCH: Final = 500
 ACTOR: Final = "flask llm-cost"
 
 _ZERO: Final = Decimal(0)
-_LAST: Final = Decimal("1e-12")
 
 
 @dataclass(slots=True)
@@ -91,7 +90,7 @@ def backfilled(stored: CallRows, cost: Cost) -> bool:
         return False
     before = {item["component"]: item for item in stored.items if item["cost"] is not None}
     lines = {line.component: line for line in cost.lines if line.cost is not None}
-    kept = all(component in lines and _rounded(lines[component].cost) == item["cost"] for component, item in before.items())
+    kept = all(component in lines and to_money(lines[component].cost) == item["cost"] for component, item in before.items())
     return kept and len(lines) > len(before)
 
 
@@ -101,12 +100,7 @@ def repriced(stored: CallRows, cost: Cost) -> bool:
     if cost.status == "unpriced" or sum(line.cost is None for line in cost.lines) > before:
         return False
     call = stored.call
-    return (call["total_cost"], call["cost_status"], call["currency"]) != (_rounded(cost.total), cost.status, cost.currency)
-
-
-def _rounded(amount: Decimal | None) -> Decimal | None:
-    """As the ledger keeps it."""
-    return None if amount is None else amount.quantize(_LAST, context=EXACT)
+    return (call["total_cost"], call["cost_status"], call["currency"]) != (to_money(cost.total), cost.status, cost.currency)
 
 
 def conditions(*, backfill: bool, since: datetime | None = None, until: datetime | None = None) -> list[Any]:
@@ -181,7 +175,7 @@ def _add(outcome: Outcome, item: Repricing) -> None:
     difference.priced += call["total_cost"] is None
     if call["currency"] == cost.currency:
         difference.old += call["total_cost"] or _ZERO
-    difference.new += _rounded(cost.total) or _ZERO
+    difference.new += to_money(cost.total) or _ZERO
 
 
 def _batches(ledger: Ledger, where: Sequence[Any]) -> Iterator[Sequence[CallRows]]:

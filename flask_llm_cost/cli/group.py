@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable
+from decimal import localcontext
 from typing import Any, TypeVar
 
 import click
@@ -12,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from flask_llm_cost.errors import LlmCostError
 from flask_llm_cost.extension import state_of
+from flask_llm_cost.ledger.columns import EXACT
 from flask_llm_cost.ledger.faults import name_of
 from flask_llm_cost.ledger.read_session import READ_BIND
 
@@ -23,7 +25,8 @@ class _Commands(AppGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with localcontext(EXACT):
+                return super().invoke(ctx)
         except LlmCostError as error:
             raise click.ClickException(str(error)) from None
         except DBAPIError as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from datetime import UTC, datetime
-from decimal import Context, Decimal
-from typing import Any, Final
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
@@ -13,17 +13,36 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 MONEY_PLACES: Final = 12
 QUANTITY_PLACES: Final = 6
+_LAST_OF_MONEY: Final = Decimal(1).scaleb(-MONEY_PLACES)
+_LAST_OF_QUANTITIES: Final = Decimal(1).scaleb(-QUANTITY_PLACES)
+_D = TypeVar("_D", Decimal, Decimal | None)
 
 TIME_DDL: Final = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 
-# The app may have set a coarse decimal context for its own arithmetic; ours is exact whatever thread reads.
-_EXACT: Final = Context(prec=64)
+#: The app may have set a coarse decimal context for its own arithmetic; ours is exact whatever thread reads or writes.
+EXACT: Final = Context(prec=64, rounding=ROUND_HALF_EVEN)
+
+
+def to_money(amount: Decimal | None) -> Decimal | None:
+    """An amount as :class:`Money` keeps it: what is added up elsewhere is to be what the call's own row says."""
+    return _kept(amount, _LAST_OF_MONEY)
+
+
+def to_quantity(quantity: Decimal | int) -> Decimal | int:
+    """A quantity as :class:`Quantity` keeps it."""
+    return quantity if isinstance(quantity, int) else _kept(quantity, _LAST_OF_QUANTITIES)
+
+
+def _kept(value: _D, last: Decimal) -> _D:
+    if value is None or value.as_tuple().exponent >= last.as_tuple().exponent:  # type: ignore[operator]
+        return value
+    return value.quantize(last, context=EXACT)
 
 
 @functools.lru_cache(maxsize=4096)
 def _last_places(value: Decimal, places: int) -> int:
     # Rates and round quantities come again and again.
-    return int(_EXACT.to_integral_value(_EXACT.scaleb(value, places)))
+    return int(EXACT.to_integral_value(EXACT.scaleb(value, places)))
 
 
 class ExactDecimal(TypeDecorator[Decimal]):
@@ -62,9 +81,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
             return value
         if dialect.name != "sqlite":
             # Servers round a half up; it is to be the same amount on all of them.
-            if isinstance(value, Decimal) and value.as_tuple().exponent < -self.places:  # type: ignore[operator]
-                return value.quantize(self._last, context=_EXACT)
-            return value
+            return _kept(value, self._last) if isinstance(value, Decimal) else value
         if type(value) is int:
             return value * 10**self.places
         return _last_places(Decimal(value), self.places)
@@ -72,7 +89,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> Decimal | None:
         if value is None:
             return None
-        return _EXACT.scaleb(Decimal(value), -self.places) if dialect.name == "sqlite" else Decimal(value)
+        return EXACT.scaleb(Decimal(value), -self.places) if dialect.name == "sqlite" else Decimal(value)
 
 
 class Money(ExactDecimal):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import localcontext
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger.answers import Grouping, Key, Sums, add, some
 from flask_llm_cost.ledger.bulk import TAG_ROLLUPS, USAGE_ROLLUPS
+from flask_llm_cost.ledger.columns import EXACT
 from flask_llm_cost.ledger.days import with_calls
 from flask_llm_cost.ledger.detail import extent as detail_extent
 from flask_llm_cost.ledger.detail import from_calls
@@ -29,6 +31,11 @@ def sums(session: Session, flt: Filter, by: Grouping) -> Sums:
 
     :raises DetailPrunedError: only calls could answer, and some of them were pruned
     """
+    with localcontext(EXACT):
+        return _sums(session, flt, by)
+
+
+def _sums(session: Session, flt: Filter, by: Grouping) -> Sums:
     state = state_of(session)
     if unused := _unused(flt, by, state):
         return _without(session, flt, by, unused)

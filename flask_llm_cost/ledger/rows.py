@@ -13,6 +13,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from flask_llm_cost.ledger.columns import to_money, to_quantity
 from flask_llm_cost.ledger.models import Call, CallTag, LineItem, PriceSnapshot
 from flask_llm_cost.records import COMPONENTS, UNPRICED, CallRecord, Cost, Line, Price, Quantity
 
@@ -127,8 +128,8 @@ def call_rows(record: CallRecord, recorded_at: datetime) -> CallRows:
         "error_class": _text(record.error_class, _CALL["error_class"]),
         "usage_source": _word(usage.source, _CALL["usage_source"]),
         "cost_status": _word(cost.status, _CALL["cost_status"]),
-        "total_cost": cost.total,
-        "computed_cost": cost.computed,
+        "total_cost": to_money(cost.total),
+        "computed_cost": to_money(cost.computed),
         "currency": currency,
         "pricing_mode": _text(record.pricing_mode, _CALL["pricing_mode"]),
         "price_id": price.id if price is not None else None,
@@ -158,8 +159,8 @@ def repriced_rows(stored: CallRows, cost: Cost) -> CallRows:
     call: Row = {
         **stored.call,
         "cost_status": _word(cost.status, _CALL["cost_status"]),
-        "total_cost": cost.total,
-        "computed_cost": cost.computed,
+        "total_cost": to_money(cost.total),
+        "computed_cost": to_money(cost.computed),
         "currency": _word(cost.currency, _CALL["currency"]),
         "price_id": cost.price.id if cost.price is not None else None,
     }
@@ -213,10 +214,10 @@ def _item_row(call_id: UUID, position: int, line: Line) -> Row:
         "position": position,
         "component": _word(line.component, _ITEM["component"]),
         "unit": _word(line.unit, _ITEM["unit"]),
-        "quantity": line.quantity,
+        "quantity": to_quantity(line.quantity),
         "rate": line.rate,
         "rate_per": line.rate_per,
-        "cost": line.cost,
+        "cost": to_money(line.cost),
         "cost_status": _word(line.status, _ITEM["cost_status"]),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import localcontext
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from flask_llm_cost.chance import CHANCE
 from flask_llm_cost.errors import LedgerError, SchemaMissingError
 from flask_llm_cost.ledger.change import DoFirst
+from flask_llm_cost.ledger.columns import EXACT
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.faults import Fault, fault_of, is_read_only, name_of
 
@@ -91,7 +93,7 @@ class Transactions:
                 time.sleep(pause)
             attempt += 1
             try:
-                with self._connect() as connection:
+                with self._connect() as connection, localcontext(EXACT):
                     prepare(connection)
                     self._begin(connection, patience)
                     began = time.monotonic()

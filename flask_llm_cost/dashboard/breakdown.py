@@ -74,7 +74,7 @@ class Breakdown:
     endless: bool
     rest: Spend | None
     total: Spend
-    untagged: Spend | Cost | None
+    untagged: Cost | None
     gone: tuple[Row, ...]
     options: tuple[tuple[str | None, str], ...]
 
@@ -104,21 +104,17 @@ class Breakdown:
 def breakdown(
     session: Session, selection: Selection, dimension: str, time: Timeline, *, most: int = 7, untagged: bool = False
 ) -> Breakdown:
-    """Spend of the selection by *dimension*, in two to six queries whatever the number of values.
+    """Spend of the selection by *dimension*, in three to seven queries whatever the number of values.
 
     Calls without a tag are what is left of all. Its labels are the values themselves, until :func:`named` gives them names.
 
     :param untagged: whether calls without the tag have a row of their own however little they came to
     """
     flt, total = selection.filter, time.total
-    spent: Mapping[Key, Spend] = {}
-    days: Mapping[Key, Mapping[date, Decimal]] = {}
-    now: Mapping[Key, Spend | Cost]
-    if few := few_to_read(session, flt, dimension, max(total.calls, time.before.calls)):
-        spent, days = queries.by_day(session, flt, dimension, zone=selection.period.zone)
-        now = spent
-    else:
-        now, _ = _ranked(session, flt, dimension, total, MOST_VALUES + 1)
+    # Of few calls that are read one by one all values are had at one look; of more, whatever is not among the dearest is
+    # asked for again.
+    few = few_to_read(session, flt, dimension, max(total.calls, time.before.calls))
+    now, _ = _ranked(session, flt, dimension, total, None if few else MOST_VALUES + 1)
     before, none = _compared(session, selection, dimension, time, most, now, whole=few)
     bare = now.get(None) if dimension.startswith("tag:") else None
     told = sorted(now, key=lambda value: _dearest(now[value]))
@@ -128,9 +124,8 @@ def breakdown(
     # A row that says "1 more" takes the room of the one that it hides.
     if len(told) == len(shown) + 1:
         shown = told
-    if not few:
-        spent, days = _shown(session, selection, dimension, time, shown, whole=len(shown) == len(now))
-        shown = [value for value in shown if value in spent]  # one may have been forgotten meanwhile
+    spent, days = _shown(session, selection, dimension, time, shown, whole=len(shown) == len(now))
+    shown = [value for value in shown if value in spent]  # one may have been forgotten meanwhile
     missing = [value for value in sorted(before, key=lambda value: _dearest(before[value]))[:most] if value not in now]
     others = min(len(now), MOST_VALUES) - len(shown)
     options = told[:MOST_VALUES]
@@ -191,7 +186,7 @@ def _compared(
     dimension: str,
     time: Timeline,
     most: int,
-    now: Mapping[Key, Spend | Cost],
+    now: Mapping[Key, Cost],
     *,
     whole: bool,
 ) -> tuple[dict[Key, Cost], Cost]:

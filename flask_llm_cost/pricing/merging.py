@@ -173,12 +173,15 @@ class _Comparing:
             found.append(made | ({"modes": modes} if modes else {}))
         for gone in before.values():
             self._note(f"{gone.label}.input", gone.rates.get("input"), None)
+            self._merged.flags.append(f"the tier {gone.label} is gone: calls of that size cost what others do")
         return found
 
     def windows(self, old: Block, new: Block, raw: Mapping[str, Any], offered: Mapping[str, Any], now: datetime) -> Any:
         if old.windows == new.windows:
-            return _in_force(raw, now).get("windows", [])
+            return in_force(raw, now).get("windows", [])
         self._note("windows", Decimal(len(old.windows)), Decimal(len(new.windows)))
+        if not new.windows:
+            self._merged.flags.append("the hours with prices of their own are gone")
         return offered.get("windows", [])
 
     def plain(self, old: Mapping[str, Decimal], new: Mapping[str, Decimal], label: str) -> Rates:
@@ -276,7 +279,7 @@ def replaced(raw: Mapping[str, Any], rates: Rates, now: datetime) -> dict[str, A
     return {**entry, "rates": written({"rates": rates})["rates"], "history": history}
 
 
-def _in_force(raw: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+def in_force(raw: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     """The sections as written, with the scheduled blocks whose time has come laid over them."""
     found = {name: raw[name] for name in SECTIONS if name in raw}
     for _, block in _scheduled(raw, now)[0]:

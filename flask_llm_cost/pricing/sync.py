@@ -14,7 +14,7 @@ from flask_llm_cost.pricing.catalog import Catalog
 from flask_llm_cost.pricing.entries import ToolRate, parse_entry
 from flask_llm_cost.pricing.fetch import Download
 from flask_llm_cost.pricing.matching import DATE
-from flask_llm_cost.pricing.merging import Merged, full, merge
+from flask_llm_cost.pricing.merging import Merged, full, in_force, merge
 from flask_llm_cost.pricing.pricefile import PriceFile
 from flask_llm_cost.pricing.rates import Place, plain
 from flask_llm_cost.pricing.sources import Feed, Offer, Offers, read
@@ -256,10 +256,13 @@ def _fill(plan: Plan, file: PriceFile, bundled: Catalog, offers: Offers, now: da
                     plan.resellers.append(f"{key}: {difference}")
                 continue
             agreed = {name: plain(rate) for name, rate in theirs.items() if name in missing or name in rates}
+            # An offer without tiers and hours says that they are gone: nobody was asked about them here, so they stay.
+            kept = {name: value for name, value in in_force(here, now).items() if name in ("tiers", "windows")}
+            asked = {name: rate for name, rate in agreed.items() if name in missing or name[:5] != "cache"}
             merged = merge(
                 key,
                 here,
-                Offer({"rates": {name: rate for name, rate in agreed.items() if name in missing or name[:5] != "cache"}}),
+                Offer({"rates": asked, "per": here.get("per", {}), **kept}),
                 now,
                 tools=fees.of(key),
                 currency=currency,

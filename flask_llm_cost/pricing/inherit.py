@@ -10,9 +10,8 @@ from typing import Any
 
 from flask_llm_cost.pricing.catalog import Catalog
 from flask_llm_cost.pricing.entries import Block, Entry, Window
-from flask_llm_cost.pricing.matching import Aliases, Match, find
+from flask_llm_cost.pricing.matching import Aliases, Match, find, is_listed
 from flask_llm_cost.pricing.rates import Place
-from flask_llm_cost.pricing.tariff import is_listed
 
 
 def inherited(catalog: Catalog, below: Sequence[Catalog]) -> None:

@@ -21,6 +21,9 @@ MAX_MODEL: Final = 256
 
 FREE: Final = ("free", "prepaid")
 
+#: ``_source`` of entries in a price file that nobody wrote by hand.
+_SYNCHRONISED: Final = ("seed", "litellm", "openrouter", "mirror")
+
 _DAY: Final = r"(?:0[1-9]|[12]\d|3[01])"
 _MONTH: Final = r"(?:0[1-9]|1[0-2])"
 DATE: Final = re.compile(rf"-20\d\d(?:-{_MONTH}-{_DAY}|{_MONTH}{_DAY})\Z", re.ASCII)
@@ -95,6 +98,11 @@ class Aliases:
         return None
 
 
+def is_listed(catalog: str, entry: Entry) -> bool:
+    """Whether nobody wrote *entry* by hand: what it does not say is not so."""
+    return catalog == "bundled" or entry.source in _SYNCHRONISED
+
+
 def find(
     catalogs: Sequence[Catalog],
     aliases: Aliases,
@@ -141,11 +149,23 @@ def bounds(catalogs: Sequence[Catalog], aliases: Aliases, names: Sequence[tuple[
 def _find(catalogs: Sequence[Catalog], provider: str, model: str, at: datetime, zone: str | None) -> Match | None:
     if not provider:
         return _bare(catalogs, model, at)
-    for prefix in _zone_prefixes(provider, zone):
-        for catalog in catalogs:
+    prefixes = _zone_prefixes(provider, zone)
+    everywhere: Match | None = None
+    for catalog in catalogs:
+        for prefix in prefixes:
             match = _in_catalog(catalog, provider, model, at, prefix)
-            if match is not None:
+            if match is None or match.entry is None:
+                continue
+            if prefix == prefixes[0]:
                 return match
+            if everywhere is None:
+                if not is_listed(catalog.name, match.entry):
+                    return (
+                        match  # an operator's price is that of every zone; a list has others for some, perhaps further below
+                    )
+                everywhere = match
+    if everywhere is not None:
+        return everywhere
     if provider == "azure":
         mapped = _find(catalogs, "openai", model, at, None)
         if mapped is not None:

@@ -12,16 +12,13 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from flask_llm_cost.pricing.entries import Block, Entry, Modes, Tier, ToolRate
-from flask_llm_cost.pricing.matching import Match
+from flask_llm_cost.pricing.entries import Block, Modes, Tier, ToolRate
+from flask_llm_cost.pricing.matching import Match, is_listed
 from flask_llm_cost.pricing.modes import SERVICES
 from flask_llm_cost.pricing.rates import EXACT, ONE, RATED, default_per, plain
 from flask_llm_cost.records import COMPONENTS, Price, Rate, content_id
 
 INPUT_TOKENS: Final = frozenset(name for name, c in COMPONENTS.items() if c.unit == "token" and c.side == "input")
-
-#: ``_source`` of entries in a price file that nobody wrote by hand.
-SYNCHRONISED: Final = ("seed", "litellm", "openrouter", "mirror")
 
 _ZERO: Final = Decimal(0)
 _SECONDS: Final = Decimal(60)
@@ -140,11 +137,6 @@ class Route:
             tariff = build(segment.match, block, tier, self._mode, tools, self._discount, segment.effective_from)
             segment._tariffs[window, tier] = tariff
         return tariff
-
-
-def is_listed(catalog: str, entry: Entry) -> bool:
-    """Whether nobody wrote *entry* by hand: what it does not say is not so."""
-    return catalog == "bundled" or entry.source in SYNCHRONISED
 
 
 def build(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -107,6 +108,44 @@ def test_an_override_stands_before_the_file_and_the_file_before_the_bundled_book
     whole = book.price("openai", "gpt-4o", Usage({"input": 1, "output": 1}, source="response"), None, NOW)
     assert whole.status == "partial"
     assert _match(book, "openai", "gpt-4o-2024-08-06") == ("openai/gpt-4o", "date_suffix")
+
+
+def test_an_operator_s_price_stands_before_the_bundled_one_of_a_region(tmp_path: Path) -> None:
+    """Of each source the region's key comes first; what an operator wrote for the model goes before all that is below."""
+    host = "bedrock-runtime.ap-northeast-1.amazonaws.com"
+    record = _record("bedrock", "deepseek.v3.2", host)
+    regional = PriceBook.load().price_record(record)
+    assert regional.price is not None
+    assert regional.price.key == "bedrock/ap-northeast-1/deepseek.v3.2"
+    own = PriceBook.load(overrides={"bedrock/deepseek.v3.2": {"input": "0.01"}})
+    assert own.price_record(record).total == Decimal("0.01")
+    aliased = PriceBook.load(
+        overrides={"bedrock/deepseek.v3.2": {"input": "0.01"}}, aliases={"bedrock/arn": "bedrock/deepseek.v3.2"}
+    )
+    assert aliased.price_record(_record("bedrock", "arn", host)).total == Decimal("0.01")
+    both = PriceBook.load(
+        overrides={"bedrock/deepseek.v3.2": {"input": "1"}, "bedrock/ap-northeast-1/deepseek.v3.2": {"input": "2"}}
+    )
+    assert both.price_record(record).total == 2
+    file = tmp_path / "prices.json"
+    for source, total in (("manual", Decimal("0.01")), ("litellm", regional.total)):
+        entry = {"rates": {"input": "0.01"}, "_source": source}
+        file.write_text(json.dumps({"models": {"bedrock/deepseek.v3.2": entry}}), "utf-8")
+        # What was synchronised is a list's price for elsewhere.
+        assert PriceBook.load(file=file).price_record(record).total == total
+
+
+def test_an_operator_s_azure_price_without_a_zone_s_factor_is_no_price_of_that_zone() -> None:
+    """It is used whole: neither the bundled price of the zone nor its own without a factor is guessed to be right."""
+    rates = {"input": "1", "output": "1"}
+    plain = PriceBook.load(overrides={"azure/gpt-4o": rates})
+    assert plain.price("azure", "gpt-4o", TOKENS, None, NOW).total == 1
+    assert plain.price("azure", "gpt-4o", TOKENS, "residency:eu", NOW).status == "unpriced"
+    assert "residency:eu factor" in str(plain.explain("azure", "gpt-4o", mode="residency:eu"))
+    told = PriceBook.load(overrides={"azure/gpt-4o": {"rates": rates, "multipliers": {"residency:eu": "1.1"}}})
+    assert told.price("azure", "gpt-4o", TOKENS, "residency:eu", NOW).total == Decimal("1.1")
+    zoned = PriceBook.load(overrides={"azure/gpt-4o": rates, "azure/eu/gpt-4o": {"input": "3"}})
+    assert zoned.price("azure", "gpt-4o", TOKENS, "residency:eu", NOW).total == 3
 
 
 def test_an_alias_stands_for_another_key_at_another_time() -> None:

@@ -128,7 +128,7 @@ def _take_reply(observation: Observation, http_response: Any, parsed: dict[str, 
         if observation.opened(status, parsed.get("contentType", "application/json"), http_response.headers):
             body = parsed["body"]
             body._raw_stream = _ObservedRaw(body._raw_stream, observation)
-    elif observation.opened(status, "text/event-stream"):
+    elif observation.opened(status, "text/event-stream", http_response.headers):
         key = "stream" if model.name == "ConverseStream" else "body"
         parsed[key] = _ObservedEvents(parsed[key], observation)
 

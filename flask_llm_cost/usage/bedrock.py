@@ -93,7 +93,7 @@ class Invoke(Format):
         "x-amzn-bedrock-cache-write-input-token-count": "cache_write",
     }
 
-    tier_header = "x-amzn-bedrock-service-tier"
+    tier_headers = ("x-amzn-bedrock-service-tier", "x-amzn-bedrock-performanceconfig-latency")
 
     def fits(self, body: Mapping[str, Any]) -> bool:
         return _MESSAGES.fits(body) or _CHAT.fits(body) or _METRICS in body or bool(_own_counts(body))

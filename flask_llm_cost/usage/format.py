@@ -83,13 +83,13 @@ class Format:
     #: The reply's headers, lower case, that count a component where the body counts nothing.
     header_counts: Mapping[str, str] = {}
 
-    #: The reply's header, lower case, that names the tier it was served at, where the body does not.
-    tier_header: str = ""
+    #: The reply's headers, lower case, that name the tier it was served at, where the body does not. The first one counts.
+    tier_headers: Sequence[str] = ()
 
     @property
     def reads_headers(self) -> bool:
         """Whether the reply's headers say anything that counts."""
-        return bool(self.header_counts or self.tier_header)
+        return bool(self.header_counts or self.tier_headers)
 
     def quantities_of_request(self, content: bytes) -> Mapping[str, Quantity]:
         """What the request itself says is billed. Counts only where the reply says nothing."""

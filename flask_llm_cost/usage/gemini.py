@@ -39,7 +39,7 @@ class GenerateContent(Format):
     name = "gemini.generate_content"
     mark = b'"usageMetadata"'
     also_kept = (b'"groundingMetadata"',)
-    tier_header = "x-gemini-service-tier"
+    tier_headers = ("x-gemini-service-tier",)
 
     def fits(self, body: Mapping[str, Any]) -> bool:
         return isinstance(body.get("usageMetadata"), Mapping) or (

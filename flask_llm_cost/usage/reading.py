@@ -236,9 +236,9 @@ def _readings(
         # A format that an app taught may raise anything: it is a call all the same.
         field = error.field if isinstance(error, MalformedUsageError) else type(error).__name__
         readings = [replace(_names(found.format, events), usage=MALFORMED_USAGE, malformed=field)]
-    tier = found.format.tier_header and headers.get(found.format.tier_header)
-    if tier and tier.lower() not in _STANDARD_TIERS:
-        readings = [reading if reading.mode else replace(reading, mode=tier.lower()[:32]) for reading in readings]
+    told = (headers.get(name, "").lower() for name in found.format.tier_headers)
+    if tier := next((tier for tier in told if tier and tier not in _STANDARD_TIERS), None):
+        readings = [reading if reading.mode else replace(reading, mode=tier[:32]) for reading in readings]
     return [_as_served(found, reading, asked) for reading in readings]
 
 

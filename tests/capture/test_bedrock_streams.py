@@ -159,6 +159,22 @@ def test_a_stream_that_is_never_read(bedrock_app: Flask, opened: Callable[..., A
     assert said(first) == said(second) == ("interrupted", "unknown", None, None)
 
 
+@pytest.mark.parametrize(
+    ("header", "value"), [("X-Amzn-Bedrock-Service-Tier", "flex"), ("X-Amzn-Bedrock-PerformanceConfig-Latency", "optimized")]
+)
+def test_a_stream_at_another_tier(
+    bedrock_app: Flask, bedrock: Any, provider: PlayedProvider, header: str, value: str
+) -> None:
+    """The tier that the reply's header names is the mode of the call, streamed or not: it is not billed as standard."""
+    body = {**START["message"], "content": []}
+    provider.reply_with("/invoke", body=body, headers={header: value})
+    provider.reply_with("/invoke-with-response-stream", events=FRAMES, headers={**HEADERS, header: value})
+    with bedrock_app.app_context():
+        bedrock.invoke_model(modelId=MODEL, body="{}")["body"].read()
+        list(bedrock.invoke_model_with_response_stream(modelId=MODEL, body="{}")["body"])
+    assert [call.pricing_mode for call in ledger_of(bedrock_app)] == [value, value]
+
+
 def test_a_stream_that_is_read_whole(bedrock_app: Flask, opened: Callable[..., Any]) -> None:
     """The app reads what Bedrock sent, and closing what was read changes nothing: one row."""
     with bedrock_app.app_context():

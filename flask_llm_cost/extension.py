@@ -36,7 +36,7 @@ from flask_llm_cost.recorder import Recorder
 from flask_llm_cost.records import CallRecord, Cost
 from flask_llm_cost.tags import TagRules
 from flask_llm_cost.usage import Format, HostMap
-from flask_llm_cost.usage.manual import time_from, usage_from
+from flask_llm_cost.usage.manual import readings_from, time_from
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -285,13 +285,16 @@ class LlmCostTracker:
     ) -> Cost:
         """What a call would cost. Nothing is sent or stored.
 
-        :param usage: component to quantity, where ``input`` is the uncached input; or the provider's own usage block
-        :param mode: ``batch``, ``flex``, ``priority``, … or ``None`` for standard
+        :param usage: component to quantity, where ``input`` is the uncached input; or the provider's own usage block, of
+            which the part of the model that answered counts
+        :param mode: ``batch``, ``flex``, ``priority``, … or ``standard``; where it is left out, what the provider's block
+            says
         :param at: the time whose prices count; now when it is left out
         :raises UsageError: *usage* names an unknown component, or something that is no quantity; no such mode, or no time
         """
-        counted = usage_from(provider, usage)
-        return state_of().book.price(provider, model, counted, asked_mode(mode), time_from("at", at))
+        reading = readings_from(provider, usage)[0]
+        served = reading.mode if mode is None else asked_mode(mode)
+        return state_of().book.price(provider, model, reading.usage, served, time_from("at", at))
 
     def flush(self, timeout: float = 10) -> bool:
         """Wait until every record so far is in the database. ``False`` when *timeout* seconds were not enough.

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from types import TracebackType
@@ -20,7 +21,7 @@ from flask_llm_cost.pricing.modes import told_mode
 from flask_llm_cost.records import UNKNOWN_USAGE, CallRecord, Reading, Usage, new_call_id
 from flask_llm_cost.usage import Format, fed_scanner, known_route, named_format, read_stream
 from flask_llm_cost.usage.format import MAX_COUNT
-from flask_llm_cost.usage.manual import time_from, usage_from
+from flask_llm_cost.usage.manual import readings_from, time_from
 from flask_llm_cost.usage.scanner import Scanner
 
 
@@ -42,9 +43,9 @@ def track(
     """Record a call that was made some other way.
 
     :param usage: component to quantity, where ``input`` is the uncached input; or the provider's own block, as a mapping or
-        as the SDK's object (``usage=response.usage``)
+        as the SDK's object (``usage=response.usage``). What other models took part in, as its block says, is recorded too
     :param tags: win over every other tag
-    :param mode: ``batch``, ``flex``, ``priority``, … or ``None`` for standard
+    :param mode: ``batch``, ``flex``, ``priority``, … or ``standard``; where it is left out, what the provider's block says
     :param occurred_at: when the call was made; now when it is left out. A time without a zone is UTC
     :param latency_ms: how long it took, in milliseconds
     :param response_id: the provider's id of the reply
@@ -52,7 +53,7 @@ def track(
     :param stream: whether it was streamed
     :param operation: what kind of call it was, for reports: ``chat.completions``, ``embeddings``, …
     :param enforce_budget: raise, once it is recorded, where a budget that blocks or raises is used up by now
-    :returns: the record, priced
+    :returns: the record, priced; of several, that of the model that answered
     :raises BudgetExceededError: *enforce_budget* is set, and the call is recorded all the same
     :raises UsageError: an unknown component, a quantity that is no count, or a time that is none; the message lists what is
         known
@@ -60,21 +61,35 @@ def track(
     _check_words(provider=provider, model=model, mode=mode, response_id=response_id, operation=operation)
     if usage is None and billed is None:
         raise UsageError("say what was used: usage={...}, billed=..., or both")
-    counted = Usage(source="manual") if usage is None else usage_from(provider, usage)
+    readings = [Reading(Usage(source="manual"))] if usage is None else readings_from(provider, usage)
     if billed is not None:
-        counted = Usage(
-            counted.quantities, "manual", counted.reasoning_tokens, counted.total_tokens, _dollars(billed), raw=counted.raw
+        # The amount is that of all of it: it stands on the first record, and what others took part in is paid with it.
+        amounts = [_dollars(billed), *[Decimal(0)] * (len(readings) - 1)]
+        readings = [
+            replace(reading, usage=replace(reading.usage, billed=amount))
+            for reading, amount in zip(readings, amounts, strict=True)
+        ]
+    when, took = time_from("occurred_at", occurred_at), _milliseconds(latency_ms)
+    records = [
+        _record(
+            provider=provider,
+            operation=operation,
+            reading=Reading(
+                reading.usage,
+                reading.model or (None if number else model),
+                response_id,
+                reading.mode if mode is None else told_mode(mode),
+            ),
+            requested_model=None if number else model,
+            occurred_at=when,
+            latency_ms=took,
+            stream=stream,
+            tags=tags,
+            enforce_budget=enforce_budget and number == len(readings) - 1,
         )
-    return _record(
-        provider=provider,
-        operation=operation,
-        reading=Reading(counted, model, response_id, told_mode(mode)),
-        occurred_at=time_from("occurred_at", occurred_at),
-        latency_ms=_milliseconds(latency_ms),
-        stream=stream,
-        tags=tags,
-        enforce_budget=enforce_budget,
-    )
+        for number, reading in enumerate(readings)
+    ]
+    return records[0]
 
 
 class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)``
@@ -109,7 +124,7 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         self._lock = threading.Lock()
         self._format: Format | None = None
         self._scanners: dict[str, Scanner] = {}
-        self._usage: Usage | None = None
+        self._usage: list[Reading] | None = None
         self._open = self._finished = False
         self._occurred_at = datetime.now(UTC)
         self._start = time.perf_counter()
@@ -141,7 +156,7 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
 
         :raises UsageError: the block is not open, or this makes no sense
         """
-        usage = usage_from(self._provider, components if given is None else given)
+        usage = readings_from(self._provider, components if given is None else given)
         with self._lock:
             self._refuse_outside("set_usage")
             self._usage = usage
@@ -206,7 +221,7 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
     def _read(self, ended: bool) -> tuple[list[Reading], bool]:
         """What was used, and whether the stream came to its end: the block did, and no event said that it failed."""
         if self._usage is not None:
-            return [Reading(self._usage)], ended
+            return self._usage, ended
         events: list[Mapping[str, Any]] = []
         for scanner in self._scanners.values():
             scanner.finish()

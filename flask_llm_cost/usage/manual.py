@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from flask_llm_cost.errors import UsageError
-from flask_llm_cost.records import COMPONENTS, Quantity, Usage
+from flask_llm_cost.records import COMPONENTS, Quantity, Reading, Usage
 from flask_llm_cost.usage import provider_format
 from flask_llm_cost.usage.format import MAX_COUNT, MalformedUsageError
 
@@ -17,8 +17,13 @@ from flask_llm_cost.usage.format import MAX_COUNT, MalformedUsageError
 _ALIASES = {"cache_write_5m": "cache_write"}
 
 
-def usage_from(provider: str, given: Any, source: str = "manual") -> Usage:
-    """Usage in our components.
+def usage_from(provider: str, given: Any) -> Usage:
+    """Usage in our components, as :func:`readings_from` has it: of several models, that of the one which answered."""
+    return readings_from(provider, given)[0].usage
+
+
+def readings_from(provider: str, given: Any) -> list[Reading]:
+    """What was used, in our components, and at which tier: first by the model that answered, then by others that took part.
 
     :param given: component to quantity, where ``input`` is the uncached input; or the provider's own usage block, as a
         mapping or as an SDK's object
@@ -27,16 +32,17 @@ def usage_from(provider: str, given: Any, source: str = "manual") -> Usage:
     block = _as_mapping(given)
     if all(name in COMPONENTS or name in _ALIASES for name in block):
         quantities = {_ALIASES.get(name, name): _quantity(name, value) for name, value in block.items()}
-        return Usage(quantities=quantities, source=source)
+        return [Reading(Usage(quantities=quantities, source="manual"))]
     try:
         wire = provider_format(provider, block)
-        usage = wire.read({**block, "usage": block, "usageMetadata": block}).usage
+        # The model is the caller's to name, unless the counts do.
+        readings = wire.read_all({**block, "usage": block, "usageMetadata": block, "model": None})
     except MalformedUsageError as error:
         raise UsageError(f"the usage block makes no sense: {error}", name=error.field) from None
-    if not usage.known or not _speaks(block):
+    if not readings[0].usage.known or not _speaks(block):
         unknown = next(name for name in block if name not in COMPONENTS)
         raise UsageError(f"{unknown!r} is no component", name=unknown, choices=COMPONENTS)
-    return replace(usage, source=source)
+    return [replace(reading, usage=replace(reading.usage, source="manual")) for reading in readings]
 
 
 def time_from(name: str, given: datetime | None) -> datetime:

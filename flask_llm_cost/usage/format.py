@@ -13,6 +13,9 @@ from typing import Any, Final, TypeGuard
 
 from flask_llm_cost.records import BatchNews, Quantity, Reading
 
+#: Stands for an amount of money that is none: who takes the provider's word for the bill refuses it, nobody else cares.
+NO_AMOUNT: Final = Decimal("NaN")
+
 #: More than any provider bills in one call; a count beyond it is an error of the sender.
 MAX_COUNT: Final = 10**12
 

@@ -11,7 +11,7 @@ from typing import Any
 from flask_llm_cost.errors import UsageError
 from flask_llm_cost.records import COMPONENTS, Quantity, Reading, Usage
 from flask_llm_cost.usage import provider_format
-from flask_llm_cost.usage.format import MAX_COUNT, MalformedUsageError
+from flask_llm_cost.usage.format import MAX_COUNT, NO_AMOUNT, MalformedUsageError
 
 #: What only this provider calls so: another name for our component.
 _ALIASES = {"cache_write_5m": "cache_write"}
@@ -37,6 +37,8 @@ def readings_from(provider: str, given: Any) -> list[Reading]:
         wire = provider_format(provider, block)
         # The model is the caller's to name, unless the counts do.
         readings = wire.read_all({**block, "usage": block, "usageMetadata": block, "model": None})
+        if any(reading.usage.billed is NO_AMOUNT for reading in readings):
+            raise MalformedUsageError("cost")
     except MalformedUsageError as error:
         raise UsageError(f"the usage block makes no sense: {error}", name=error.field) from None
     if not readings[0].usage.known or not _speaks(block):

@@ -14,7 +14,9 @@ from typing import Any, Final
 from flask_llm_cost.records import Quantity, Reading, Usage
 from flask_llm_cost.usage.format import (
     MAX_COUNT,
+    NO_AMOUNT,
     Format,
+    MalformedUsageError,
     amount,
     block,
     count,
@@ -121,7 +123,8 @@ def chat_usage(usage: Mapping[str, Any], thinks_beside: bool = False) -> Usage:
     audio_input, image_input = max(0, audio_input - cached_audio), max(0, image_input - cached_image)
     reasoning = count(completion_details, "reasoning_tokens")
     missed = None if usage.get("prompt_cache_miss_tokens") is None else count(usage, "prompt_cache_miss_tokens")
-    audio_seconds = amount(usage, "prompt_audio_seconds") or 0
+    # Mistral says ``{}`` where there was no audio.
+    audio_seconds = amount(usage, "prompt_audio_seconds") or 0 if usage.get("prompt_audio_seconds") else 0
 
     # xAI, and Gemini behind its OpenAI-style host, count reasoning beside the completion: only the total includes it.
     # Mistral's total includes audio, which it bills by the second.
@@ -183,8 +186,16 @@ def billed(usage: Mapping[str, Any]) -> Decimal | None:
     """What the provider says it charged, in US dollars; on an own key only if it also says what the one behind it charged.
 
     Sources: OpenRouter's usage accounting (``cost``, ``cost_details.upstream_inference_cost``), xAI's cost tracking
-    (``cost_in_usd_ticks``), Perplexity's ``cost.total_cost``.
+    (``cost_in_usd_ticks``), Perplexity's ``cost.total_cost``. What is no amount is ``NO_AMOUNT``: gateways write there
+    what they like.
     """
+    try:
+        return _charged(usage)
+    except MalformedUsageError:
+        return NO_AMOUNT
+
+
+def _charged(usage: Mapping[str, Any]) -> Decimal | None:
     ticks = amount(usage, "cost_in_usd_ticks", MAX_COUNT * 10**10)
     if ticks is not None:
         return ticks * _TICK

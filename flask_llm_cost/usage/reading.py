@@ -11,7 +11,7 @@ from typing import Any, Final
 from flask_llm_cost.records import BatchNews, Quantity, Reading, Usage
 from flask_llm_cost.usage.aws import FrameScanner
 from flask_llm_cost.usage.excerpt import Excerpt, salvaged
-from flask_llm_cost.usage.format import Format, MalformedUsageError, quantities
+from flask_llm_cost.usage.format import NO_AMOUNT, Format, MalformedUsageError, quantities
 from flask_llm_cost.usage.json_array import ArrayScanner
 from flask_llm_cost.usage.lines import LineScanner
 from flask_llm_cost.usage.recognition import Route
@@ -267,6 +267,8 @@ def _as_served(found: Route, reading: Reading, asked: Mapping[str, Quantity]) ->
     usage = reading.usage
     if usage.billed is not None and not found.believes_cost:
         reading = replace(reading, usage=replace(usage, billed=None))
+    elif usage.billed is NO_AMOUNT:
+        reading = replace(reading, usage=MALFORMED_USAGE, malformed="cost")
     if asked and not usage.known and not usage.flags:
         reading = replace(reading, usage=Usage(dict(asked), "response"))
     return reading

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from flask_llm_cost.errors import UsageError
 from flask_llm_cost.records import Reading
 from flask_llm_cost.usage import HostMap, Route, read_body, read_stream, route
+from flask_llm_cost.usage.manual import usage_from
 from flask_llm_cost.usage.sse import EventScanner
 
 HOSTS = HostMap({"gateway.example/anthropic": "anthropic", "gateway.example": "internal_gateway"}, True)
@@ -244,6 +246,31 @@ def test_billed_amounts_count_where_the_provider_sends_them() -> None:
     own_key = {**usage, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.5}}
     assert str(read(router, usage=own_key).usage.billed) == "0.5123"
     assert read(CHAT, usage=usage).usage.billed is None
+
+
+@pytest.mark.parametrize("cost", ["0.001", -1, True, [], {"total_cost": "0.001"}])
+@pytest.mark.parametrize("ticks", [{}, {"cost_in_usd_ticks": "5"}])
+def test_an_amount_that_is_none_spoils_only_a_bill_that_is_believed(cost: Any, ticks: dict[str, Any]) -> None:
+    """A gateway may write into ``cost`` what it likes: the tokens count. Where it would be the bill, nothing is believed."""
+    usage = {"prompt_tokens": 10, "completion_tokens": 4, "cost": cost, **ticks}
+    reading = read(CHAT, usage=usage)
+    assert (dict(reading.usage.quantities), reading.usage.billed, reading.malformed) == (
+        {"input": 10, "output": 4},
+        None,
+        None,
+    )
+    refused = read(found("openrouter.ai", "/api/v1/chat/completions"), usage=usage)
+    assert (refused.usage.known, refused.usage.flags, refused.malformed) == (False, ("usage_malformed",), "cost")
+    with pytest.raises(UsageError, match="cost"):
+        usage_from("openai", usage)
+
+
+@pytest.mark.parametrize(("seconds", "counted_too"), [({}, {}), (None, {}), (0, {}), (3, {"audio_seconds": 3})])
+def test_mistral_s_empty_count_of_audio_is_none(seconds: Any, counted_too: dict[str, int]) -> None:
+    """``"prompt_audio_seconds": {}`` says that there was no audio; the tokens beside it count."""
+    mistral = found("api.mistral.ai", "/v1/chat/completions")
+    usage = {"prompt_tokens": 24, "completion_tokens": 27, "total_tokens": 51, "prompt_audio_seconds": seconds}
+    assert counted(mistral, usage) == {"input": 24, "output": 27, **counted_too}
 
 
 def test_nothing_but_numbers_and_enum_words_is_kept() -> None:

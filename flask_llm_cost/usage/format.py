@@ -137,9 +137,9 @@ class Format:
         return [self.read_stream(events, ended)]
 
     def last_body(self, events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-        """The last event that fits, with the names that only the first one has; ``None`` when none fits."""
+        """The last event that fits, with the names that only the first one says; ``None`` when none fits."""
         last = next((event for event in reversed(events) if self.fits(event)), None)
-        return None if last is None else {**events[0], **last}
+        return None if last is None else {**events[0], **{name: value for name, value in last.items() if value is not None}}
 
     def name_of(self, body: Mapping[str, Any]) -> Reading:
         """Model and id of a body or an event, and nothing else: what can be said where the usage makes no sense."""

@@ -238,6 +238,16 @@ def test_one_of_two_answers_that_has_ended_is_not_all() -> None:
         assert reading.usage.source == source
 
 
+def test_a_tier_that_only_the_first_event_names_is_the_mode() -> None:
+    """The event with the usage may say ``null`` of what the first one told: null is no word for standard."""
+    first = {"id": "x", "model": "gpt-5", "service_tier": "flex", "choices": [{"index": 0, "delta": {"content": "a"}}]}
+    last = {"id": "x", "model": None, "service_tier": None, "choices": [], "usage": {"prompt_tokens": 1}}
+    (reading,) = read_stream(CHAT, [first, last], True)
+    assert (reading.mode, reading.model) == ("flex", "gpt-5")
+    (told,) = read_stream(CHAT, [first, {**last, "service_tier": "default"}], True)
+    assert told.mode is None
+
+
 def test_billed_amounts_count_where_the_provider_sends_them() -> None:
     """OpenRouter's cost is the bill, with the upstream cost on own keys; the same field of anybody else is not believed."""
     router = found("openrouter.ai", "/api/v1/chat/completions")

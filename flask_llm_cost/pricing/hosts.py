@@ -8,7 +8,7 @@ from typing import Final
 from flask_llm_cost.records import CallRecord
 
 _AZURE: Final = re.compile(
-    r"([a-z0-9-]{1,64})\.(?:openai\.azure\.com|cognitiveservices\.azure\.com|services\.ai\.azure\.com)(?::\d+)?", re.ASCII
+    r"([a-z0-9-]{1,64})\.(?:(?:openai|cognitiveservices)\.azure\.(?:com|us)|services\.ai\.azure\.com)(?::\d+)?", re.ASCII
 )
 _BEDROCK: Final = re.compile(
     r"(?:vpce-[a-z0-9-]{1,64}\.)?bedrock(?:-runtime|-mantle)?(?:-fips)?\.([a-z0-9-]{1,32})\."
@@ -33,6 +33,7 @@ def reading(record: CallRecord) -> tuple[str | None, tuple[tuple[str, str], ...]
         deployments = dict.fromkeys((requested, record.price_model))
         resource = tuple(("azure", f"{match[1]}/{name}") for name in deployments if name and len(name) <= 256)
         names = (*resource, *names)
+        zone = "us-gov" if ".azure.us" in host else None
     elif record.provider == "bedrock" and (match := _BEDROCK.fullmatch(host)):
         zone = match[1]
     elif record.provider == "vertex" and (match := _VERTEX.fullmatch(host)) and "residency:" not in (mode or ""):

@@ -229,6 +229,24 @@ def test_an_azure_deployment_is_never_a_model() -> None:
     assert told.price_record(other).total == plain.price_record(other).total
 
 
+@pytest.mark.parametrize(
+    "host", ["res.openai.azure.com", "res.openai.azure.us", "res.openai.azure.us:443", "res.cognitiveservices.azure.us"]
+)
+def test_a_deployment_s_alias_counts_in_every_azure_cloud(host: str) -> None:
+    """Azure Government's hosts name the resource as the others do."""
+    told = PriceBook.load(aliases={"azure/res/chat": "azure/gpt-4-turbo"})
+    assert told.price_record(_record("azure", None, host, requested_model="chat")).total == 11
+    assert told.price_record(_record("azure", None, "evil.azure.us", requested_model="chat")).status == "unpriced"
+
+
+def test_azure_government_has_prices_of_its_own(book: PriceBook) -> None:
+    """Where the book has them; the operator's own for the model stands before."""
+    record = _record("azure", "gpt-5.1", "res.openai.azure.us")
+    assert book.price_record(record).total == Decimal("1.71875")
+    assert book.price_record(replace(record, host="res.openai.azure.com")).total == Decimal("1.25")
+    assert PriceBook.load(overrides={"azure/gpt-5.1": {"input": "3"}}).price_record(record).total == 3
+
+
 def test_an_azure_call_whose_reply_names_no_model_is_unknown(book: PriceBook) -> None:
     """A deployment may be called gpt-4o and be anything; the operator's alias decides, by the resource or without it."""
     record = _record("azure", None, "my-resource.openai.azure.com", requested_model="gpt-4o")

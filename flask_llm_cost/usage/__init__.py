@@ -292,7 +292,7 @@ def route(hosts: HostMap, method: str, host: str, path: str, headers: Mapping[st
         format=_CHAT_THINKING_BESIDE if wire is _CHAT and name in _THINK_BESIDE else wire,
         certain=certain,
         model=model,
-        residency=_RESIDENCY.get(host),
+        residency=_RESIDENCY.get(host.partition(":")[0]),
         takes_stream_options=wire is _CHAT and hosts.takes_stream_options(host, name in _TAKES_STREAM_OPTIONS),
         events=events,
         believes_cost=name in BILLED_BY_PROVIDER,

@@ -115,9 +115,10 @@ def test_the_served_tier_is_the_mode(tier: str | None, mode: str | None) -> None
     assert read(CHAT, usage={"prompt_tokens": 1}, service_tier=tier).mode == mode
 
 
-def test_a_regional_host_is_a_mode() -> None:
-    """OpenAI's regional hosts imply a residency, beside the tier."""
-    regional = found("eu.api.openai.com", "/v1/chat/completions")
+@pytest.mark.parametrize("host", ["eu.api.openai.com", "eu.api.openai.com:443"])
+def test_a_regional_host_is_a_mode(host: str) -> None:
+    """OpenAI's regional hosts imply a residency, beside the tier, also where the URL names the port."""
+    regional = found(host, "/v1/chat/completions")
     assert (regional.provider, read(regional, usage={"prompt_tokens": 1}, service_tier="flex").mode) == (
         "openai",
         "flex+residency:eu",

@@ -27,7 +27,22 @@ TAG_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 #: The same for people.
 TAG_KEY_RULE: Final = "a lower-case letter, then up to 63 of a-z, 0-9, '_', '.', '-'"
 
-_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+class _FrozenDict(dict[str, Any]):
+    """A dict that stays as it is. A view of one would, too, but cannot be pickled or copied."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[type[_FrozenDict], tuple[dict[str, Any]]]:
+        return _FrozenDict, (dict(self),)
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("what a record holds stays as it is")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+
+_NOTHING: Final[Mapping[str, Any]] = _FrozenDict()
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +255,10 @@ class Price:
     discount: Decimal = Decimal(0)
     effective_from: datetime | None = None
 
+    def __post_init__(self) -> None:
+        # Calls share a price: what a receiver does with its call's must not reach another's.
+        object.__setattr__(self, "rates", _FrozenDict(self.rates))
+
 
 class Line(NamedTuple):
     """One component's part of the bill. ``rate`` and ``cost`` are ``None`` where no price is known.
@@ -284,7 +303,8 @@ class CallRecord:
     """One billed exchange with a provider. The fields are the columns of ``llm_cost_calls``.
 
     ``cost`` is filled in by pricing, which happens after the record is safe; until then it is ``None``. ``hold_id`` is no
-    column: it is the id under which budgets hold something for the call, where that is not its own.
+    column: it is the id under which budgets hold something for the call, where that is not its own. A record can be pickled,
+    copied, and made a dict by :func:`dataclasses.asdict`.
     """
 
     id: UUID

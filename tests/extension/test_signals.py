@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -63,6 +66,29 @@ def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Flask]:
         yield app
         db.engine.dispose()
     app.extensions["llm_cost"].ledger.close()
+
+
+def test_a_call_can_be_handed_on(app: Flask) -> None:
+    """What a receiver is told of can be pickled, copied and made a dict, priced or not; the price that calls share stays."""
+    told: list[Any] = []
+
+    def receive(sender: Flask, call: Any) -> None:
+        told.append(call)
+
+    with call_recorded.connected_to(receive):
+        track("openai", model="gpt-4o", usage={"input": 1000}, tags={"feature": "chat"})
+        track("openai", model="of-nobody", usage={})
+        assert app.extensions["llm_cost"].ledger.flush(30)
+        assert app.extensions["llm_cost"].receivers.settle(30)
+    assert len(told) == 2
+    for call in told:
+        for other in (pickle.loads(pickle.dumps(call)), copy.deepcopy(call)):
+            assert (other, other.cost.price) == (call, call.cost.price)
+    priced = dataclasses.asdict(told[0])
+    assert (priced["usage"]["quantities"], priced["tags"]) == ({"input": 1000}, {"feature": "chat"})
+    assert priced["cost"]["price"]["rates"]["input"]["rate"] == told[0].cost.price.rates["input"].rate
+    with pytest.raises(TypeError):
+        told[0].cost.price.rates["input"] = None
 
 
 def test_a_receiver_that_sleeps_holds_nothing_up(app: Flask) -> None:

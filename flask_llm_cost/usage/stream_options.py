@@ -13,7 +13,7 @@ from typing import Final
 
 from flask_llm_cost.usage.sse import EVENT_END, last_event_end, parse_event
 
-_FIELD: Final = re.compile(rb'"stream_options"\s*:\s*')
+_FIELD: Final = re.compile(rb'"stream_options"\s*:\s*(?P<value>null|\{\s*(?P<empty>\})?)')
 _STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
 _ASKED: Final = rb'"include_usage":true'
 
@@ -28,17 +28,16 @@ def ask_for_usage(content: bytes) -> bytes | None:
     field = _FIELD.search(content)
     if field is None:
         changed = b'{"stream_options":{' + _ASKED + b"}," + content[1:]
-    elif content[field.end() : field.end() + 4] == b"null":
-        changed = content[: field.end()] + b"{" + _ASKED + b"}" + content[field.end() + 4 :]
     else:
-        return None
+        more = field["value"] != b"null" and not field["empty"]
+        changed = content[: field.start("value")] + b"{" + _ASKED + (b"," if more else b"}") + content[field.end() :]
     # Words of the request may stand inside nested objects. Look before it is sent, not after.
     try:
         body = json.loads(changed)
     except (ValueError, RecursionError):
         return None
-    asked = isinstance(body, dict) and body.get("stream") is True and body.get("stream_options") == {"include_usage": True}
-    return changed if asked else None
+    options = body.get("stream_options") if isinstance(body, dict) and body.get("stream") is True else None
+    return changed if isinstance(options, dict) and options.get("include_usage") is True else None
 
 
 class UsageEventFilter:

@@ -144,6 +144,20 @@ def test_an_explicit_choice_of_the_app_is_respected(
     assert (call.total_cost is not None) is explicit["include_usage"]
 
 
+@pytest.mark.parametrize("options", [{"include_obfuscation": False}, {}])
+def test_options_that_say_nothing_of_usage_are_kept(
+    app: Flask, calls: Ledger, provider: PlayedProvider, openai_client: openai.OpenAI, options: Any
+) -> None:
+    """Options without a word on usage go out as they are with the question added, whose answer the app does not see."""
+    with app.app_context():
+        chunks = list(
+            openai_client.chat.completions.create(model="gpt-4o", messages=QUESTION, stream=True, stream_options=options)
+        )
+    assert provider.requests[0].json()["stream_options"] == {"include_usage": True, **options}
+    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
+    assert [call.usage_source for call in calls()] == ["stream_final"]
+
+
 def test_switched_off_no_stream_is_asked(
     make_app: Callable[..., Flask], provider: PlayedProvider, openai_client: openai.OpenAI, caplog: pytest.LogCaptureFixture
 ) -> None:

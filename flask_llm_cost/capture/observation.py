@@ -21,8 +21,9 @@ from flask_llm_cost.capture.asked import attempt, length, requested_model
 from flask_llm_cost.capture.attribution import Tags, collect_tags
 from flask_llm_cost.capture.complaints import complaint
 from flask_llm_cost.capture.decoding import Decoder, decoder_for
-from flask_llm_cost.capture.guard import guarded, report
+from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.sdk import Marker
+from flask_llm_cost.capture.withholding import Withheld
 from flask_llm_cost.log import log
 from flask_llm_cost.recorder import capturing_now
 from flask_llm_cost.records import (
@@ -35,7 +36,7 @@ from flask_llm_cost.records import (
     settled_call_id,
 )
 from flask_llm_cost.usage.scanner import Scanner
-from flask_llm_cost.usage.stream_options import UsageEventFilter, ask_for_usage
+from flask_llm_cost.usage.stream_options import ask_for_usage
 
 if TYPE_CHECKING:
     from flask_llm_cost.budgets.enforcement import Budgets
@@ -96,7 +97,7 @@ class Observation:
         if route.takes_stream_options and content is not None and request.may_change():
             self.content = ask_for_usage(content)
         #: Takes the event that was asked for out of the reply; where there is one, :meth:`feed` gives back other bytes.
-        self.withheld: UsageEventFilter | None = UsageEventFilter() if self.content is not None else None
+        self.withheld: Withheld | None = Withheld() if self.content is not None else None
         #: What budgets are asked before this is sent, and again once it is recorded; ``None`` where they have no say.
         self.ask: Ask | None = None
         self._holds = False
@@ -222,17 +223,7 @@ class Observation:
                     self._collect(self._body, text)
         except Exception as error:
             self._stop_reading(error)
-        withheld = self.withheld
-        if withheld is None:
-            return piece
-        for last in (False, True):
-            try:
-                return withheld.feed(piece)
-            except Exception as error:
-                if last:
-                    log.warning("taking our event out of a stream failed with %s: it passes", type(error).__name__)
-        self.withheld = None
-        return b"".join(withheld.pieces) + piece
+        return piece if self.withheld is None else self.withheld.feed(piece)
 
     def _collect(self, body: wire.BodyCollector, text: bytes) -> None:
         if body.empty and text:
@@ -254,11 +245,7 @@ class Observation:
 
     def rest(self) -> bytes:
         """What the app has still to see when the body has ended."""
-        try:
-            return b"" if self.withheld is None else self.withheld.finish()
-        except Exception as error:
-            report(error)
-            return b"" if self.withheld is None else b"".join(self.withheld.pieces)
+        return b"" if self.withheld is None else self.withheld.rest()
 
     @guarded
     def closed(self, ended: bool, error: BaseException | None = None) -> None:

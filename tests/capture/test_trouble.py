@@ -192,7 +192,7 @@ STEPS = [
     "flask_llm_cost.capture.observation.requested_model",
     "flask_llm_cost.capture.observation.ask_for_usage",
     "flask_llm_cost.capture.observation.wire.scanner",
-    "flask_llm_cost.capture.observation.UsageEventFilter",
+    "flask_llm_cost.capture.withholding.UsageEventFilter",
     "flask_llm_cost.capture.observation.wire.read_body",
     "flask_llm_cost.capture.observation.wire.read_stream",
     "flask_llm_cost.capture.observation.CallRecord",

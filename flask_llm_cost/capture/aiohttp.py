@@ -15,9 +15,9 @@ from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.observation import Observation
 from flask_llm_cost.usage import first_look
 
-#: Errors before the request left: nothing was billed.
-_NEVER_SENT: Final = frozenset(
-    {"ClientConnectorError", "ConnectionTimeoutError", "InvalidURL", "ClientProxyConnectionError"}
+#: Errors before the request left, or because it was sent elsewhere too often: nothing was billed.
+_NEVER_BILLED: Final = frozenset(
+    {"ClientConnectorError", "ConnectionTimeoutError", "InvalidURL", "ClientProxyConnectionError", "TooManyRedirects"}
 )
 
 
@@ -113,7 +113,7 @@ def _may_have_been_sent(error: Exception) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__}
     if "ClientResponseError" in names and getattr(error, "status", 0) >= 400:
         return False  # a refusal, raised because the app asked for that
-    return bool(names & {"ClientError", "TimeoutError"}) and not names & _NEVER_SENT
+    return bool(names & {"ClientError", "TimeoutError"}) and not names & _NEVER_BILLED
 
 
 def _decompresses(session: Any, kwargs: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from weakref import WeakSet
 from flask_llm_cost.capture.admission import admit, look_back
 from flask_llm_cost.capture.exchange import Request, observe
 from flask_llm_cost.capture.guard import guarded
-from flask_llm_cost.capture.observation import Observation
+from flask_llm_cost.capture.observation import UNBILLED, Observation
 
 _OPERATIONS: Final = ("InvokeModel", "InvokeModelWithResponseStream", "Converse", "ConverseStream")
 _ON_CONTEXT: Final = "llm_cost_observation"
@@ -119,7 +119,7 @@ def _after(http_response: Any, parsed: dict[str, Any], model: Any, context: dict
 def _take_reply(observation: Observation, http_response: Any, parsed: dict[str, Any], model: Any) -> None:
     status = http_response.status_code
     observation.attempt = 1 + int(parsed.get("ResponseMetadata", {}).get("RetryAttempts", 0))
-    if status >= 400:
+    if status >= UNBILLED:
         observation.discard()
     elif model.name == "Converse":
         kept = {key: parsed[key] for key in ("usage", "serviceTier", "performanceConfig", "stopReason") if key in parsed}

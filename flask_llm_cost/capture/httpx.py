@@ -18,7 +18,7 @@ from flask_llm_cost.capture.admission import admit, admit_async, look_back, look
 from flask_llm_cost.capture.attribution import Tags
 from flask_llm_cost.capture.exchange import Layer, Request, observe, tags_ahead, under_way
 from flask_llm_cost.capture.guard import guarded, report
-from flask_llm_cost.capture.observation import Observation
+from flask_llm_cost.capture.observation import UNBILLED, Observation
 from flask_llm_cost.usage import first_look
 
 #: Errors before the request left, by their names in both libraries: nothing was billed.
@@ -155,7 +155,7 @@ def _may_have_been_sent_by(module: ModuleType, client: Any, error: Exception) ->
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "_send_handling_redirects" and "response" not in frame.f_locals:
             return False  # a hook of the request raised, which the same function calls
-    return getattr(getattr(error, "response", None), "status_code", 0) < 400
+    return getattr(getattr(error, "response", None), "status_code", 0) < UNBILLED
 
 
 @contextmanager
@@ -210,7 +210,7 @@ def _attach(observation: Observation, response: Any, stream_class: type) -> None
 
 def _read(observation: Observation, response: Any, stream_class: type) -> None:
     headers, status, content_type = response.headers, response.status_code, response.headers.get("content-type", "")
-    if response.is_closed and status < 400:
+    if response.is_closed and status < UNBILLED:
         observation.replied(status, content_type, response.content, headers)
     elif observation.opened(status, content_type, headers) is not False:
         encoding = headers.get("content-encoding", "")

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from flask_llm_cost.extension import AppState
 
 
+#: From this status on a reply is a place to ask at instead, or a refusal: nothing was billed.
+UNBILLED: Final = 300
+
 #: How much of a whole reply is looked at at once, and how many lines of a batch wait to be counted.
 _PIECE: Final = 64 * 1024
 _MANY_LINES: Final = 256
@@ -173,6 +176,9 @@ class Observation:
     @guarded
     def replied(self, status: int, content_type: str, content: bytes, headers: Mapping[str, str] = _NO_HEADERS) -> None:
         """The whole reply is there, decoded: a JSON body, or a stream that the client has read to its end."""
+        if status >= UNBILLED:
+            self.discard()
+            return
         self._status = status
         self._headers = headers if self._route.format.reads_headers else _NO_HEADERS
         scanner = self._scanner = wire.scanner(self._route, content_type, content)
@@ -188,11 +194,11 @@ class Observation:
     @guarded
     def opened(self, status: int, content_type: str, headers: Mapping[str, str] = _NO_HEADERS) -> bool:
         """The headers of a streamed reply are there. Whether its body is to be fed in."""
-        self._status = status
-        self._headers = headers if self._route.format.reads_headers else _NO_HEADERS
-        if status >= 400:
+        if status >= UNBILLED:
             self.discard()
             return False
+        self._status = status
+        self._headers = headers if self._route.format.reads_headers else _NO_HEADERS
         self._scanner = wire.scanner(self._route, content_type)
         self._stream = self._scanner is not None
         if self._scanner is None:

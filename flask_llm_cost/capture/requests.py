@@ -13,16 +13,19 @@ from flask_llm_cost.capture.admission import admit, look_back
 from flask_llm_cost.capture.attribution import Tags
 from flask_llm_cost.capture.exchange import Layer, Request, observe, tags_ahead, under_way
 from flask_llm_cost.capture.guard import guarded, report
-from flask_llm_cost.capture.observation import Observation
+from flask_llm_cost.capture.observation import UNBILLED, Observation
 from flask_llm_cost.usage import first_look
 
 if TYPE_CHECKING:
     from requests.adapters import HTTPAdapter
 
-#: Errors before the request left: nothing was billed.
-_NEVER_SENT: Final = frozenset(
-    {"ConnectTimeout", "ProxyError", "SSLError", "InvalidURL", "InvalidSchema", "MissingSchema", "InvalidProxyURL"}
-)
+#: Errors before the request left, or because each reply was a refusal or sent it elsewhere: nothing was billed.
+_NEVER_BILLED: Final = frozenset(
+    {
+        "ConnectTimeout", "ProxyError", "SSLError", "InvalidURL", "InvalidSchema", "MissingSchema", "InvalidProxyURL",
+        "RetryError", "TooManyRedirects",
+    }
+)  # fmt: skip
 
 
 def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], ...]:
@@ -93,7 +96,7 @@ def _content(request: Any) -> bytes | None:
 
 def _may_have_been_sent(error: Exception) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__}
-    if "RequestException" not in names or names & _NEVER_SENT:
+    if "RequestException" not in names or names & _NEVER_BILLED:
         return False
     # A refused connection and one that was lost have the same class; urllib3 says which it was in the error beneath.
     beneath = getattr(error.args[0], "reason", None) if error.args else None
@@ -135,7 +138,7 @@ def _withhold(observation: Observation, response: Any) -> None:
 
 def _read(observation: Observation, response: Any) -> None:
     content_type = response.headers.get("Content-Type", "")
-    if response._content_consumed and response.status_code < 400:
+    if response._content_consumed and response.status_code < UNBILLED:
         observation.replied(response.status_code, content_type, response.content, response.headers)
     elif observation.opened(response.status_code, content_type, response.headers) is not False:
         response.raw = _ObservedBody(response.raw, observation, response.headers.get("Content-Encoding", ""))

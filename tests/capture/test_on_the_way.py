@@ -14,8 +14,13 @@ import httpx
 import httpx2
 import pytest
 import requests
+import urllib3
 from flask import Flask
+from played_app import ledger_of
+from requests.adapters import HTTPAdapter
 
+from flask_llm_cost.capture.httpx import LlmCostTransport
+from flask_llm_cost.capture.requests import LlmCostAdapter  # type: ignore[attr-defined]  # made on demand
 from flask_llm_cost.ledger import Call
 from flask_llm_cost.testing.provider import PlayedProvider
 
@@ -105,6 +110,88 @@ def test_a_redirected_call_is_one_row(app: Flask, calls: Ledger, provider: Playe
     assert len(provider.requests) == 3
     (call,) = calls()
     assert (call.outcome, call.input_tokens) == ("ok", reply["usage"]["prompt_tokens"])
+
+
+def stay_by_httpx(url: str) -> int:
+    return httpx.post(url, content=ASK, headers=JSON).status_code
+
+
+def stay_by_httpx2(url: str) -> int:
+    with httpx2.Client() as client, client.stream("POST", url, content=STREAM, headers=JSON) as reply:
+        return int(reply.status_code)
+
+
+def stay_by_requests(url: str) -> int:
+    return requests.post(url, data=ASK, headers=JSON, allow_redirects=False, timeout=20).status_code
+
+
+def stay_by_aiohttp(url: str) -> int:
+    async def send() -> int:
+        session = aiohttp.ClientSession()
+        async with session, session.post(url, data=ASK, headers=JSON, allow_redirects=False) as reply:
+            return reply.status
+
+    return asyncio.run(send())
+
+
+@pytest.mark.parametrize("stay", [stay_by_httpx, stay_by_httpx2, stay_by_requests, stay_by_aiohttp])
+def test_a_redirect_that_nobody_follows_is_no_call(
+    app: Flask, calls: Ledger, provider: PlayedProvider, stay: Callable[[str], int]
+) -> None:
+    """A reply that names another place was not billed: it leaves no row where the app does not go there, or goes itself."""
+    url = f"{provider.openai_url}/chat/completions"
+    provider.reply_with("one/chat/completions", status=307, headers={"Location": url}, body={"moved": True})
+    with app.app_context():
+        assert stay(f"{provider.openai_url}/one/chat/completions") == 307
+        assert calls() == []
+        assert stay(url) == 200
+    assert len(calls()) == 1
+
+
+def test_a_redirect_under_an_explicit_transport_is_one_row(make_app: Callable[..., Flask], provider: PlayedProvider) -> None:
+    """Below a client that follows, an adapter or transport sees both replies, and records the one that was billed."""
+    app = make_app(instrument=[])
+    url = f"{provider.openai_url}/chat/completions"
+    provider.reply_with("one/chat/completions", status=307, headers={"Location": url}, body={"moved": True}, times=2)
+    client, session = httpx.Client(transport=LlmCostTransport(), follow_redirects=True), requests.Session()
+    session.mount("http://", LlmCostAdapter())
+    with app.app_context(), client, session:
+        for sender in (client, session):
+            assert sender.post(f"{provider.openai_url}/one/chat/completions", json=json.loads(ASK)).json()["choices"]
+    assert [(call.outcome, call.http_status) for call in ledger_of(app)] == [("ok", 200)] * 2
+
+
+def test_going_in_circles_is_no_call(app: Flask, calls: Ledger, provider: PlayedProvider) -> None:
+    """A client that gives up following has been billed for nothing: no row."""
+    url = f"{provider.openai_url}/chat/completions"
+    provider.reply_with("chat/completions", status=307, headers={"Location": url}, body={"moved": True}, times=99)
+
+    async def send() -> None:
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.TooManyRedirects):
+                await session.post(url, data=ASK, headers=JSON)
+
+    with app.app_context():
+        with pytest.raises(httpx.TooManyRedirects):
+            httpx.post(url, content=ASK, headers=JSON, follow_redirects=True)
+        with pytest.raises(requests.TooManyRedirects):
+            requests.post(url, data=ASK, headers=JSON, timeout=20)
+        asyncio.run(send())
+    assert calls() == []
+
+
+def test_refusals_that_requests_gives_up_on_are_no_call(app: Flask, calls: Ledger, provider: PlayedProvider) -> None:
+    """503 until the session's retries are used up is an error of requests' own, and no row, as one 503 is none."""
+    provider.reply_with("chat/completions", status=503, times=4)
+    retry = urllib3.Retry(total=2, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
+    url = f"{provider.openai_url}/chat/completions"
+    with app.app_context(), requests.Session() as session:
+        assert session.post(url, data=ASK, headers=JSON).status_code == 503
+        session.mount("http://", HTTPAdapter(max_retries=retry))
+        with pytest.raises(requests.exceptions.RetryError):
+            session.post(url, data=ASK, headers=JSON)
+    assert len(provider.requests) == 4
+    assert calls() == []
 
 
 @pytest.mark.parametrize("send", ASYNC)

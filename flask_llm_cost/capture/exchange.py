@@ -20,6 +20,9 @@ _FIXED_BODY: Final = (
     "x-signature", "x-hub-signature-256",
 )  # fmt: skip
 
+#: Around an IPv6 address.
+_BRACKETS: Final = str.maketrans("", "", "[]")
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -128,7 +131,12 @@ def _is_part_of(request: Request, outer: Request, explicit: bool) -> bool:
     """Whether a request is a layer of the one that is being sent, and not a second call made meanwhile, in a hook."""
     if request.exchange is outer.exchange or explicit:
         return True
-    return request.library != outer.library and request.path == outer.path
+    return request.library != outer.library and _place(request) == _place(outer)
+
+
+def _place(request: Request) -> tuple[str, str]:
+    """Where a request goes, written alike for all libraries: some keep the scheme's own port, or drop brackets."""
+    return request.host.translate(_BRACKETS).removesuffix(":443").removesuffix(":80"), request.path
 
 
 @contextmanager

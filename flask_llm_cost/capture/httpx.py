@@ -181,7 +181,8 @@ def _replace_body(module: ModuleType, request: Any, content: bytes | None) -> di
     }
     request.stream = module.ByteStream(content)
     request._content = content
-    headers["content-length"] = str(len(content))
+    if "content-length" in headers:  # else it is sent in chunks, as the app wants it
+        headers["content-length"] = str(len(content))
     # One event has to be taken out of the reply, which is simple only where it is not compressed.
     headers["accept-encoding"] = "identity"
     return kept

@@ -112,7 +112,8 @@ def _asking(request: Any, observation: Observation) -> Iterator[None]:
         return
     body, headers = request.body, request.headers.copy()
     request.body = content
-    request.headers["Content-Length"] = str(len(content))
+    if "Content-Length" in headers:  # else it is sent in chunks, as the app wants it
+        request.headers["Content-Length"] = str(len(content))
     request.headers["Accept-Encoding"] = "identity"
     try:
         yield

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gzip
 import json
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import aiohttp
@@ -239,6 +242,59 @@ def test_a_body_that_something_vouches_for_is_not_touched(
     untouched, asked = provider.requests
     assert untouched.body == content
     assert asked.json()["stream_options"] == {"include_usage": True}
+
+
+class TakesChunks(BaseHTTPRequestHandler):
+    """Answers a body that is sent in chunks with a stream, and keeps what was sent on its server."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        vars(self.server).update(sent=json.loads(body), lengths=self.headers.get_all("content-length"))
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("content-length", "14")
+        self.end_headers()
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+def chunks_by_requests(url: str, content: Content, headers: Headers) -> bytes:
+    with requests.Session() as session:
+        prepared = session.prepare_request(requests.Request("POST", url, data=content, headers=dict(headers)))
+        del prepared.headers["content-length"]
+        return session.send(prepared, stream=True, timeout=20).content
+
+
+def chunks_by_httpx(library: Any, url: str, content: Content, headers: Headers) -> bytes:
+    with library.Client() as client:
+        request = client.build_request("POST", url, content=content, headers={**headers, "transfer-encoding": "chunked"})
+        request.headers.pop("content-length", None)  # httpx gives one all the same, httpx2 does not
+        found: bytes = client.send(request, stream=True).read()
+        return found
+
+
+CHUNKED: Any = [functools.partial(chunks_by_httpx, httpx), functools.partial(chunks_by_httpx, httpx2), chunks_by_requests]
+
+
+@pytest.mark.parametrize("send", CHUNKED, ids=["httpx", "httpx2", "requests"])
+def test_a_body_that_the_app_sends_in_chunks_has_no_length(make_app: Callable[..., Flask], send: Any) -> None:
+    """Asked for its usage or not, what the app sends in chunks goes out so: a length beside that is against the protocol."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), TakesChunks) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        with make_app(hosts={host: "openai"}).app_context():
+            assert send(f"http://{host}/v1/chat/completions", STREAM, JSON) == b"data: [DONE]\n\n"
+        server.shutdown()
+        assert vars(server)["sent"]["stream_options"] == {"include_usage": True}
+        assert vars(server)["lengths"] is None
 
 
 CHUNK: Any = {"id": "c", "object": "chat.completion.chunk", "model": "gpt-4o", "choices": [{"index": 0, "delta": {}}]}

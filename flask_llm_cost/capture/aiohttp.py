@@ -150,7 +150,7 @@ class _ObservedReader:
     def _feed(self, piece: bytes) -> None:
         if piece:
             self._observation.feed(piece)
-        if not piece or self._reader.at_eof():
+        if self._reader.at_eof():  # nothing read is no end: nothing may have been asked for
             self._observation.closed(True)
 
     def set_exception(self, error: BaseException, *cause: BaseException) -> None:

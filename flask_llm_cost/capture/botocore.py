@@ -153,15 +153,15 @@ class _Observed:
 class _ObservedRaw(_Observed):
     """What a ``StreamingBody`` reads from."""
 
-    def read(self, *args: Any, **kwargs: Any) -> bytes:
+    def read(self, amt: int | None = None, *args: Any, **kwargs: Any) -> bytes:
         try:
-            piece: bytes = self._inner.read(*args, **kwargs)
+            piece: bytes = self._inner.read(amt, *args, **kwargs)
         except BaseException as error:
             self._observation.closed(False, error)
             raise
         self._observation.feed(piece)
-        whole = not args or args[0] is None
-        if not piece or whole:
+        whole = amt is None or amt < 0
+        if whole or (amt and not piece):
             self._observation.closed(True)
         if whole:
             look_back(self._observation)

@@ -282,6 +282,10 @@ def _adapter_class() -> type[HTTPAdapter]:
         :param tags: a dict, or a function that gives one, asked at each call
         """
 
+        # What requests pickles and copies of an adapter, and where pickle finds its class.
+        __attrs__ = [*HTTPAdapter.__attrs__, "carried"]  # noqa: RUF012 - what requests calls it is no class variable
+        __qualname__ = "LlmCostAdapter"
+
         def __init__(self, *args: Any, tags: Any = None, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.carried = tags

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import io
 import json
+import pickle
 import shutil
 import threading
 import time
@@ -265,6 +267,48 @@ def test_an_aiohttp_stream_that_is_left_is_a_row_at_once(
         asyncio.run(make())
     assert rows[1] == [(True, "interrupted", "unknown")] * 2
     assert rows[0] == rows[1][:1]
+
+
+def test_reading_nothing_is_no_end(make_app: Callable[..., Flask], provider: PlayedProvider, bedrock: Any, url: str) -> None:
+    """A read of no bytes gives none, and the call goes on: what is read after it is counted."""
+    app = make_app(hosts={provider.host: "bedrock"})
+    reply = {"type": "message", "model": "claude", "usage": {"input_tokens": 3, "output_tokens": 2}, "content": []}
+    provider.reply_with("/invoke", body=reply)
+    provider.reply_with("chat/completions", usage={"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}, times=2)
+
+    async def make() -> None:
+        async with aiohttp.ClientSession() as session, session.post(url, json=BODY) as reply:
+            assert await reply.content.read(0) == b""
+            assert (await reply.json())["choices"]
+
+    with app.app_context(), requests.Session() as session:
+        asyncio.run(make())
+        with session.post(url, json=BODY, stream=True) as streamed:
+            assert streamed.raw.read(0) == b""
+            assert json.loads(streamed.raw.read())["choices"]
+        body = bedrock.invoke_model(modelId="anthropic.claude-sonnet-4-6-v1:0", body="{}")["body"]
+        assert (body.read(0), json.loads(body.read())) == (b"", reply)
+    assert [(call.outcome, call.input_tokens, call.output_tokens) for call in ledger_of(app)] == [("ok", 3, 2)] * 3
+
+
+def ask_whose_call() -> dict[str, str]:
+    return {"via": "function"}
+
+
+@pytest.mark.parametrize("given", [{"via": "dict"}, ask_whose_call])
+def test_a_session_with_an_adapter_is_pickled_and_copied(make_app: Callable[..., Flask], url: str, given: Any) -> None:
+    """A session with our adapter in it pickles and copies as any other does, and its tags go with it."""
+    app = make_app(instrument=[])
+    with requests.Session() as session:
+        session.mount("http://", LlmCostAdapter(tags=given, pool_maxsize=3))
+        again = [pickle.loads(pickle.dumps(session)), copy.deepcopy(session)]
+    with app.app_context():
+        for other in again:
+            with other:
+                assert other.post(url, json=BODY).json()["choices"]
+                assert other.get_adapter(url)._pool_maxsize == 3
+    expected = given if isinstance(given, dict) else given()
+    assert [{tag.key: tag.value for tag in call.tags} for call in ledger_of(app)] == [expected] * 2
 
 
 def test_explicit_transports_need_no_patching(make_app: Callable[..., Flask], url: str) -> None:

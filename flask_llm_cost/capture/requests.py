@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import unquote, urlsplit
 
 from flask_llm_cost.capture.admission import admit, look_back
@@ -155,6 +155,7 @@ class _ObservedBody:
         #: What may pass, and nobody has asked for yet: events wait until they are whole, and are longer than what is read.
         self._left = bytearray()
         self._over = False
+        self._data = b""
 
     def stream(self, amt: int | None = 65536, decode_content: bool | None = None) -> Iterator[bytes]:
         self._begin(decode_content)
@@ -178,13 +179,30 @@ class _ObservedBody:
     def read_chunked(self, amt: int | None = None, decode_content: bool | None = None) -> Iterator[bytes]:
         return self.stream(amt, decode_content)
 
-    def read(self, amt: int | None = None, decode_content: bool | None = None, **kwargs: Any) -> bytes:
+    def read(self, amt: int | None = None, decode_content: bool | None = None, cache_content: bool = False) -> bytes:
         self._begin(decode_content)
-        kwargs["decode_content"] = decode_content
-        if amt is None or amt < 0:
-            piece = self._take(self._raw.read, amt, kwargs)
-            return self._all_left() + self._pass(piece, ended=True)
-        return self._some(self._raw.read, amt, kwargs)
+        kwargs = {"decode_content": decode_content}
+        if amt is not None and amt >= 0:
+            return self._some(self._raw.read, amt, kwargs)
+        piece = self._take(self._raw.read, amt, kwargs)
+        seen = self._all_left() + self._pass(piece, ended=True)
+        if cache_content:
+            self._data = seen
+        return seen
+
+    @property
+    def data(self) -> bytes:
+        return self._data or self.read(cache_content=True)
+
+    def json(self) -> Any:
+        return type(self._raw).json(self)  # urllib3's own, of our data
+
+    def drain_conn(self) -> None:
+        try:
+            while self.read(65536, decode_content=getattr(self._raw, "_has_decoded_content", False)):
+                pass
+        except Exception:
+            self._raw.drain_conn()  # which raises nothing
 
     def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:
         self._begin(decode_content)
@@ -222,7 +240,7 @@ class _ObservedBody:
 
     def _take(self, take: Callable[..., bytes], amt: int | None, kwargs: Mapping[str, Any]) -> bytes:
         try:
-            return take(amt, **kwargs)
+            return take(amt, **kwargs) or b""  # None is what urllib3 says of a reply without a body
         except BaseException as error:
             self._observation.closed(False, error)
             raise
@@ -251,6 +269,17 @@ class _ObservedBody:
         # By lines, as urllib3 does it, through our own stream().
         lines: Iterator[bytes] = type(self._raw).__iter__(self)
         return lines
+
+    def __next__(self) -> bytes:
+        if line := self.readline():
+            return line
+        raise StopIteration
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         try:

@@ -90,6 +90,37 @@ def by_filling(raw: Any) -> list[bytes]:
     return found
 
 
+def by_entering(raw: Any) -> list[bytes]:
+    with raw as entered:
+        assert entered is raw
+        found: bytes = entered.read()
+    assert raw.closed
+    return [found]
+
+
+def by_stepping(raw: Any) -> list[bytes]:
+    first, *rest = iter(lambda: next(raw, b""), b"")
+    return [first, *rest]
+
+
+def by_data(raw: Any) -> list[bytes]:
+    found: bytes = raw.data
+    assert raw.data == found
+    return [found]
+
+
+def by_keeping(raw: Any) -> list[bytes]:
+    found: bytes = raw.read(cache_content=True)
+    assert raw.data == found
+    return [found]
+
+
+def by_draining(raw: Any) -> list[bytes]:
+    first: bytes = raw.read(20)
+    raw.drain_conn()
+    return [first, raw.read()]
+
+
 READERS: dict[str, Callable[[Any], list[bytes]]] = {
     "read": lambda raw: list(iter(lambda: raw.read(40), b"")),
     "read1": lambda raw: list(iter(lambda: raw.read1(40), b"")),
@@ -100,6 +131,11 @@ READERS: dict[str, Callable[[Any], list[bytes]]] = {
     "TextIOWrapper": lambda raw: [line.encode() for line in io.TextIOWrapper(raw, "utf-8", newline="")],
     "read_chunked": lambda raw: list(raw.read_chunked(30)),
     "read, then all": lambda raw: [raw.read(25), raw.read()],
+    "with": by_entering,
+    "next": by_stepping,
+    "data": by_data,
+    "data, read before": by_keeping,
+    "drain_conn": by_draining,
 }
 
 
@@ -117,9 +153,19 @@ def test_requests_however_the_raw_body_is_read(
     with urllib3.PoolManager() as pool:
         unwatched = reader(pool.request("POST", url, json=STREAM, preload_content=False))
     assert b"".join(watched) == b"".join(unwatched)
-    if reader in (READERS["readline"], READERS["readlines"], READERS["TextIOWrapper"]):
+    if reader in (READERS["readline"], READERS["readlines"], READERS["TextIOWrapper"], by_stepping):
         assert watched == unwatched
     assert seen(calls()) == [(True, "ok", "stream_final")]
+
+
+def test_requests_raw_body_as_json(app: Flask, calls: Ledger, provider: PlayedProvider, url: str) -> None:
+    """The raw body of a reply that is not streamed is read as JSON by urllib3's own method, and counted."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    provider.reply_with("chat/completions", usage=usage)
+    with app.app_context(), requests.Session() as session, session.post(url, json=BODY, stream=True) as reply:
+        assert reply.raw.json()["usage"] == usage
+        assert json.loads(reply.raw.data)["usage"] == usage
+    assert [(call.outcome, call.input_tokens, call.output_tokens) for call in calls()] == [("ok", 3, 2)]
 
 
 def test_requests_gives_the_app_its_request_back(app: Flask, provider: PlayedProvider, url: str) -> None:

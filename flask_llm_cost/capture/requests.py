@@ -156,6 +156,8 @@ class _ObservedBody:
         self._left = bytearray()
         self._over = False
         self._data = b""
+        #: Whether this is a plain file, as adapters of an app's own give it: it decodes nothing, and knows no options.
+        self._plain = not hasattr(raw, "stream")
 
     def stream(self, amt: int | None = 65536, decode_content: bool | None = None) -> Iterator[bytes]:
         self._begin(decode_content)
@@ -163,7 +165,7 @@ class _ObservedBody:
         if self._left:
             yield self._all_left()
         try:
-            for piece in self._raw.stream(amt, decode_content=decode_content):
+            for piece in self._pieces(amt, decode_content):
                 seen = observation.feed(piece)
                 if seen or not withholds:
                     yield seen
@@ -176,12 +178,18 @@ class _ObservedBody:
             raise
         observation.closed(True)
 
+    def _pieces(self, amt: int | None, decode_content: bool | None) -> Iterator[bytes]:
+        if self._plain:
+            return iter(lambda: self._raw.read(amt), b"")
+        pieces: Iterator[bytes] = self._raw.stream(amt, decode_content=decode_content)
+        return pieces
+
     def read_chunked(self, amt: int | None = None, decode_content: bool | None = None) -> Iterator[bytes]:
         return self.stream(amt, decode_content)
 
     def read(self, amt: int | None = None, decode_content: bool | None = None, cache_content: bool = False) -> bytes:
         self._begin(decode_content)
-        kwargs = {"decode_content": decode_content}
+        kwargs = self._options(decode_content)
         if amt is not None and amt >= 0:
             return self._some(self._raw.read, amt, kwargs)
         piece = self._take(self._raw.read, amt, kwargs)
@@ -207,7 +215,7 @@ class _ObservedBody:
     def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:
         self._begin(decode_content)
         take = getattr(self._raw, "read1", self._raw.read)
-        return self._some(take, 65536 if amt is None or amt < 0 else amt, {"decode_content": decode_content})
+        return self._some(take, 65536 if amt is None or amt < 0 else amt, self._options(decode_content))
 
     def readinto(self, buffer: Any) -> int:
         piece = self.read(len(buffer))
@@ -223,6 +231,9 @@ class _ObservedBody:
 
     def readlines(self, hint: int = -1) -> list[bytes]:
         return list(iter(self.readline, b""))
+
+    def _options(self, decode_content: bool | None) -> dict[str, Any]:
+        return {} if self._plain else {"decode_content": decode_content}
 
     def _some(self, take: Callable[..., bytes], amt: int, kwargs: Mapping[str, Any]) -> bytes:
         """At most *amt* bytes, and none only at the end: a reader takes nothing for that."""
@@ -255,7 +266,7 @@ class _ObservedBody:
 
     @guarded
     def _begin(self, decode_content: bool | None) -> None:
-        decodes = self._raw.decode_content if decode_content is None else decode_content
+        decodes = not self._plain and (self._raw.decode_content if decode_content is None else decode_content)
         if self._encoding and not (decodes and self._is_known()):
             self._observation.encoded(self._encoding)
         self._encoding = ""
@@ -267,7 +278,7 @@ class _ObservedBody:
 
     def __iter__(self) -> Iterator[bytes]:
         # By lines, as urllib3 does it, through our own stream().
-        lines: Iterator[bytes] = type(self._raw).__iter__(self)
+        lines: Iterator[bytes] = iter(self.readline, b"") if self._plain else type(self._raw).__iter__(self)
         return lines
 
     def __next__(self) -> bytes:

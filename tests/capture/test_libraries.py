@@ -22,6 +22,7 @@ import urllib3
 from botocore import hooks
 from flask import Flask
 from played_app import ledger_of
+from requests.adapters import BaseAdapter
 
 from flask_llm_cost import tags
 from flask_llm_cost.capture import patching
@@ -34,6 +35,7 @@ Ledger = Callable[[], list[Call]]
 
 BODY: Any = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello there"}]}
 STREAM: Any = {**BODY, "stream": True}
+COUNTED: Any = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 ASKED: Any = {**STREAM, "stream_options": {"include_usage": True}}
 
 
@@ -158,13 +160,35 @@ def test_requests_however_the_raw_body_is_read(
     assert seen(calls()) == [(True, "ok", "stream_final")]
 
 
+class FromFile(BaseAdapter):
+    """An adapter of the app's own, whose replies are files."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        reply = requests.Response()
+        reply.status_code, reply.request, reply.url = 200, request, str(request.url)
+        reply.raw = io.BytesIO(json.dumps({"model": "gpt-4o", "choices": [], "usage": COUNTED}).encode())
+        return reply
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_requests_with_an_adapter_that_gives_files(app: Flask, calls: Ledger, url: str) -> None:
+    """A body that is a plain file, as an adapter of the app's own may give it, is read as ever, and counted."""
+    with app.app_context(), requests.Session() as session:
+        session.mount("http://", FromFile())
+        assert session.post(url, json=BODY, stream=True).json()["usage"] == COUNTED
+        assert json.loads(session.post(url, json=BODY, stream=True).raw.read())["usage"] == COUNTED
+        assert json.loads(b"".join(session.post(url, json=BODY, stream=True).raw))["usage"] == COUNTED
+    assert [(call.outcome, call.input_tokens, call.output_tokens) for call in calls()] == [("ok", 3, 2)] * 3
+
+
 def test_requests_raw_body_as_json(app: Flask, calls: Ledger, provider: PlayedProvider, url: str) -> None:
     """The raw body of a reply that is not streamed is read as JSON by urllib3's own method, and counted."""
-    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-    provider.reply_with("chat/completions", usage=usage)
+    provider.reply_with("chat/completions", usage=COUNTED)
     with app.app_context(), requests.Session() as session, session.post(url, json=BODY, stream=True) as reply:
-        assert reply.raw.json()["usage"] == usage
-        assert json.loads(reply.raw.data)["usage"] == usage
+        assert reply.raw.json()["usage"] == COUNTED
+        assert json.loads(reply.raw.data)["usage"] == COUNTED
     assert [(call.outcome, call.input_tokens, call.output_tokens) for call in calls()] == [("ok", 3, 2)]
 
 

@@ -15,7 +15,8 @@ from flask_llm_cost.dashboard.forecast import ANOMALY_RULE, HISTORY, odd_days
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.local_time import start_of_day
-from flask_llm_cost.report import dollars
+from flask_llm_cost.ledger.queries import Spend
+from flask_llm_cost.report import counted_apart, dollars, other_currencies
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,16 @@ class OddDay:
 
 @dataclass(frozen=True, slots=True)
 class Anomalies:
-    """The odd days of a range of days of the reporting zone, both ends included; the dearest first."""
+    """The odd days of a range of days of the reporting zone, both ends included; the dearest first.
+
+    :param apart: what calls in other currencies came to in these days: they are not looked at
+    """
 
     since: date
     until: date
     zone: str
     found: tuple[OddDay, ...]
+    apart: tuple[Spend, ...] = ()
 
 
 def find_anomalies(session: Session, *, days: int, today: date, zone: ZoneInfo, tags: Sequence[str]) -> Anomalies:
@@ -67,7 +72,7 @@ def find_anomalies(session: Session, *, days: int, today: date, zone: ZoneInfo, 
     for day, usual in odd_days(asked, by_day):
         rises = _rises(session, day, zone, ("model", *(f"tag:{key}" for key in tags)))
         found.append(OddDay(day, by_day[day], usual, rises))
-    return Anomalies(first, today, str(zone), tuple(found))
+    return Anomalies(first, today, str(zone), tuple(found), other_currencies(session, _days(first, today, zone)))
 
 
 def _rises(session: Session, day: date, zone: ZoneInfo, dimensions: Sequence[str]) -> tuple[Rise, ...]:
@@ -92,8 +97,9 @@ def _days(first: date, last: date, zone: ZoneInfo) -> Filter:
 def as_text(made: Anomalies) -> str:
     """A line for each odd day, with what it went to; the rule below."""
     span = f"{made.since} to {made.until} ({made.zone}, USD)"
+    unseen = [f"Not looked at: {counted_apart(made.apart)}. Days are compared in USD only."] if made.apart else []
     if not made.found:
-        return f"No odd day, {span}"
+        return "\n".join([f"No odd day, {span}", *unseen])
     lines = [f"Odd days, {span}", ""]
     for odd in made.found:
         rises = ", ".join(
@@ -103,7 +109,7 @@ def as_text(made: Anomalies) -> str:
         lines.append(f"{odd.day}  {dollars(odd.cost)}, {times:.1f} times the usual {dollars(odd.usual)}")
         if rises:
             lines.append(f"            above all {rises}")
-    return "\n".join([*lines, "", f"Odd: {ANOMALY_RULE[0].lower()}{ANOMALY_RULE[1:]}"])
+    return "\n".join([*lines, "", f"Odd: {ANOMALY_RULE[0].lower()}{ANOMALY_RULE[1:]}", *unseen])
 
 
 def as_rows(made: Anomalies) -> list[dict[str, Any]]:

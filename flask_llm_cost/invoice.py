@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.filter import Filter
-from flask_llm_cost.ledger.queries import ESTIMATED_SOURCES
-from flask_llm_cost.report import dollars, text_table
+from flask_llm_cost.ledger.queries import ESTIMATED_SOURCES, Spend
+from flask_llm_cost.report import counted_apart, dollars, other_currencies, plainly, text_table
 from flask_llm_cost.wording import plural
 
 _WRITTEN: Final = re.compile(r"(\d{4})-(\d{2})=([^/=]+?)(?:/([^=]+))?:([^:]+)")
@@ -62,8 +62,9 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One invoice beside the ledger.
+    """One invoice beside the ledger, in US dollars.
 
+    :param apart: what the provider's calls came to in other currencies: they are not compared
     :param others: the providers that have calls in that month, where this one has none
     """
 
@@ -72,6 +73,7 @@ class Comparison:
     cost: Decimal
     unpriced_calls: int
     estimated_calls: int
+    apart: tuple[Spend, ...]
     others: tuple[str, ...]
 
     @property
@@ -133,13 +135,16 @@ def compare(session: Session, invoice: Invoice) -> Comparison:
         if name not in {row.model for row in rows}:
             rows.append(ModelRow(name, 0, Decimal(0), amount, amount, 0))
     sources = queries.pivot(session, flt, ("usage_source",))
+    apart = other_currencies(session, flt)
+    others = () if found or apart else queries.pivot(session, month.narrowed(currency=None), ("provider", "currency"))
     return Comparison(
         invoice,
         tuple(rows),
         cost,
         sum(row.unpriced_calls for row in found),
         sum(row.calls for row in sources if row.key in ESTIMATED_SOURCES),
-        () if found else tuple(sorted(str(row.key) for row in queries.pivot(session, month, ("provider",)))),
+        apart,
+        tuple(sorted({str(row["provider"]) for row in others})),
     )
 
 
@@ -168,13 +173,15 @@ def as_text(made: Comparison) -> str:
     calls = sum(row.calls for row in made.rows)
     total = ["total", f"{calls:,}", dollars(made.cost), dollars(invoice.total), _signed(made.difference)]
     lines = [f"Invoice of {invoice.provider}, {invoice.month} (UTC, USD)", "", *text_table(heads, body, total, keys=1), ""]
-    if not made.rows:
+    if not made.rows and not made.apart:
         known = f"; it has some of {', '.join(made.others)}" if made.others else ""
         lines.append(f"The ledger has no calls of {invoice.provider} in this month{known}.")
     if invoice.total:
         lines.append(f"The difference is {made.difference / abs(invoice.total) * 100:+.1f}% of the invoice.")
     if not invoice.models and any(row.difference is not None for row in made.rows):
         lines.append("The invoice is one amount: each model's difference is its part of it, in proportion to the ledger.")
+    if made.apart:
+        lines.append(f"Not in the ledger's number: {counted_apart(made.apart)}. Invoices are compared in USD only.")
     if made.unpriced_calls:
         lines.append(
             f"Not in the ledger's number: {plural(made.unpriced_calls, 'call')} without a price. Set one, and backfill."
@@ -196,6 +203,7 @@ def as_row(made: Comparison) -> dict[str, Any]:
         "in_proportion": not made.invoice.models,
         "unpriced_calls": made.unpriced_calls,
         "estimated_calls": made.estimated_calls,
+        "other_currencies": plainly(made.apart),
         "models": [
             {
                 "model": row.model,

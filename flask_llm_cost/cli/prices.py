@@ -70,7 +70,8 @@ def list_prices(pattern: str, form: str) -> None:
         for row in rows:
             text = ", ".join(f"{name} {rate}" for name, rate in row["rates"].items())
             since = f", since {row['since']}" if row["since"] else ""
-            click.echo(f"{row['key']}  {text}  ({row['source']}{since})")
+            currency = "" if row["currency"] == "USD" else f"in {row['currency']}, "
+            click.echo(f"{row['key']}  {text}  ({currency}{row['source']}{since})")
     if not rows:
         click.echo(f"no model is called {pattern!r}", err=True)
         raise SystemExit(1)

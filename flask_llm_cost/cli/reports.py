@@ -47,7 +47,7 @@ def _complete_dimension(context: click.Context, option: click.Parameter, incompl
 def report(days: int, by: str, form: str, odd: bool, invoices: tuple[str, ...]) -> None:
     """Print what was spent, and on what.
 
-    Calls without a price are not in the number; the report says how many they are.
+    Calls without a price, and calls in other currencies than USD, are not in the number; the report says how many they are.
     """
     if odd and invoices:
         raise click.UsageError("--anomalies and --invoice are two different reports; ask for one at a time")
@@ -69,6 +69,8 @@ def report(days: int, by: str, form: str, odd: bool, invoices: tuple[str, ...]) 
             made = reports.make_report(session, chosen, days=days, today=today, zone=zone, tags=tags)
         text = {"text": reports.as_text, "json": reports.as_json, "csv": reports.as_csv}[form](made)
         click.echo(text.rstrip("\n"))
+        if form == "csv" and (apart := reports.in_others(made)):
+            click.echo("\n".join(apart), err=True)
 
 
 def _refuse_unused(**unused: bool) -> None:
@@ -87,7 +89,8 @@ def _judge(state: AppState, days: int, form: str) -> None:
         )
     if form == "json":
         click.echo(json.dumps({"since": made.since.isoformat(), "until": made.until.isoformat(), "timezone": made.zone,
-                               "anomalies": anomalies.as_rows(made)}, indent=2))  # fmt: skip
+                               "anomalies": anomalies.as_rows(made), "other_currencies": reports.plainly(made.apart)},
+                              indent=2))  # fmt: skip
     else:
         click.echo(anomalies.as_text(made))
     if made.found:

@@ -8,15 +8,12 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from flask_llm_cost.wording import cents
 from flask_llm_cost.wording import plural as plural  # for templates, which know this file only
 from flask_llm_cost.wording import several as several
 from flask_llm_cost.wording import symbol as symbol
 
 _NAMES: Final = {"USD": "US dollars", "EUR": "euros", "GBP": "pounds", "JPY": "yen"}
-#: Currencies of which the minor unit is 0 in ISO 4217, table A.1 (kept by SIX), without its funds.
-_NO_MINOR_UNIT: Final = frozenset({
-    "BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF",
-})  # fmt: skip
 _SMALLEST: Final = Decimal("0.000001")
 # Not strftime's, which follow whatever locale the host has set.
 MONTHS: Final = (
@@ -31,11 +28,6 @@ UNTAGGED: Final = "(untagged)"
 
 def currency_name(currency: str) -> str:
     return _NAMES.get(currency, currency)
-
-
-def _cents(currency: str) -> int:
-    """How many places an amount has on a bill: two, or none where there is nothing smaller than the unit."""
-    return 0 if currency in _NO_MINOR_UNIT else 2
 
 
 def money(amount: Decimal | None, currency: str = "USD", places: int | None = None) -> str:
@@ -59,24 +51,24 @@ def money(amount: Decimal | None, currency: str = "USD", places: int | None = No
 def _trimmed(size: Decimal, currency: str) -> str:
     """Without the zeros at its end, never under its cents."""
     whole, _, fraction = f"{size:,f}".partition(".")
-    fraction = fraction.rstrip("0").ljust(_cents(currency), "0")
+    fraction = fraction.rstrip("0").ljust(cents(currency), "0")
     return f"{whole}.{fraction}" if fraction else whole
 
 
 def _places(size: Decimal, currency: str) -> int:
-    cents = _cents(currency)
-    return cents if size >= Decimal(10).scaleb(-cents) or not size else 2 - size.adjusted()
+    least = cents(currency)
+    return least if size >= Decimal(10).scaleb(-least) or not size else 2 - size.adjusted()
 
 
 def places_of(total: Decimal | None, currency: str = "USD") -> int:
     """How many places the sums of a page have, by its total: cents from 100 of them up, else two more, or what it takes."""
-    size, cents = abs(total or Decimal(0)), _cents(currency)
-    return cents if size >= Decimal(100).scaleb(-cents) or not size else max(cents + 2, 2 - size.adjusted())
+    size, least = abs(total or Decimal(0)), cents(currency)
+    return least if size >= Decimal(100).scaleb(-least) or not size else max(least + 2, 2 - size.adjusted())
 
 
 def call_money(amount: Decimal | None, currency: str = "USD") -> str:
     """What a call costs, wherever it is told: a hundredth of a cent, three significant digits below that."""
-    places = _cents(currency) + 2
+    places = cents(currency) + 2
     if amount is None or 0 < abs(amount) < Decimal(1).scaleb(-places):
         return money(amount, currency)
     return f"{MINUS if amount < 0 else ''}{symbol(currency)}{_rounded(abs(amount), places):,f}"

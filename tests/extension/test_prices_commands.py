@@ -227,6 +227,16 @@ def test_list_says_what_models_cost_now(app: Flask) -> None:
     assert nothing.exit_code == 1
 
 
+def test_list_names_a_currency_that_is_not_the_usual_one(tmp_path: Path) -> None:
+    """Rates in euros are not shown as if they were in dollars."""
+    entry = {"currency": "EUR", "rates": {"input": "1"}}
+    app = _app(tmp_path, LLM_COST_PRICE_OVERRIDES={"acme/m": entry, "acme/n": {"input": "1"}})
+    assert _run(app, "list", "acme/").output.splitlines() == [
+        "acme/m  input 1  (in EUR, manual)",
+        "acme/n  input 1  (manual)",
+    ]
+
+
 def test_a_file_that_cannot_be_written_says_what_to_do(app: Flask) -> None:
     """In a container the file belongs into the image, not beside the process."""
     path = state_of(app).prices.path

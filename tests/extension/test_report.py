@@ -89,6 +89,55 @@ def test_what_is_not_in_the_number_is_said(add: Callable[..., Any], run: Run) ->
     assert output.endswith("flask llm-cost report --by usage_source,outcome,model\n")
 
 
+def test_calls_in_other_currencies_are_not_passed_over(add: Callable[..., Any], run: Run) -> None:
+    """What was paid in other currencies is not in the number, never added to it, and said to be missing from it."""
+    add(0, "3", currency="EUR", provider="acme", model="m")
+    add(0, "0.5", currency="EUR", provider="acme", model="m")
+    output = run().output
+    assert "No call in USD in these days." in output
+    assert "Not in this number: 2 calls in EUR (€3.50)." in output
+    add(0, "7")
+    add(0, "900", currency="JPY")
+    output = run().output
+    assert output.splitlines()[-1] == "What for: flask llm-cost report --by currency,model"
+    assert "Not in this number: 2 calls in EUR (€3.50) and 1 call in JPY (¥900)." in output
+    assert [line.split()[-1] for line in output.splitlines() if line.startswith("total")] == ["$7.00"]
+    found = json.loads(run("--format", "json").output)
+    assert (found["currency"], found["total"]["cost"]) == ("USD", "7")
+    assert found["other_currencies"][0] == {"currency": "EUR", "calls": 2, "cost": "3.5"}
+    assert "2 calls in EUR" in run("--format", "csv").stderr
+    assert "2 calls in EUR" not in run("--format", "csv").stdout
+
+
+def test_a_report_by_currency(add: Callable[..., Any], run: Run) -> None:
+    """By currency the rows are those of every currency, each in its own, and so are the totals; nothing is missing then."""
+    for cost, currency in (("7", "USD"), ("3", "EUR"), ("1", "EUR")):
+        add(0, cost, currency=currency, model="m")
+    lines = run("--by", "model,currency").output.splitlines()
+    assert lines[0].endswith("(UTC, USD and EUR)")
+    assert [(line.split()[:2], line.split()[-1]) for line in lines if line.startswith(("m ", "total"))] == [
+        (["m", "USD"], "$7.00"), (["m", "EUR"], "€4.00"), (["total", "USD"], "$7.00"), (["total", "EUR"], "€4.00"),
+    ]  # fmt: skip
+    assert not any("Not in this number" in line for line in lines)
+    rows = json.loads(run("--by", "currency", "--format", "json").output)["rows"]
+    assert {row["currency"]: row["cost"] for row in rows} == {"USD": "7", "EUR": "4"}
+    assert run("--by", "currency", "--format", "csv").stderr == ""
+
+
+def test_odd_days_and_invoices_say_what_they_leave_out(add: Callable[..., Any], run: Run) -> None:
+    """Days and invoices are compared in US dollars, and calls in other currencies are said to be left out."""
+    add(0, "300", currency="EUR", provider="acme", model="m")
+    assert "Not looked at: 1 call in EUR (€300.00)." in run("--anomalies").output
+    assert json.loads(run("--anomalies", "--format", "json").output)["other_currencies"][0]["cost"] == "300"
+    written = f"--invoice={today():%Y-%m}=acme:300"
+    output = run(written).output
+    assert "Not in the ledger's number: 1 call in EUR (€300.00). Invoices are compared in USD only." in output
+    assert "has no calls of acme" not in output
+    assert "it has some of acme." in run(f"--invoice={today():%Y-%m}=acne:300").output
+    (found,) = json.loads(run(written, "--format", "json").output)
+    assert found["other_currencies"] == [{"currency": "EUR", "calls": 1, "cost": "300"}]
+
+
 @pytest.fixture
 def month(add: Callable[..., Any]) -> None:
     """Four quiet weeks, a little more and a little less, until yesterday."""

@@ -19,6 +19,8 @@ from flask_llm_cost.report import counted_apart, dollars, other_currencies, plai
 from flask_llm_cost.wording import plural
 
 _WRITTEN: Final = re.compile(r"(\d{4})-(\d{2})=([^/=]+?)(?:/([^=]+))?:([^:]+)")
+#: Thousands may have commas. A comma that stands elsewhere may be a decimal one, and is not guessed at.
+_AMOUNT: Final = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d*)?|[^,]+)")
 _CENT: Final = Decimal("0.01")
 #: More is no invoice.
 _MOST: Final = Decimal("1e12")
@@ -84,6 +86,8 @@ class Comparison:
 def parse_invoices(written: Sequence[str]) -> list[Invoice]:
     """``2026-10=openai:1234.56`` for the whole, ``2026-10=openai/gpt-4o:1000`` for one model; several of a month together.
 
+    What comes twice, as two invoices of a month do, is added up.
+
     :raises QueryError: for what is not written so
     """
     totals: dict[tuple[datetime, datetime, str], Decimal] = {}
@@ -91,7 +95,7 @@ def parse_invoices(written: Sequence[str]) -> list[Invoice]:
     for text in written:
         found = _WRITTEN.fullmatch(text.strip())
         try:
-            if found is None:
+            if found is None or not _AMOUNT.fullmatch(found[5].strip()):
                 raise ValueError
             year, month, provider, model, amount = found.groups()
             first = datetime(int(year), int(month), 1, tzinfo=UTC)
@@ -102,13 +106,14 @@ def parse_invoices(written: Sequence[str]) -> list[Invoice]:
         except (ValueError, InvalidOperation):
             raise QueryError(
                 f"--invoice {text[:80]!r} is no invoice; write MONTH=PROVIDER:DOLLARS, as in 2026-10=openai:1234.56, "
-                "or MONTH=PROVIDER/MODEL:DOLLARS"
+                "or MONTH=PROVIDER/MODEL:DOLLARS, with a decimal point"
             ) from None
         key = first, until, provider.strip()
         if model is None:
-            totals[key] = value
+            totals[key] = totals.get(key, Decimal(0)) + value
         else:
-            models.setdefault(key, {})[model.strip()] = value
+            named = models.setdefault(key, {})
+            named[model.strip()] = named.get(model.strip(), Decimal(0)) + value
     made = []
     for key in dict.fromkeys([*totals, *models]):
         first, until, provider = key

@@ -219,6 +219,9 @@ def test_an_invoice_by_model(october: None, run: Run) -> None:
         "2026-10=:1",
         "9999-12=openai:1",
         "2026-10=openai:1e500",
+        "2026-10=openai:625,50",
+        "2026-10=openai:1,2345.00",
+        "2026-10=openai:,1",
     ],
 )
 def test_what_is_no_invoice(written: str, run: Run) -> None:
@@ -226,6 +229,15 @@ def test_what_is_no_invoice(written: str, run: Run) -> None:
     result = run("--invoice", written)
     assert result.exit_code == 1
     assert "2026-10=openai:1234.56" in result.output
+
+
+def test_two_invoices_of_a_month_are_added_up(october: None, run: Run) -> None:
+    """A provider may bill twice a month, for all or for a model: no amount is dropped. Thousands may have commas."""
+    (found,) = json.loads(run("--invoice=2026-10=openai:1,000", "--invoice=2026-10=openai:12.50", "--format", "json").output)
+    assert (found["invoice"], found["difference"]) == ("1012.5", "5.5")
+    written = [f"--invoice=2026-10=openai/gpt-4o:{amount}" for amount in ("900", "10.5")]
+    (found,) = json.loads(run(*written, "--format", "json").output)
+    assert (found["invoice"], found["models"][0]["difference"]) == ("910.5", "3.5")
 
 
 def test_an_invoice_of_nobody(october: None, run: Run) -> None:

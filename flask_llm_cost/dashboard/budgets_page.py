@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +22,8 @@ from flask_llm_cost.ledger.call_queries import recorded
 from flask_llm_cost.wording import plural
 
 _MOST_HOLDS: Final = 50
+#: How many scopes of each budget a page shows; its file and its JSON have all.
+_MOST_OF_EACH: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +108,8 @@ def budgets(visit: Visit) -> Response:
         return csv_response("llm-open-holds.csv", (*columns, "currency"), held, decimal=selection.decimal)
     holds = open_holds(visit)
     visit.expect(_tagged(hold.scope for hold in holds))
-    bars = budget_bars(visit, visit.names)
+    each = _MOST_OF_EACH if selection.format == "html" else None
+    bars = budget_bars(visit, visit.names, each=each)
     if selection.format == "json":
         found = {"budgets": [plainly(bar) for bar in bars], "open_holds": [pages_json.plainly(hold) for hold in holds]}
         return json_response({"as_of": visit.now, "scope": dict(visit.base.scope), **found})
@@ -117,7 +121,9 @@ def budgets(visit: Visit) -> Response:
         rows = [(bar.name, bar.detail, *(getattr(bar.status, name) for name in header[2:])) for bar in bars]
         return csv_response("llm-budgets.csv", header, rows, decimal=selection.decimal)
     zone = visit.state.config.timezone
-    return visit.html("budgets.html", sel=selection, bars=bars, holds=_hold_rows(visit, holds), zone=zone, now=visit.now)
+    cut = each if each in Counter(bar.status.budget for bar in bars).values() else None
+    rows_of_holds = _hold_rows(visit, holds)
+    return visit.html("budgets.html", sel=selection, bars=bars, cut=cut, holds=rows_of_holds, zone=zone, now=visit.now)
 
 
 def plainly(bar: BudgetBar) -> dict[str, Any]:
@@ -148,12 +154,16 @@ def _shown(visit: Visit) -> list[tuple[str | None, tuple[Budget, ...]]]:
     return shown
 
 
-def budget_bars(visit: Visit, names: Names, *, most: int | None = None) -> list[BudgetBar]:
-    """How they stand, the most used first."""
+def budget_bars(visit: Visit, names: Names, *, most: int | None = None, each: int | None = _MOST_OF_EACH) -> list[BudgetBar]:
+    """How they stand, the most used first.
+
+    :param most: so many in all; ``None`` for all
+    :param each: so many scopes of each budget; ``None`` for all
+    """
     budgets = visit.state.budgets
     if budgets is None:
         return []
-    found = [status for scope, which in _shown(visit) for status in budgets.statuses(scope, which)][:most]
+    found = [status for scope, which in _shown(visit) for status in budgets.statuses(scope, which, most=each)][:most]
     named = {key: names(key, values) for key, values in _tagged(status.scope for status in found).items()}
     where = {budget.name: _where(budget) for budget in budgets.declared}
     return [_bar(status, named, where.get(status.budget)) for status in found]

@@ -104,6 +104,18 @@ def test_every_table_has_its_file(make: Make) -> None:
         assert app.get(f"{PREFIX}/{wrong}&format=csv").status_code == 400, wrong
 
 
+def test_files_of_budgets_have_every_scope(make: Make) -> None:
+    """A budget per tenant has a row for each of them in its file and its JSON; the page says that it shows the most used."""
+    app = make(LLM_COST_BUDGETS=[{"name": "each", "limit": "10", "period": "day", "per": "tenant_id"}]).mount()
+    with app.app.app_context():
+        for number in range(210):
+            track("openai", model="gpt-4o", billed="1", tags={"tenant_id": f"t{number}"})
+        assert app.costs.flush(20)
+    assert len(table(app.get(f"{PREFIX}/budgets?format=csv"))) == 210
+    assert len(app.get(f"{PREFIX}/budgets?format=json").get_json()["budgets"]) == 210
+    assert "Of each budget the 200 most used are shown; the CSV has all." in said(app.get(f"{PREFIX}/budgets"))
+
+
 def test_the_file_of_tags_has_every_key(make: Make) -> None:
     """Keys beyond those that are added up on the page are in its file all the same, without sums."""
     app = make().mount()

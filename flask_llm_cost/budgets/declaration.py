@@ -25,6 +25,11 @@ _MOST: Final = Decimal(9_000_000)
 _MILLION: Final = Decimal(1_000_000)
 
 
+def scale_of(unit: str) -> Decimal:
+    """What amounts of a unit are divided by in the database: columns end at nine million on SQLite, and tokens do not."""
+    return Decimal(1) if unit == "cost" else _MILLION
+
+
 class DeclarationError(ValueError):
     """What is wrong with an entry, and what would be right."""
 
@@ -85,8 +90,8 @@ class Budget:
 
     @property
     def scale(self) -> Decimal:
-        """What an amount is divided by in the database: its columns end at nine million on SQLite, and tokens do not."""
-        return Decimal(1) if self.unit == "cost" else _MILLION
+        """What an amount is divided by in the database, see :func:`scale_of`."""
+        return scale_of(self.unit)
 
     def amount(self, value: Any) -> Decimal:
         """A limit of this budget as somebody wrote it, whoever it was.

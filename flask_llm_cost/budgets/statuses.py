@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_llm_cost.budgets.accounts import Account, Period, account_of, period_of
-from flask_llm_cost.budgets.declaration import Budget
+from flask_llm_cost.budgets.declaration import Budget, scale_of
 from flask_llm_cost.budgets.holds import OPEN, UNRESOLVED, ZERO
 from flask_llm_cost.budgets.limits import Lift, Limits, active_lifts, declared_limit
 from flask_llm_cost.ledger.columns import Money
@@ -78,7 +78,10 @@ class BudgetStatus:
 
 @dataclass(frozen=True, slots=True)
 class OpenHold:
-    """What one call holds of one budget. ``state`` is ``open`` or ``unresolved``; the amount is in the budget's unit."""
+    """What one call holds of one budget. ``state`` is ``open`` or ``unresolved``.
+
+    The amount is in the unit and the currency that the budget had when it was held.
+    """
 
     call_id: UUID
     budget: str
@@ -88,6 +91,7 @@ class OpenHold:
     state: str
     created_at: datetime
     expires_at: datetime
+    currency: str
 
 
 def statuses(
@@ -223,11 +227,10 @@ def open_holds(
     :param scope: only of this one, ``tenant_id=42``
     :param most: so many; ``None`` for all
     """
-    scales = {budget.name: budget.scale for budget in budgets}
     query = (
         sa.select(BudgetHold, BudgetPeriod)
         .join(BudgetPeriod, BudgetPeriod.id == BudgetHold.period_id)
-        .where(BudgetHold.state.in_((OPEN, UNRESOLVED)), BudgetPeriod.budget.in_(scales))
+        .where(BudgetHold.state.in_((OPEN, UNRESOLVED)), BudgetPeriod.budget.in_([budget.name for budget in budgets]))
         .order_by(BudgetHold.created_at, BudgetHold.call_id, BudgetHold.period_id)
         .limit(most)
     )
@@ -235,8 +238,8 @@ def open_holds(
         query = query.where(BudgetPeriod.scope == scope)
     return [
         OpenHold(
-            hold.call_id, period.budget, period.scope, period.unit, _plain(hold.amount * scales[period.budget]), hold.state,
-            hold.created_at, hold.expires_at,
+            hold.call_id, period.budget, period.scope, period.unit, _plain(hold.amount * scale_of(period.unit)), hold.state,
+            hold.created_at, hold.expires_at, period.currency,
         )
         for hold, period in session.execute(query)
     ]  # fmt: skip

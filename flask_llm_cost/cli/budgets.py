@@ -16,7 +16,7 @@ from flask.cli import with_appcontext
 
 from flask_llm_cost.budgets import operating
 from flask_llm_cost.budgets.accounts import ALL, Account, Subject, account_of, judge
-from flask_llm_cost.budgets.declaration import Budget, DeclarationError
+from flask_llm_cost.budgets.declaration import Budget, DeclarationError, scale_of
 from flask_llm_cost.budgets.enforcement import Budgets
 from flask_llm_cost.budgets.statuses import BudgetStatus
 from flask_llm_cost.cli.group import actor, cli, format_option
@@ -67,9 +67,8 @@ def budgets(check: bool, repair: bool, release: bool, name: str | None, scope: s
         raise not_written(error) from None
     if release:
         released = _run(ours, lambda connection: operating.release(connection, name, scope, actor(), None))
-        scales = {budget.name: budget.scale for budget in ours.declared}
         for item in released:
-            shown = item.amount * scales.get(item.budget, Decimal(1))
+            shown = item.amount * scale_of(item.unit)
             click.echo(f"{item.budget} ({item.scope}): {_amount(shown, item)} of {plural(item.calls, 'call')} released")
         if not released:
             _chosen(ours, name, scope)

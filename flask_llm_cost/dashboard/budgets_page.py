@@ -91,7 +91,6 @@ class HoldRow:
     hold: OpenHold
     name: str
     detail: str
-    currency: str
     recorded: bool
 
 
@@ -99,13 +98,9 @@ def budgets(visit: Visit) -> Response:
     """The page, its file and its JSON. Within a scope, the budgets of that scope only."""
     selection = visit.selection()
     if selection.format == "csv" and selection.table == "holds":
-        columns = ("created_at", "call_id", "budget", "scope", "state", "expires_at", "amount", "unit")
-        currencies = _currencies(visit)
-        held = [
-            [*(getattr(hold, name) for name in columns), currencies.get(hold.budget)]
-            for hold in open_holds(visit, most=None)
-        ]
-        return csv_response("llm-open-holds.csv", (*columns, "currency"), held, decimal=selection.decimal)
+        columns = ("created_at", "call_id", "budget", "scope", "state", "expires_at", "amount", "unit", "currency")
+        held = [[getattr(hold, name) for name in columns] for hold in open_holds(visit, most=None)]
+        return csv_response("llm-open-holds.csv", columns, held, decimal=selection.decimal)
     holds = open_holds(visit)
     visit.expect(_tagged(hold.scope for hold in holds))
     each = _MOST_OF_EACH if selection.format == "html" else None
@@ -182,19 +177,12 @@ def _hold_rows(visit: Visit, holds: Sequence[OpenHold]) -> list[HoldRow]:
         return []
     with visit.session() as session:
         there = recorded(session, visit.base.narrowed(currency=None), {hold.call_id for hold in holds})
-    currencies = _currencies(visit)
     named = {key: visit.names(key, values) for key, values in _tagged(hold.scope for hold in holds).items()}
     rows = []
     for hold in holds:
         name, detail = _said(hold.budget, _tag(hold.scope), named)
-        known = hold.call_id in there
-        rows.append(HoldRow(hold=hold, name=name, detail=detail, currency=currencies[hold.budget], recorded=known))
+        rows.append(HoldRow(hold=hold, name=name, detail=detail, recorded=hold.call_id in there))
     return rows
-
-
-def _currencies(visit: Visit) -> dict[str, str]:
-    budgets = visit.state.budgets
-    return {budget.name: budget.currency for budget in budgets.declared} if budgets is not None else {}
 
 
 def _tagged(scopes: Iterable[str]) -> dict[str, tuple[str, ...]]:

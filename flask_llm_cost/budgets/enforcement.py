@@ -88,7 +88,7 @@ class Budgets(Reading):
         self._book = book
         self._crossed = crossed
         self._warned: set[str] = set()
-        self._dearest: dict[str, str | None] = {}
+        self._dearest: dict[tuple[str, str], str | None] = {}
 
     # Before a call.
 
@@ -238,17 +238,17 @@ class Budgets(Reading):
         tokens = estimate.tokens_of(request, ask.operation, budget.allowance, most, budget.estimate == "expected")
         if budget.unit == "tokens":
             return Decimal(tokens.total)
-        cost = estimate.cost_of(book, call, tokens, request)
+        cost = estimate.cost_of(book, call, tokens, request, budget.currency)
         if cost is not None or budget.unpriced != "dearest":
             return cost
-        if provider not in self._dearest:
-            self._dearest[provider] = estimate.dearest_model(book, provider, call.occurred_at)
-        dearest = self._dearest[provider]
-        if dearest is None:
+        key = provider, budget.currency
+        if key not in self._dearest:
+            self._dearest[key] = estimate.dearest_model(book, provider, call.occurred_at, budget.currency)
+        if (dearest := self._dearest[key]) is None:
             return None
         self.keeper.count(UNPRICED_CALLS)
         self._warn_unpriced(ask, f"is held at the price of {dearest}")
-        return estimate.cost_of(book, replace(call, model=dearest), tokens, request)
+        return estimate.cost_of(book, replace(call, model=dearest), tokens, request, budget.currency)
 
     def _warn_unpriced(self, ask: Ask, what: str) -> None:
         name = f"{ask.subject.provider}/{(ask.subject.models or ('an unknown model',))[0]}"[:200]

@@ -56,6 +56,7 @@ _ADDRESS: Final = re.compile(r"[a-z0-9]{2,5}://")
 _LONG_ADDRESS: Final = 2_000
 _MODES: Final = frozenset({"priority", "flex", "fast", "ultrafast"})
 _SHORT: Final = 64
+_USD: Final = "USD"
 #: What else a model may be billed by, so that whatever it has a rate for is found.
 _PROBES: Final = {"images": 1, "characters": 1, "audio_seconds": 1, "requests": 1, "image_output": 1}
 
@@ -211,19 +212,25 @@ def tokens_of(request: Request, operation: str, allowance: Allowance, most: int,
     return Tokens(text + added, output)
 
 
-def cost_of(book: PriceBook, call: CallRecord, tokens: Tokens, request: Request) -> Decimal | None:
+def cost_of(book: PriceBook, call: CallRecord, tokens: Tokens, request: Request, currency: str = _USD) -> Decimal | None:
     """What so many tokens cost at the dearest rates that may apply; ``None`` where the model has no price.
 
     :param call: what is known of the call before it is sent: its host decides with
+    :param currency: of the rates; those in US dollars are taken where there are none in it
     """
     usage = Usage({"input": tokens.input, "output": tokens.output, **_PROBES})
     zones = {None, call.pricing_mode, request.zone}
     modes = {"+".join(filter(None, (mode, zone))) or None for mode in (None, request.mode) for zone in zones}
     costs = [book.price_record(replace(call, usage=usage, pricing_mode=mode)) for mode in modes]
-    amounts = [_dearest(cost.price, tokens, request) for cost in costs if cost.price is not None and cost.currency == "USD"]
-    if not amounts and any(cost.status == "free" for cost in costs):
+    amounts: dict[str, Decimal] = {}
+    for cost in costs:
+        if cost.price is not None:
+            amount = _dearest(cost.price, tokens, request)
+            amounts[cost.currency] = max(amounts.get(cost.currency, amount), amount)
+    found = amounts.get(currency, amounts.get(_USD))
+    if found is None and any(cost.status == "free" for cost in costs):
         return Decimal(0)
-    return max(amounts, default=None)
+    return found
 
 
 def _dearest(price: Price, tokens: Tokens, request: Request) -> Decimal:
@@ -251,12 +258,19 @@ def _dearest(price: Price, tokens: Tokens, request: Request) -> Decimal:
     return total
 
 
-def dearest_model(book: PriceBook, provider: str, at: datetime) -> str | None:
-    """The model of a provider whose answers cost the most, for a call of a model that has no price."""
+def dearest_model(book: PriceBook, provider: str, at: datetime, currency: str = _USD) -> str | None:
+    """The model of a provider whose answers cost the most, for a call of a model that has no price.
+
+    :param currency: of the rates; those in US dollars are taken where there are none in it
+    """
     usage = Usage({"input": 1_000, "output": 1_000})
-    dearest: tuple[Decimal, str] | None = None
+    dearest: dict[str, tuple[Decimal, str]] = {}
     for key in book.keys:
         name, _, model = key.partition("/")
-        if name == provider and (total := book.price(provider, model, usage, None, at).total) is not None:
-            dearest = max(dearest or (total, model), (total, model))
-    return dearest[1] if dearest else None
+        if name != provider:
+            continue
+        cost = book.price(provider, model, usage, None, at)
+        if cost.total is not None:
+            dearest[cost.currency] = max(dearest.get(cost.currency, (cost.total, model)), (cost.total, model))
+    found = dearest.get(currency, dearest.get(_USD))
+    return found[1] if found else None

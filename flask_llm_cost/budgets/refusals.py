@@ -59,14 +59,15 @@ def exceeded(hold: Hold, standing: Standing, stage: str, zone: ZoneInfo) -> Budg
 
 
 def unpriced(account: Account, subject: Subject) -> BudgetExceededError:
-    """The call has no known price, so that nothing can be held for it."""
+    """The call has no known price in the budget's currency, nor in US dollars, so that nothing can be held for it."""
     model = subject.models[0] if subject.models else "a model that the request does not name"
+    currencies = " or ".join(dict.fromkeys((account.budget.currency, "USD")))
     return _unasked(
         account,
         "unpriced",
         None,
-        f"{str(subject.provider)[:64]}/{model[:128]} has no known price; set one in LLM_COST_PRICE_OVERRIDES, or "
-        'give the budget "unpriced": "allow"',
+        f"{str(subject.provider)[:64]}/{model[:128]} has no known price in {currencies}; "
+        'set one in LLM_COST_PRICE_OVERRIDES, or give the budget "unpriced": "allow"',
     )
 
 

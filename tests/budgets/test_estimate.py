@@ -342,3 +342,13 @@ def test_the_dearest_model_of_a_provider() -> None:
     book = PriceBook.load(overrides={"acme/a": {"input": "2", "output": "9"}, "acme/b": {"input": "1", "output": "20"}})
     assert dearest_model(book, "acme", NOW) == "b"
     assert dearest_model(book, "nobody", NOW) is None
+
+
+def test_amounts_in_different_currencies_are_not_compared() -> None:
+    """The dearest rates are those in the currency that is asked for, else in dollars, never in whichever has more units."""
+    yen = {"currency": "JPY", "rates": {"input": "900", "output": "900"}}
+    euros = {"currency": "EUR", "rates": {"input": "1", "output": "1"}}
+    book = PriceBook.load(overrides={"acme/a": {"input": "2", "output": "2"}, "acme/b": euros, "acme/c": yen})
+    assert [dearest_model(book, "acme", NOW, currency) for currency in ("USD", "EUR", "JPY", "GBP")] == ["a", "b", "c", "a"]
+    found = [cost_of(book, call("acme", "b"), ONE, sent(said("x")), currency) for currency in ("EUR", "USD", "GBP")]
+    assert [amount is not None for amount in found] == [True, False, False]

@@ -48,3 +48,21 @@ def test_a_budget_that_counts_something_else_now(sqlite_app: AppMaker) -> None:
         connection.execute(sa.text("UPDATE llm_cost_budget_periods SET unresolved = held, held = 0"))
     result = app.flask.test_cli_runner().invoke(args=["llm-cost", "budgets", "--release"])
     assert result.output == f"b (all): €{held:,.4f} of 1 call released\n"
+
+
+def test_a_price_in_the_budgets_currency_is_held(sqlite_app: AppMaker) -> None:
+    """A budget in euros holds for a model priced in euros; for one priced in dollars, at those, and in no other currency."""
+    prices = {
+        f"{provider}/m": {"currency": currency, "rates": {"input": "100", "output": "200"}}
+        for provider, currency in (("euro", "EUR"), ("dollar", "USD"), ("yen", "JPY"))
+    }
+    budget: Any = {"limit": "10", "period": "day", "action": "block"}
+    app = sqlite_app({**budget, "name": "b", "currency": "EUR"}, price_overrides=prices)
+    for provider, held in (("euro", 1), ("dollar", 2)):
+        assert ask(app, provider, "m").error is None
+        assert len(app.holds()) == held
+    assert ask(app, "euro", "of-tomorrow").error is None
+    assert len({hold.amount for hold in app.holds()}) == 2  # a longer name is a longer request
+    assert "yen/m has no known price in EUR or USD" in str(ask(app, "yen", "m").error)
+    dollars = sqlite_app({**budget, "name": "d"}, price_overrides=prices)
+    assert "euro/m has no known price in USD; set one" in str(ask(dollars, "euro", "m").error)

@@ -1,7 +1,7 @@
 """``httpx`` and ``httpx2``: one level above the transport, at ``Client.send`` and ``AsyncClient.send``.
 
 The two libraries are twins, so everything here takes the module as an argument and imports neither. Sync and async differ in
-two functions and two stream classes; what they do is in :func:`_request` and :func:`_attach`.
+two functions and two stream classes (``httpx_streams.py``); what they do is in :func:`_request` and :func:`_attach`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Final
@@ -18,6 +18,7 @@ from flask_llm_cost.capture.admission import admit, admit_async, look_back, look
 from flask_llm_cost.capture.attribution import Tags
 from flask_llm_cost.capture.exchange import Layer, Request, observe, tags_ahead, under_way
 from flask_llm_cost.capture.guard import guarded, report
+from flask_llm_cost.capture.httpx_streams import stream_classes
 from flask_llm_cost.capture.observation import UNBILLED, Observation
 from flask_llm_cost.usage import first_look
 
@@ -32,7 +33,7 @@ _LEFT: Final[Any] = object()
 
 def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], ...]:
     """What to patch in ``httpx`` or ``httpx2``: class, attribute, and how to wrap it."""
-    sync_stream, async_stream = _stream_classes(module)
+    sync_stream, async_stream = stream_classes(module)
     return (
         (module.Client, "send", functools.partial(_watch, module, sync_stream)),
         (module.AsyncClient, "send", functools.partial(_watch_async, module, async_stream)),
@@ -232,89 +233,6 @@ def _withhold(observation: Observation, response: Any, stream_class: type) -> No
         response.stream = stream_class(response.stream, observation, None)
 
 
-def _bytes_of(decoded: bytes | Iterator[bytes]) -> bytes:
-    """What a decoder gives: bytes in ``httpx``, pieces of them in ``httpx2``."""
-    return decoded if isinstance(decoded, bytes) else b"".join(decoded)
-
-
-class _Observed:
-    """A reply's body, the library's own, which answers for all that is not its iteration and its end."""
-
-    def __init__(self, stream: Any, observation: Observation, decoder: Any) -> None:
-        self._stream = stream
-        self._observation = observation
-        self._decoder = decoder
-        self._ended = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_stream"], name)
-
-
-@functools.lru_cache(maxsize=4)
-def _stream_classes(module: ModuleType) -> tuple[type, type]:
-    """The libraries check the type of a stream, so each needs classes of its own."""
-
-    class ObservedStream(_Observed, module.SyncByteStream):  # type: ignore[name-defined, misc]  # one of two modules
-        """A reply's body on its way to the app. May be iterated more than once; :meth:`close` ends it."""
-
-        def __iter__(self) -> Iterator[bytes]:
-            feed, withholds, decoder = self._observation.feed, self._observation.withheld is not None, self._decoder
-            try:
-                for piece in self._stream:
-                    seen = feed(piece if decoder is None else _bytes_of(decoder.decode(piece)))
-                    if seen or not withholds:
-                        yield seen
-                if decoder is not None and (seen := feed(_bytes_of(decoder.flush()))):
-                    yield seen
-                self._ended = True
-                if rest := self._observation.rest():
-                    yield rest
-            except GeneratorExit:
-                raise
-            except BaseException as error:
-                self._observation.closed(False, error)
-                raise
-
-        def close(self) -> None:
-            try:
-                self._stream.close()
-            finally:
-                self._observation.closed(self._ended)
-
-    class ObservedAsyncStream(_Observed, module.AsyncByteStream):  # type: ignore[name-defined, misc]  # one of two modules
-        """The same for an async client; :meth:`aclose` ends it."""
-
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            feed, withholds, decoder = self._observation.feed, self._observation.withheld is not None, self._decoder
-            pieces = self._stream.__aiter__()
-            try:
-                async for piece in pieces:
-                    seen = feed(piece if decoder is None else _bytes_of(decoder.decode(piece)))
-                    if seen or not withholds:
-                        yield seen
-                if decoder is not None and (seen := feed(_bytes_of(decoder.flush()))):
-                    yield seen
-                self._ended = True
-                if rest := self._observation.rest():
-                    yield rest
-            except GeneratorExit:
-                raise
-            except BaseException as error:
-                self._observation.closed(False, error)
-                raise
-            finally:
-                if hasattr(pieces, "aclose"):
-                    await pieces.aclose()
-
-        async def aclose(self) -> None:
-            try:
-                await self._stream.aclose()
-            finally:
-                self._observation.closed(self._ended)
-
-    return ObservedStream, ObservedAsyncStream
-
-
 class _Explicit(Layer):
     """What both explicit transports share."""
 
@@ -354,7 +272,7 @@ class LlmCostTransport(_Explicit):
         may_have_been_sent = functools.partial(_may_have_been_sent, module)
         with under_way(found, observation, may_have_been_sent), _asking(module, request, observation):
             response = inner.handle_request(request)
-        _attach(observation, response, _stream_classes(module)[0])
+        _attach(observation, response, stream_classes(module)[0])
         return response
 
     def close(self) -> None:
@@ -382,7 +300,7 @@ class AsyncLlmCostTransport(_Explicit):
         may_have_been_sent = functools.partial(_may_have_been_sent, module)
         with under_way(found, observation, may_have_been_sent), _asking(module, request, observation):
             response = await inner.handle_async_request(request)
-        _attach(observation, response, _stream_classes(module)[1])
+        _attach(observation, response, stream_classes(module)[1])
         return response
 
     async def aclose(self) -> None:

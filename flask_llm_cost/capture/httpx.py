@@ -214,6 +214,7 @@ def _read(observation: Observation, response: Any, stream_class: type) -> None:
     headers, status, content_type = response.headers, response.status_code, response.headers.get("content-type", "")
     if response.is_closed and status < UNBILLED:
         observation.replied(status, content_type, response.content, headers)
+        _withhold(observation, response, stream_class)
     elif observation.opened(status, content_type, headers) is not False:
         encoding = headers.get("content-encoding", "")
         decoder = response._get_content_decoder() if encoding and observation.withheld is not None else None
@@ -229,7 +230,12 @@ def _read(observation: Observation, response: Any, stream_class: type) -> None:
 @guarded
 def _withhold(observation: Observation, response: Any, stream_class: type) -> None:
     """Whatever has gone wrong: an event that the app did not ask for stays away from it."""
-    if observation.withheld is not None and not (response.is_closed or isinstance(response.stream, stream_class)):
+    if observation.withheld is None:
+        return
+    if hasattr(response, "_content"):  # a hook has read it
+        response._content = observation.withheld.whole(response._content)
+        vars(response).pop("_text", None)  # which may be kept from before
+    elif not (response.is_closed or isinstance(response.stream, stream_class)):
         response.stream = stream_class(response.stream, observation, None)
 
 

@@ -188,6 +188,7 @@ class Observation:
                 self._scan(scanner, content[start : start + _PIECE])
             self._close(ended=True, error=None)
         else:
+            self.withheld = None
             readings = wire.read_body(self._route, content, self._asked, self._headers)
             self._finish(readings, "ok", news=wire.batch_news(self._route, content))
 

@@ -133,7 +133,11 @@ def _attach(observation: Observation, response: Any) -> None:
 @guarded
 def _withhold(observation: Observation, response: Any) -> None:
     """Whatever has gone wrong: an event that the app did not ask for stays away from it."""
-    if observation.withheld is not None and not (response._content_consumed or isinstance(response.raw, _ObservedBody)):
+    if observation.withheld is None:
+        return
+    if isinstance(response._content, bytes):  # a hook has read it
+        response._content = observation.withheld.whole(response._content)
+    elif not (response._content_consumed or isinstance(response.raw, _ObservedBody)):
         response.raw = _ObservedBody(response.raw, observation, "")
 
 
@@ -141,6 +145,7 @@ def _read(observation: Observation, response: Any) -> None:
     content_type = response.headers.get("Content-Type", "")
     if response._content_consumed and response.status_code < UNBILLED:
         observation.replied(response.status_code, content_type, response.content, response.headers)
+        _withhold(observation, response)
     elif observation.opened(response.status_code, content_type, response.headers) is not False:
         response.raw = _ObservedBody(response.raw, observation, response.headers.get("Content-Encoding", ""))
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import aiohttp
 import httpx
+import httpx2
+import openai
 import pytest
 import requests
 from flask import Flask
@@ -19,12 +22,93 @@ from flask_llm_cost.testing.provider import PlayedProvider
 Ledger = Callable[[], list[Call]]
 
 BODY: Any = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello there"}]}
+STREAM: Any = {**BODY, "stream": True}
+
+CHUNK: Any = {"id": "c", "object": "chat.completion.chunk", "model": "gpt-4o", "choices": [{"index": 0, "delta": {}}]}
+COUNTED: Any = {**CHUNK, "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}
+#: What a stream that was not asked for its usage gives.
+UNASKED = b"data: " + json.dumps(CHUNK, separators=(",", ":")).encode() + b"\n\ndata: [DONE]\n\n"
 
 
 @pytest.fixture
 def other_provider() -> Iterator[PlayedProvider]:
     with PlayedProvider() as provider:
         yield provider
+
+
+def read_text(reply: Any, *args: Any, **kwargs: Any) -> None:
+    if isinstance(reply, httpx.Response | httpx2.Response):
+        reply.read()
+    assert "usage" in reply.text
+
+
+async def read_text_async(reply: Any) -> None:
+    await reply.aread()
+    assert "usage" in reply.text
+
+
+def by_httpx(library: Any, url: str) -> list[bytes]:
+    client = library.Client(event_hooks={"response": [read_text]})
+    with client, client.stream("POST", url, json=STREAM) as reply:
+        return [b"".join(reply.iter_bytes()), reply.content, reply.text.encode()]
+
+
+def by_httpx_async(library: Any, url: str) -> list[bytes]:
+    async def send() -> list[bytes]:
+        client = library.AsyncClient(event_hooks={"response": [read_text_async]})
+        async with client, client.stream("POST", url, json=STREAM) as reply:
+            return [b"".join([piece async for piece in reply.aiter_bytes()]), reply.content, reply.text.encode()]
+
+    return asyncio.run(send())
+
+
+def by_requests(library: Any, url: str) -> list[bytes]:
+    with requests.post(url, json=STREAM, stream=True, hooks={"response": read_text}, timeout=20) as reply:
+        return [b"".join(reply.iter_content(9)), reply.content, reply.text.encode()]
+
+
+WITH_HOOK: Any = [
+    pytest.param(by_httpx, httpx, id="httpx"),
+    pytest.param(by_httpx, httpx2, id="httpx2"),
+    pytest.param(by_httpx_async, httpx, id="httpx async"),
+    pytest.param(by_httpx_async, httpx2, id="httpx2 async"),
+    pytest.param(by_requests, requests, id="requests"),
+]
+
+
+def play_stream(provider: PlayedProvider, encoding: Any = None) -> str:
+    asked = [{**CHUNK, "usage": None}, COUNTED, "[DONE]"]
+    events = [event if isinstance(event, str) else json.dumps(event, separators=(",", ":")) for event in asked]
+    provider.reply_with("chat/completions", events=events, encoding=encoding, times=9)
+    return f"{provider.openai_url}/chat/completions"
+
+
+def check(calls: list[Call], number: int = 1) -> None:
+    found = [(call.outcome, call.usage_source, call.input_tokens, call.output_tokens) for call in calls]
+    assert found == [("ok", "stream_final", 3, 2)] * number
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+@pytest.mark.parametrize(("read", "library"), WITH_HOOK)
+def test_a_stream_that_a_hook_has_read(
+    app: Flask, calls: Ledger, provider: PlayedProvider, read: Any, library: Any, encoding: Any
+) -> None:
+    """After a hook that reads the whole stream the app sees no trace of the question: by pieces, whole and as text."""
+    url = play_stream(provider, encoding)
+    with app.app_context():
+        assert read(library, url) == [UNASKED] * 3
+    assert provider.requests[0].json()["stream_options"] == {"include_usage": True}
+    check(calls())
+
+
+def test_the_sdk_with_a_hook_that_reads(app: Flask, calls: Ledger, provider: PlayedProvider) -> None:
+    """OpenAI's SDK over a client with such a hook gives no chunk without choices."""
+    play_stream(provider)
+    http_client = httpx2.Client(event_hooks={"response": [read_text]})
+    with app.app_context(), openai.OpenAI(base_url=provider.openai_url, api_key="x", http_client=http_client) as client:
+        chunks = list(client.chat.completions.create(**STREAM))
+    assert [len(chunk.choices) for chunk in chunks] == [1]
+    check(calls())
 
 
 def test_a_call_of_a_hook_to_another_host_is_a_call(

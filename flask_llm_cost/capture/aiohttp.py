@@ -20,6 +20,9 @@ _NEVER_BILLED: Final = frozenset(
     {"ClientConnectorError", "ConnectionTimeoutError", "InvalidURL", "ClientProxyConnectionError", "TooManyRedirects"}
 )
 
+#: How much of a body that is there is looked at at once.
+_PIECE: Final = 64 * 1024
+
 
 def targets(module: ModuleType) -> tuple[tuple[type, str, Callable[..., Any]], ...]:
     """What to patch in ``aiohttp``: class, attribute, and how to wrap it."""
@@ -39,6 +42,7 @@ def _watch(module: ModuleType, original: Callable[..., Awaitable[Any]]) -> Calla
         with under_way(found, observation, _may_have_been_sent):
             response = await original(self, method, str_or_url, **_asking(module, observation, kwargs))
         _attach(module, observation, response, _decompresses(self, kwargs))
+        await look_back_async(observation)
         return response
 
     return request
@@ -126,8 +130,19 @@ def _attach(module: ModuleType, observation: Observation, response: Any, decompr
     encoding = "" if decompresses else response.headers.get("Content-Encoding", "")
     if observation.opened(response.status, response.headers.get("Content-Type", ""), response.headers) is not False:
         observation.encoded(encoding)
+        if getattr(response, "_body", None) is not None:  # a middleware has read it, or what raises for a status
+            response._body = _passed(observation, response._body)
+            return
         reader = _FilteredReader if observation.withheld is not None else _ObservedReader
         response.content = reader(module, response.content, observation)
+
+
+def _passed(observation: Observation, body: bytes) -> bytes:
+    """What the app may see of a body that is there already."""
+    pieces = [observation.feed(body[start : start + _PIECE]) for start in range(0, len(body), _PIECE)]
+    seen = b"".join([*pieces, observation.rest()])
+    observation.closed(True)
+    return seen
 
 
 class _ObservedReader:

@@ -101,6 +101,57 @@ def test_a_stream_that_a_hook_has_read(
     check(calls())
 
 
+async def read_in_middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    reply = await handler(request)
+    await reply.read()
+    return reply
+
+
+async def read_for_status(reply: aiohttp.ClientResponse) -> None:
+    assert await reply.read()
+
+
+READING: Any = [{"middlewares": [read_in_middleware]}, {"raise_for_status": read_for_status}]
+
+
+@pytest.mark.parametrize("decodes", [True, False], ids=["decoded", "packed"])
+@pytest.mark.parametrize("options", READING, ids=["middleware", "raise_for_status"])
+def test_an_aiohttp_reply_that_was_read_on_the_way(
+    app: Flask, calls: Ledger, provider: PlayedProvider, options: Any, decodes: bool
+) -> None:
+    """A reply that the app's middleware or its look at the status has read is counted, and its stream is as unasked."""
+    url = play_stream(provider, None if decodes else "gzip")
+
+    async def send() -> list[bytes]:
+        async with aiohttp.ClientSession(auto_decompress=decodes, **options) as session:
+            found = []
+            for body in (STREAM, {**STREAM, "stream_options": {"include_usage": True}}):
+                async with session.post(url, json=body) as reply:
+                    found.append(await reply.read())
+            return found
+
+    with app.app_context():
+        unasked, asked = asyncio.run(send())
+    # What aiohttp does not decode is not asked for more than the app asked.
+    assert (unasked == UNASKED) if decodes else (unasked == asked)
+    assert [("stream_options" in request.json()) for request in provider.requests] == [decodes, True]
+    check(calls(), 2)
+
+
+def test_an_aiohttp_body_that_was_read_on_the_way(app: Flask, calls: Ledger, provider: PlayedProvider) -> None:
+    """A reply that is no stream is counted as well, and the app reads it again."""
+    provider.reply_with("chat/completions", usage=COUNTED["usage"])
+
+    async def send() -> Any:
+        session = aiohttp.ClientSession(middlewares=[read_in_middleware])
+        async with session, session.post(f"{provider.openai_url}/chat/completions", json=BODY) as reply:
+            return await reply.json()
+
+    with app.app_context():
+        assert asyncio.run(send())["usage"] == COUNTED["usage"]
+    assert [(call.outcome, call.input_tokens, call.stream) for call in calls()] == [("ok", 3, False)]
+
+
 def test_the_sdk_with_a_hook_that_reads(app: Flask, calls: Ledger, provider: PlayedProvider) -> None:
     """OpenAI's SDK over a client with such a hook gives no chunk without choices."""
     play_stream(provider)

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from flask_llm_cost.records import BatchNews, Reading, Usage
 from flask_llm_cost.usage.anthropic import Messages
-from flask_llm_cost.usage.format import Format, MalformedUsageError, block, items, moment, text
+from flask_llm_cost.usage.excerpt import MAX_KEPT, Salvaged
+from flask_llm_cost.usage.format import LARGE_BODY, Format, MalformedUsageError, block, items, moment, text
 from flask_llm_cost.usage.gemini import EmbedContent, GenerateContent
 from flask_llm_cost.usage.openai import ChatCompletions, Embeddings
 from flask_llm_cost.usage.openai_media import Images
@@ -28,13 +29,22 @@ class BatchLines(Format):
     """Results with one line for each request."""
 
     each_event_counts = True
+    # More than a line may have that is read whole from the buffer: the pieces that it comes in must not decide what is left.
+    most_kept = 2 * MAX_KEPT
     shape_only = True
+
+    def fits(self, body: Mapping[str, Any]) -> bool:
+        return self.is_line(self._whole(body))
 
     def read(self, body: Mapping[str, Any]) -> Reading:
         return self.read_all(body)[0]
 
     def read_all(self, body: Mapping[str, Any]) -> list[Reading]:
-        return self.read_line(body) if self.fits(body) else [Reading()]
+        return self.read_line(self._whole(body)) if self.fits(body) else [Reading()]
+
+    def is_line(self, line: Mapping[str, Any]) -> bool:
+        """Whether *line* bills anything."""
+        raise NotImplementedError
 
     def read_line(self, line: Mapping[str, Any]) -> list[Reading]:
         """What one line bills. ``settles`` is what the provider calls the line.
@@ -47,7 +57,18 @@ class BatchLines(Format):
         return self.read_stream_all(events, ended)[0]
 
     def read_stream_all(self, events: Sequence[Mapping[str, Any]], ended: bool) -> list[Reading]:
-        return [reading for line in events if self.fits(line) for reading in _guarded(self.read_line, self.name_of, line)]
+        lines = [line for line in map(self._whole, events) if self.is_line(line)]
+        return [reading for line in lines for reading in _guarded(self.read_line, self.name_of, line)]
+
+    def _whole(self, line: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self.rebuilt(line) if isinstance(line, Salvaged) else line
+
+    def rebuilt(self, left: Salvaged) -> Mapping[str, Any]:
+        """What is left of a line that was too long to keep, in the shape of a whole one; empty where it bills nothing.
+
+        Once all lines are read nobody waits for the batch any more: not even one whose counts are lost may be passed over.
+        """
+        raise NotImplementedError
 
 
 def _guarded(
@@ -116,12 +137,20 @@ class OpenAIBatch(BatchLines):
 
     name = "openai.batch"
 
-    def fits(self, body: Mapping[str, Any]) -> bool:
-        response = body.get("response")
-        if "custom_id" not in body or not isinstance(response, Mapping):
+    def is_line(self, line: Mapping[str, Any]) -> bool:
+        response = line.get("response")
+        if "custom_id" not in line or not isinstance(response, Mapping):
             return False
         status = response.get("status_code")
         return isinstance(response.get("body"), Mapping) and (not isinstance(status, int) or status < 400)
+
+    def rebuilt(self, left: Salvaged) -> Mapping[str, Any]:
+        if "custom_id" not in left or "usage" not in left:
+            return {}
+        names, body = list(left), dict(left)
+        # The first id is the line's where it stands before the line's other name, else that of the answer in it.
+        own = {"id": body.pop("id")} if "id" in names[: names.index("custom_id")] else {}
+        return {"custom_id": left["custom_id"], **own, "response": {"body": Salvaged(body)}}
 
     def read_line(self, line: Mapping[str, Any]) -> list[Reading]:
         body = block(block(line, "response"), "body")
@@ -178,9 +207,14 @@ class AnthropicBatch(BatchLines):
 
     name = "anthropic.batch"
 
-    def fits(self, body: Mapping[str, Any]) -> bool:
-        result = body.get("result")
-        return "custom_id" in body and isinstance(result, Mapping) and result.get("type") == "succeeded"
+    def is_line(self, line: Mapping[str, Any]) -> bool:
+        result = line.get("result")
+        return "custom_id" in line and isinstance(result, Mapping) and result.get("type") == "succeeded"
+
+    def rebuilt(self, left: Salvaged) -> Mapping[str, Any]:
+        if "custom_id" not in left or "usage" not in left:
+            return {}
+        return {"custom_id": left["custom_id"], "result": {"type": "succeeded", "message": left}}
 
     def read_line(self, line: Mapping[str, Any]) -> list[Reading]:
         return _settled(_MESSAGES.read_all(block(block(line, "result"), "message")), text(line, "custom_id"))
@@ -195,9 +229,14 @@ class GeminiBatchFile(BatchLines):
     name = "gemini.batch_file"
     mark = b'"usageMetadata"'
 
-    def fits(self, body: Mapping[str, Any]) -> bool:
-        response = body.get("response")
-        return "key" in body and isinstance(response, Mapping) and (_CONTENT.fits(response) or _EMBED.fits(response))
+    def is_line(self, line: Mapping[str, Any]) -> bool:
+        response = line.get("response")
+        return "key" in line and isinstance(response, Mapping) and (_CONTENT.fits(response) or _EMBED.fits(response))
+
+    def rebuilt(self, left: Salvaged) -> Mapping[str, Any]:
+        if "key" not in left or "usageMetadata" not in left:
+            return {}
+        return {"key": left["key"], "response": Salvaged({"candidates": [], "modelVersion": None, **left})}
 
     def read_line(self, line: Mapping[str, Any]) -> list[Reading]:
         response = block(line, "response")
@@ -230,6 +269,7 @@ class BatchState(Format):
 
     name = "batch_state"
     mark = b'"usageMetadata"'
+    most_kept = LARGE_BODY
     shape_only = True
 
     def fits(self, body: Mapping[str, Any]) -> bool:
@@ -242,7 +282,7 @@ class BatchState(Format):
         readings: list[Reading] = []
         for number, item in enumerate(_inlined(body)):
             line = {"key": str(number), "response": item.get("response")}
-            if _LINES.fits(line):
+            if _LINES.is_line(line):
                 readings += _guarded(_LINES.read_line, _LINES.name_of, line)
         return readings
 

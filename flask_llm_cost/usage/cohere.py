@@ -7,10 +7,12 @@ model saw. No reply names its model.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from flask_llm_cost.records import Reading, Usage
-from flask_llm_cost.usage.format import Format, block, count, counted_or_zero, numbers_only, text
+from flask_llm_cost.usage.excerpt import Salvaged
+from flask_llm_cost.usage.format import Format, block, count, counted_or_zero, doubted, numbers_only, text
 from flask_llm_cost.usage.openai import billed
 
 
@@ -43,7 +45,7 @@ class Chat(Format):
             raw=numbers_only(found),
         )
         names = self.name_of(body)
-        return Reading(usage, names.model, names.response_id)
+        return Reading(doubted(usage, body), names.model, names.response_id)
 
     def name_of(self, body: Mapping[str, Any]) -> Reading:
         return Reading(
@@ -62,7 +64,7 @@ class Embed(Chat):
         if not reading.usage.known:
             return reading
         counted = {name: quantity for name, quantity in reading.usage.quantities.items() if name != "output"}
-        return Reading(Usage(counted, "response", raw=reading.usage.raw), reading.model, reading.response_id)
+        return replace(reading, usage=replace(reading.usage, quantities=counted))
 
 
 def _block(body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -73,6 +75,8 @@ def _block(body: Mapping[str, Any]) -> Mapping[str, Any]:
                 found = owner.get(key)
                 if isinstance(found, Mapping) and ("billed_units" in found or "tokens" in found):
                     return found
+    if isinstance(body, Salvaged) and "billed_units" in body:
+        return {"billed_units": body["billed_units"]}
     return {}
 
 

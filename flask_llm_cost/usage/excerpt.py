@@ -1,8 +1,9 @@
-"""What is kept of an event or a body that is too long to keep: its structure, without the insides of its long strings.
+"""What is kept of an event or a body that is too long to keep: its structure, without the insides of its long strings and
+of its long arrays of numbers.
 
-Pictures, audio and text are strings; usage, names and counts are not, or short. So ten megabytes of an event come down to
-what matters, in one pass, whatever the pieces that it arrives in. Should even that be too long, its beginning and its end
-remain, and the last usage object that stood in between.
+Pictures, audio and text are strings, and embeddings are numbers; usage, names and counts are neither, or short. So ten
+megabytes of an event come down to what matters, in one pass, whatever the pieces that it arrives in. Should even that be too
+long, its beginning and its end remain, and the last usage object that stood in between.
 """
 
 from __future__ import annotations
@@ -19,13 +20,18 @@ _INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _QUOTE: Final = 0x22
 _CARRIED: Final = 1024
 
-_MAX_KEPT: Final = 128 * 1024
+#: An array of numbers, and what may be the beginning of one. Without quotes and brackets in it, neither can end a string.
+_ARRAY: Final = re.compile(rb"\[[\s0-9.,eE+-]{256,}")
+_IN_ARRAY: Final = re.compile(rb"[\s0-9.,eE+-]*")
+_LONGEST_BEGINNING: Final = 256
+
+MAX_KEPT: Final = 128 * 1024
 _HEAD: Final = 16 * 1024
 _TAIL: Final = 48 * 1024
 _OBJECT_KEPT: Final = 4 * 1024
 
 #: Stands where something was cut out, so that what is left is never taken for whole JSON.
-_CUT: Final = b"\x00"
+CUT: Final = b"\x00"
 
 
 class StringEraser:
@@ -79,17 +85,51 @@ class StringEraser:
         return b"" if self._inside else rest
 
 
+class ArrayEraser:
+    """Empties long arrays of numbers of JSON text that comes in pieces."""
+
+    __slots__ = ("_carried", "_inside")
+
+    def __init__(self) -> None:
+        self._carried = b""
+        self._inside = False
+
+    def feed(self, piece: bytes) -> bytes:
+        """What is known so far; what may be the beginning of a long array waits."""
+        text = self._carried + piece if self._carried else piece
+        self._carried = b""
+        if self._inside:
+            rest = _IN_ARRAY.match(text)
+            text = text[rest.end() :] if rest else text
+            if not text:
+                return b""
+            self._inside = False
+        place = text.rfind(b"[")
+        if place >= 0 and _IN_ARRAY.fullmatch(text, place + 1):
+            self._inside = len(text) - place > _LONGEST_BEGINNING
+            text, self._carried = (text[: place + 1], b"") if self._inside else (text[:place], text[place:])
+        return _ARRAY.sub(b"[", text)
+
+    def finish(self) -> bytes:
+        """What still waited: the beginning of an array that never ended."""
+        rest, self._carried = self._carried, b""
+        return rest
+
+
 class Excerpt:
     """Collects JSON text of any length in bounded memory.
 
     :param mark: the key of the usage object
+    :param most: how many bytes are kept, without the insides of strings and arrays; what is longer loses its middle
     """
 
-    __slots__ = ("_found", "_head", "_kept", "_mark", "_strings", "_tail")
+    __slots__ = ("_arrays", "_found", "_head", "_kept", "_mark", "_most", "_strings")
 
-    def __init__(self, mark: bytes) -> None:
+    def __init__(self, mark: bytes, most: int = MAX_KEPT) -> None:
         self._mark = mark
+        self._most = most
         self._strings: StringEraser | None = StringEraser()
+        self._arrays = ArrayEraser()
         self._kept = bytearray()
         self._head = b""
         self._found = b""
@@ -100,8 +140,8 @@ class Excerpt:
 
     def keep(self, text: bytes) -> None:
         """Take text whose long strings are empty already."""
-        self._kept += text
-        if len(self._kept) > _MAX_KEPT:
+        self._kept += self._arrays.feed(text)
+        if len(self._kept) > self._most:
             self._cut()
 
     def _cut(self) -> None:
@@ -117,11 +157,11 @@ class Excerpt:
     def finish(self) -> bytes:
         """The text, or what is left of it."""
         if self._strings is not None:
-            self._kept += self._strings.finish()
+            self._kept += self._arrays.feed(self._strings.finish()) + self._arrays.finish()
             self._strings = None
         if not self._head:
             return bytes(self._kept)
-        return b"".join((self._head, _CUT, self._found, _CUT, self._kept))
+        return b"".join((self._head, CUT, self._found, CUT, self._kept))
 
 
 def shortened(text: bytes) -> bytes:
@@ -150,18 +190,22 @@ def last_mark(text: bytes | bytearray, mark: bytes, floor: int = 0, ceiling: int
 
 
 _NAMES: Final = re.compile(
-    rb'"(type|object|id|model|modelVersion|responseId|service_tier|background|status)"\s{0,64}:\s{0,64}'
+    rb'"(type|object|id|custom_id|key|model|modelVersion|responseId|service_tier|background|status)"\s{0,64}:\s{0,64}'
     rb'("[^"\\]{1,256}"|true|false)'
 )
 _NAMED: Final = 64 * 1024
 
 
-def salvaged(text: bytes, mark: bytes) -> dict[str, Any] | None:
+class Salvaged(dict[str, Any]):
+    """Names and usage, flat, of an event or a body of which no more was to be had. What stood beside them is unknown."""
+
+
+def salvaged(text: bytes, mark: bytes) -> Salvaged | None:
     """Names and usage of an event or a body that is no JSON any more, because it is too long, too deep or cut off.
 
     The first name of each kind and the last usage object count. ``None`` where there is neither.
     """
-    body: dict[str, Any] = {}
+    body = Salvaged()
     for part in (text[:_NAMED], text[-_NAMED:]) if len(text) > _NAMED else (text,):
         for name, value in _NAMES.findall(part):
             body.setdefault(name.decode(), _parsed(value))
@@ -171,7 +215,8 @@ def salvaged(text: bytes, mark: bytes) -> dict[str, Any] | None:
         try:
             body[key], _ = json.JSONDecoder().raw_decode(text[start : start + _NAMED].decode("utf-8", "replace"))
         except json.JSONDecodeError:
-            pass  # cut off in the middle
+            if CUT in text[start : start + _NAMED]:
+                body[key] = "unreadable"  # longer than what is kept of it; else the reply was cut off in the middle
         except (ValueError, RecursionError):
             body[key] = "unreadable"  # it was there, and is no object of counts
     return body or None

@@ -11,7 +11,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, TypeGuard
 
-from flask_llm_cost.records import BatchNews, Quantity, Reading
+from flask_llm_cost.records import BatchNews, Quantity, Reading, Usage
+from flask_llm_cost.usage.excerpt import MAX_KEPT, Salvaged
+
+#: Of a format whose counts stand all over its body, :attr:`Format.most_kept`.
+LARGE_BODY: Final = 8 * 1024 * 1024
 
 #: Stands for an amount of money that is none: who takes the provider's word for the bill refuses it, nobody else cares.
 NO_AMOUNT: Final = Decimal("NaN")
@@ -80,6 +84,10 @@ class Format:
     #: Reply bodies of this format may be megabytes of numbers with the usage after them, so read their end only.
     usage_comes_last: bool = False
 
+    #: How many bytes of a body or an event are kept, without the insides of its long strings and arrays of numbers. Of a
+    #: longer one there are names and usage, flat. Formats with more bills than one, or with counts elsewhere, keep more.
+    most_kept: int = MAX_KEPT
+
     #: Whether the request says what is billed (characters to speak): then :meth:`quantities_of_request` is asked.
     reads_request: bool = False
 
@@ -144,6 +152,13 @@ class Format:
     def name_of(self, body: Mapping[str, Any]) -> Reading:
         """Model and id of a body or an event, and nothing else: what can be said where the usage makes no sense."""
         return Reading(model=text(body, "model"), response_id=text(body, "id"))
+
+
+def doubted(usage: Usage, *bodies: Mapping[str, Any]) -> Usage:
+    """The same usage, flagged where more than what it says may have stood in what was cut out of *bodies*."""
+    if not usage.known or "usage_inconsistent" in usage.flags or not any(isinstance(body, Salvaged) for body in bodies):
+        return usage
+    return replace(usage, flags=(*usage.flags, "usage_inconsistent"))
 
 
 def with_source(reading: Reading, source: str) -> Reading:

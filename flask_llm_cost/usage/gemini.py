@@ -14,10 +14,12 @@ from typing import Any, Final
 
 from flask_llm_cost.records import Quantity, Reading, Usage
 from flask_llm_cost.usage.format import (
+    LARGE_BODY,
     Format,
     block,
     count,
     counted_or_zero,
+    doubted,
     in_stream,
     items,
     numbers_only,
@@ -51,7 +53,8 @@ class GenerateContent(Format):
         names = self.name_of(body)
         if not usage:
             return names
-        return Reading(content_usage(usage, grounding([body])), names.model, names.response_id, mode(usage))
+        counted = doubted(content_usage(usage, grounding([body])), body)
+        return Reading(counted, names.model, names.response_id, mode(usage))
 
     def read_stream(self, events: Sequence[Mapping[str, Any]], ended: bool) -> Reading:
         # Each chunk repeats a running block: the last one counts. What was searched may stand in any of them.
@@ -61,7 +64,8 @@ class GenerateContent(Format):
             return names
         usage = block(last, "usageMetadata")
         finished = ended or any("finishReason" in candidate for candidate in items(last, "candidates"))
-        reading = Reading(content_usage(usage, grounding(events)), names.model, names.response_id, mode(usage))
+        counted = doubted(content_usage(usage, grounding(events)), *events)
+        reading = Reading(counted, names.model, names.response_id, mode(usage))
         return in_stream(reading, finished)
 
     def name_of(self, body: Mapping[str, Any]) -> Reading:
@@ -192,6 +196,7 @@ class Predict(Format):
 
     name = "vertex.predict"
     mark = b'"predictions"'
+    most_kept = LARGE_BODY
     shape_only = True
 
     def fits(self, body: Mapping[str, Any]) -> bool:

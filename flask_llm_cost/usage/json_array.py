@@ -49,7 +49,7 @@ class ArrayScanner(Scanner):
             if final:
                 ended.append(self._whole(text[start:]))
             else:
-                self._begun = self._begun or Excerpt(self._mark)
+                self._begun = self._begun or Excerpt(self._mark, self.most_kept)
                 self._begun.keep(text[start:])
         self._take(ended)
 

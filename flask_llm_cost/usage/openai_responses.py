@@ -16,6 +16,7 @@ from flask_llm_cost.usage.format import (
     block,
     count,
     counted_or_zero,
+    doubted,
     in_stream,
     items,
     moment,
@@ -35,6 +36,7 @@ class Responses(Format):
     """``/responses``. What runs in the background is pending until a later reply, or another process, settles it."""
 
     name = "openai.responses"
+    most_kept = 1024 * 1024  # each call of a hosted tool is in it
 
     def fits(self, body: Mapping[str, Any]) -> bool:
         return body.get("object") == "response" or isinstance(body.get("response"), Mapping) or _names_end(body)
@@ -49,7 +51,7 @@ class Responses(Format):
         paints = any(drawn.values())
         readings = [
             Reading(
-                usage=_usage(usage, body, paints) if usage else Usage(),
+                usage=doubted(_usage(usage, body, paints), body) if usage else Usage(),
                 model=text(body, "model"),
                 response_id=text(body, "id"),
                 mode=mode(body),

@@ -73,7 +73,9 @@ def fed_scanner(wire: Format, beginning: bytes) -> Scanner:
 
 
 def _made(framing: type[Scanner], wire: Format) -> Scanner:
-    return framing(wire.mark, wire.last_event_counts, wire.each_event_counts, wire.also_kept, wire.each_kept)
+    made = framing(wire.mark, wire.last_event_counts, wire.each_event_counts, wire.also_kept, wire.each_kept)
+    made.most_kept = wire.most_kept
+    return made
 
 
 class BodyCollector:
@@ -82,7 +84,7 @@ class BodyCollector:
     __slots__ = ("_pieces", "_size", "_text")
 
     def __init__(self, found: Route) -> None:
-        self._text = Excerpt(found.format.mark)
+        self._text = Excerpt(found.format.mark, found.format.most_kept)
         self._pieces: list[bytes] | None = []
         self._size = 0
 

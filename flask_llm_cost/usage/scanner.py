@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from flask_llm_cost.usage.excerpt import Excerpt, all_marks, last_mark, salvaged, shortened
+from flask_llm_cost.usage.excerpt import CUT, MAX_KEPT, Excerpt, all_marks, last_mark, salvaged, shortened
 
 _SCAN_AT: Final = 64 * 1024
 _SHORT: Final = 2 * 1024
@@ -48,6 +48,7 @@ class Scanner(ABC):
 
     __slots__ = (
         "_also", "_buffer", "_each", "_every", "_first_seen", "_last_only", "_mark", "_texts", "done", "events", "failed",
+        "most_kept",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +62,8 @@ class Scanner(ABC):
         self._texts: set[bytes] = set()
         self._buffer = bytearray()
         self._first_seen = False
+        #: How much of an event is kept: a format's ``most_kept``.
+        self.most_kept = MAX_KEPT
         #: The first event, and later ones that matched.
         self.events: list[Mapping[str, Any]] = []
         #: Whether the stream itself said that it is done.
@@ -113,7 +116,7 @@ class Scanner(ABC):
 
     def _keep(self, event: bytes) -> bool:
         """Parse an event and keep it. Whether it was one."""
-        if len(event) > _SHORT:
+        if len(event) > _SHORT and CUT not in event:  # else its long strings are empty, and its quotes no longer pair
             event = shortened(event)
         try:
             body = json.loads(event)
@@ -173,7 +176,7 @@ class DelimitedScanner(Scanner):
         if end:
             self._take(text[:end])
         if len(text) - end >= _SCAN_AT:
-            self._long = Excerpt(self._mark)
+            self._long = Excerpt(self._mark, self.most_kept)
             self._long.feed(text[end:])
             end = len(text)
         self._buffer = bytearray(text[end:])

@@ -107,6 +107,30 @@ def test_openai_lines_are_their_creators(
     assert len({call.occurred_at for call in found}) == 1
 
 
+def test_long_lines_are_their_creators(
+    app: Flask, calls: Ledger, provider: PlayedProvider, openai_client: openai.OpenAI
+) -> None:
+    """The pending call goes when each line has a row: lines of many vectors are counted, as are those cut to their names."""
+    usage = {"prompt_tokens": 80, "total_tokens": 80}
+    vectors = [{"object": "embedding", "index": 0, "embedding": [0.123456789] * 1536}] * 10
+    endless = [{"object": "embedding", "index": 0, "embedding": [[0.5]] * 100_000}]
+    made = {"object": "list", "model": "text-embedding-3-small", "usage": usage}
+    lines = [
+        {"id": f"r{n}", "custom_id": f"c{n}", "response": {"status_code": 200, "body": {"data": data, **made}}}
+        for n, data in enumerate((vectors, endless, vectors))
+    ]
+    file = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    provider.reply_with("/batches", body=BATCH)
+    provider.reply_with("/batches/batch_1", body=DONE)
+    provider.reply_with("/files/file-out/content", body=file)
+    with app.app_context():
+        with tags(feature="nightly"):
+            create(openai_client)
+        openai_client.batches.retrieve("batch_1")
+        openai_client.files.content("file-out")
+    assert said(calls()) == [("batch", 80, 0, {"feature": "nightly"})] * 3
+
+
 def test_all_at_once_is_the_same(app: Flask, calls: Ledger, provider: PlayedProvider, openai_client: openai.OpenAI) -> None:
     """Creation, news and more lines than a transaction takes may reach the ledger together."""
     provider.reply_with("/batches", body=BATCH)

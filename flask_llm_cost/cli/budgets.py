@@ -180,11 +180,13 @@ def _until(text: str, zone: ZoneInfo, now: datetime) -> datetime:
         else:
             end = datetime.fromisoformat(text)
             end = end.replace(tzinfo=zone) if end.tzinfo is None else end
-    except ValueError:
+        # The first and the last hours that can be written are in no year of another zone.
+        end = end.astimezone(zone).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise click.BadParameter(f"{text!r} is no time; write 18:00 or 2026-11-30T18:00", param_hint="--until") from None
     if end <= now:
-        raise click.BadParameter(f"{end:%Y-%m-%d %H:%M} is over", param_hint="--until")
-    return end.astimezone(UTC)
+        raise click.BadParameter(f"{end.astimezone(zone):%Y-%m-%d %H:%M} is over", param_hint="--until")
+    return end
 
 
 def _amount(value: Decimal, of: Budget | BudgetStatus | operating.Released) -> str:

@@ -808,7 +808,8 @@ def test_thresholds_are_shares_of_a_lifted_limit(make_app: AppMaker) -> None:
         (["all", "--to", "much"], "'much' is no limit: give an amount"),
         (["all", "--to", "10000000"], "'10000000' is no limit: the largest limit is 9000000"),
         (["all", "--to", "50", "--until", "soon"], "'soon' is no time"),
-        (["all", "--to", "50", "--until", "2020-01-01"], "is over"),
+        (["all", "--to", "50", "--until", "2020-01-01"], "2020-01-01 00:00 is over"),
+        (["all", "--to", "50", "--until", "9999-12-31T23:59-05:00"], "is no time; write 18:00"),
     ],
 )
 def test_a_lift_that_makes_no_sense(used: BudgetApp, arguments: list[str], words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from flask import Response
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.dashboard.controls import chips, simple_controls
 from flask_llm_cost.dashboard.filters import Selection
 from flask_llm_cost.dashboard.visit import Visit
+from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.health import Health
 from flask_llm_cost.ledger.tag_queries import latest_values
@@ -26,7 +28,9 @@ def nothing(visit: Visit, session: Session, selection: Selection) -> Response:
     if (meant := _meant(visit, session, selection)) is not None:
         return Response(status=302, headers={"Location": visit.here(meant)})
     first, last = queries.extent(session, selection.without_range())
-    elsewhere = queries.pivot(session, selection.filter.narrowed(currency=None), ("currency",))
+    elsewhere = None
+    with suppress(DetailPrunedError):  # that there are none in this currency is known all the same
+        elsewhere = queries.pivot(session, selection.filter.narrowed(currency=None), ("currency",))
     return visit.html(
         "empty.html",
         sel=selection,

@@ -27,6 +27,7 @@ from flask_llm_cost.dashboard.periods import Bucket
 from flask_llm_cost.dashboard.sums import cache_share
 from flask_llm_cost.dashboard.timeline import Timeline, timeline
 from flask_llm_cost.dashboard.visit import Visit
+from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.call_queries import CallRow, dearest_calls
 from flask_llm_cost.ledger.queries import Completeness, Spend, UnpricedModel
@@ -73,6 +74,7 @@ class Overview:
     :param odd: what is said of each odd day, the dearest first
     :param begun: the day on which the ledger begins, where that is within the compared range
     :param beyond: the days of the compared range that none of this one stands against, and what they came to
+    :param other_currencies: what calls in them came to; ``None`` where only calls could answer, and are gone
     :param dearest_of: of how many of the latest calls the dearest are told, where there are too many to look at all
     """
 
@@ -88,7 +90,7 @@ class Overview:
     driver_explains_most: bool
     completeness: Completeness
     unpriced: tuple[UnpricedModel, ...]
-    other_currencies: tuple[Spend, ...]
+    other_currencies: tuple[Spend, ...] | None
     moved: Moved | None
     series: tuple[Series, ...]
     wide: StackedBars
@@ -209,8 +211,7 @@ def build(
     telling = [name for name in dimensions if name not in selection.pinned] or dimensions
     leader_dimension = next((name for name in telling[1:] if name != "model" and found[name].tagged), telling[0])
     drives, most = driver(found[telling[0]], delta)
-    currencies = queries.by_currency(session, flt)
-    _, quality = currencies.get(selection.currency, (None, queries.ALL_OF_NOTHING))
+    quality, others = _completeness(session, selection)
     return Overview(
         total=total,
         today=time.daily[period.today] if period.running else None,
@@ -224,7 +225,7 @@ def build(
         driver_explains_most=most,
         completeness=quality,
         unpriced=tuple(queries.unpriced_models(session, flt)) if quality.unpriced or quality.partial else (),
-        other_currencies=tuple(row for currency, (row, _) in currencies.items() if currency != selection.currency),
+        other_currencies=others,
         moved=moved_since(session, flt, period.until) if period.until <= period.now else None,
         series=series_of(by),
         wide=chart,
@@ -244,6 +245,16 @@ def build(
         pruned=time.pruned,
         past=time.past,
     )
+
+
+def _completeness(session: Session, selection: Selection) -> tuple[Completeness, tuple[Spend, ...] | None]:
+    """How much is in the number, and what calls in other currencies came to; ``None`` where those are gone."""
+    try:
+        found = queries.by_currency(session, selection.filter)
+    except DetailPrunedError:
+        return queries.completeness(session, selection.filter), None
+    _, quality = found.get(selection.currency, (None, queries.ALL_OF_NOTHING))
+    return quality, tuple(row for currency, (row, _) in found.items() if currency != selection.currency)
 
 
 def _facts(sample: Sample, total: Spend) -> Facts:

@@ -58,7 +58,9 @@ def overview(selection: Selection, page: Overview) -> dict[str, Any]:
         "odd_days": [{**asdict(odd), "rule": ANOMALY_RULE} for odd in page.odd_days],
         "completeness": asdict(quality),
         "unpriced_models": [asdict(model) for model in page.unpriced],
-        "other_currencies": [{"currency": row.key, **spend(row)} for row in page.other_currencies],
+        "other_currencies": None
+        if page.other_currencies is None
+        else [{"currency": row.key, **spend(row)} for row in page.other_currencies],
         "by": selection.by,
         "days": [
             {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from mounted_app import PREFIX, MountedApp
+from mounted_app import PREFIX, MountedApp, said
 
 from flask_llm_cost import track
 from flask_llm_cost.cli import cli
@@ -89,6 +89,26 @@ def test_no_total_is_smaller_after_a_prune(make: Make) -> None:
             data = app.get(f"{PREFIX}{path}{mark}range=90d&format=json").get_json()
             assert data["pruned_before"] == day
             assert path.startswith("/calls") or data["error"].startswith("Detail pruned before")
+
+
+def test_what_is_known_of_one_currency_is_shown(make: Make) -> None:
+    """Sums that are known are shown in every format, though those of other currencies went with their calls; it is said."""
+    app, _ = pruned(make, LLM_COST_PRICE_OVERRIDES={"acme/m": {"currency": "EUR", "rates": {"input": "1"}}})
+    asked = "range=90d&currency=EUR&cost_status=priced&tag.user_id=u1&tag.feature=chat"
+    untold = "Whether there were calls in other currencies cannot be told, as detail was pruned."
+    pages = ("/", "/explore", "/models", "/tags", "/tags/feature")
+    for page in pages:
+        for form in ("html", "json", "csv"):
+            assert app.get(f"{PREFIX}{page}?{asked}&format={form}").status_code == 200, (page, form)
+        assert untold in said(app.get(f"{PREFIX}{page}?{asked}")), page
+    with app.app.app_context():
+        track("acme", model="m", usage={"input": 3_000_000}, tags=TAGS)
+        assert app.costs.flush(20)
+    for page in pages:
+        assert "€3" in app.get(f"{PREFIX}{page}?{asked}").get_data(as_text=True), page
+    assert untold in said(app.get(f"{PREFIX}/?{asked}"))
+    found = app.get(f"{PREFIX}/?{asked}&format=json").get_json()
+    assert (found["total"]["cost"], found["other_currencies"]) == ("3", None)
 
 
 def test_tables_add_up_after_a_prune(make: Make) -> None:

@@ -227,7 +227,7 @@ def _seconds(value: Any) -> int:
         number = Decimal(str(value))
     except InvalidOperation:
         number = Decimal(0)
-    if number != number.to_integral_value() or not 1 <= number <= 7 * 86_400:
+    if not number.is_finite() or number != number.to_integral_value() or not 1 <= number <= 7 * 86_400:
         raise DeclarationError("give seconds, a whole number from 1 up to a week")
     return int(number)
 

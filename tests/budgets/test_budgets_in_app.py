@@ -57,6 +57,7 @@ def run(app: BudgetApp, *command: str) -> Any:
         ({"limit": "5", "period": "day", "where": {"Model": "x"}}, "'Model' is neither 'provider', 'model' nor a tag key"),
         ({"limit": "5", "period": "day", "limt": "5"}, "'limt' is no field; did you mean 'limit'?"),
         ({"limit": "5", "period": "day", "hold_seconds": 0}, "give seconds"),
+        ({"limit": "5", "period": "day", "hold_seconds": "sNaN"}, "hold_seconds='sNaN': give seconds"),
         ({"limit": "5", "period": "day", "allowance": {"medium": 5}}, "some of template, tools, media, context"),
         ("500 a month", "must be a dict"),
     ],

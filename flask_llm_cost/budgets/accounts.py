@@ -13,7 +13,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from flask_llm_cost.budgets.declaration import Budget
-from flask_llm_cost.ledger.local_time import start_of_day
+from flask_llm_cost.ledger.local_time import offset_changes, start_of_day
 from flask_llm_cost.ledger.rows import clean_text
 from flask_llm_cost.records import content_id
 
@@ -36,11 +36,9 @@ class Period:
 
 @functools.lru_cache(maxsize=1024)
 def _period_of_minute(kind: str, minute: datetime, zone: ZoneInfo) -> Period:
-    local = minute.astimezone(zone)
     if kind == "hour":
-        start = local.replace(minute=0).astimezone(UTC)
-        return Period(start, start + timedelta(hours=1))
-    first = local.date()
+        return _hour_of(minute.astimezone(UTC), zone)
+    first = minute.astimezone(zone).date()
     if kind == "day":
         after = first + _DAY
     elif kind == "week":
@@ -50,6 +48,18 @@ def _period_of_minute(kind: str, minute: datetime, zone: ZoneInfo) -> Period:
         first = first.replace(day=1)
         after = (first + 31 * _DAY).replace(day=1)
     return Period(start_of_day(first, zone), start_of_day(after, zone))
+
+
+def _hour_of(minute: datetime, zone: ZoneInfo) -> Period:
+    """The hour on the clocks of *zone*. One within which they are moved, as by half an hour, is two."""
+    starts_at = minute - timedelta(minutes=minute.astimezone(zone).minute)
+    ends_at = starts_at + timedelta(hours=1)
+    for change, _ in offset_changes(zone, starts_at, ends_at):
+        if change is not None and change <= minute:
+            starts_at = change
+        elif change is not None:
+            ends_at = change
+    return Period(starts_at, ends_at)
 
 
 def period_of(kind: str, at: datetime, zone: ZoneInfo) -> Period:

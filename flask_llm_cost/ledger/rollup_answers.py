@@ -199,6 +199,14 @@ def _pieces(flt: Filter, question: Question, state: RollupState) -> Iterator[Pie
                 yield source, part, sign
         return
     whole, edges = split_days(flt, days)
+    mark = state.pruned
+    if mark is not None and any(edge.since is not None and edge.since < mark for edge in edges):
+        # Days that were pruned may be another zone's, and not go together with quarters of an hour at the ends of a range.
+        if flt.until is None or mark < flt.until:
+            yield from _pieces(replace(flt, since=mark), question, state)
+            flt = replace(flt, until=mark)
+        yield from quarters(flt)
+        return
     if whole is not None:
         yield "days", whole, 1
     for edge in edges:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.models import Base, Call, CallTag, LineItem
 from flask_llm_cost.ledger.quality_queries import soundness
+from flask_llm_cost.ledger.rebuild import rebuild
+from flask_llm_cost.ledger.retention import Cutoff, prune
 from flask_llm_cost.ledger.rollup_answers import sums
 from flask_llm_cost.ledger.rollup_state import set_pruned
 from flask_llm_cost.ledger.rollups import Rollups
@@ -620,6 +622,38 @@ def test_what_needs_pruned_calls_says_so(kept: Kept) -> None:
         first, _ = queries.extent(session, Filter(scope={}))
         assert first is not None
         assert first < start_of_day(day, BERLIN)
+
+
+@pytest.mark.parametrize("moved_to", ["America/Los_Angeles", "Asia/Kathmandu", "Africa/Lagos"])
+def test_ranges_of_pruned_history_after_a_move(tmp_path: Path, moved_to: str) -> None:
+    """Whichever quarter of an hour a range of pruned calls begins or ends with, its sums are right in another zone, too."""
+    first = Kept(sa.URL.create("sqlite", database=str(tmp_path / "moved.db")), "Europe/Berlin")
+    cutoff = Cutoff.of(date(2026, 10, 26), BERLIN)
+    for _ in prune(first.writer.transactions, first.rollups, cutoff):
+        pass
+    zone = ZoneInfo(moved_to)
+    rollups = Rollups(zone, "auto", ("feature", "tenant_id", "user_id"))
+    for _ in rebuild(first.writer.transactions, rollups):
+        pass
+    marks = [cutoff.instant + timedelta(minutes=15 * quarters) for quarters in range(-397, 200, 31)]
+    ranges = [
+        (since, until) for since in [None, *marks] for until in [*marks, None] if None in (since, until) or since < until
+    ]
+    with Session(first.engine) as session:
+        assert 0 < session.scalar(sa.select(sa.func.count()).select_from(Call)) < len(RECORDS)
+        for since, until in ranges:
+            if any(end and end.astimezone(zone).time() == time.min for end in (since, until)):
+                continue  # a day, and what is kept of those are the old zone's
+            there = Counter(
+                record.model or record.requested_model
+                for record in RECORDS
+                if (since is None or since <= record.occurred_at) and (until is None or record.occurred_at < until)
+            )
+            for dimensions in ((), ("model",)):
+                found = queries.pivot(session, Filter(scope={}, since=since, until=until), dimensions, zone=zone)
+                assert sum(row.calls for row in found) == sum(there.values()), (since, until, dimensions)
+            assert {row.key: row.calls for row in found} == there
+    first.close()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -66,8 +66,6 @@ class Drain:
         idle: Callable[[], None],
     ) -> None:
         self.tally = tally
-        #: Held while talking to the database, so that nobody forks in the middle of SQLite or libpq.
-        self.database = threading.Lock()
         self._spool = spool
         self._writer = writer
         self._price = price
@@ -227,8 +225,7 @@ class Drain:
         seen = dataclasses.replace(tally)
         self._beaten_at = now
         try:
-            with self.database:
-                self._writer.count({"heartbeat": 1, **{name: count for name, count in counts.items() if count}})
+            self._writer.count({"heartbeat": 1, **{name: count for name, count in counts.items() if count}})
         except WriteError:
             return  # the calls are in; the counts come with the next beat
         self._beaten = seen
@@ -251,8 +248,7 @@ class Drain:
         if not batch:
             return
         priced = [self._price(record) for record in batch]
-        with self.database:
-            written = self._writer.write(priced)
+        written = self._writer.write(priced)
         self.note(written)
         if tell and written.fresh:
             try:

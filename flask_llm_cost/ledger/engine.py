@@ -7,12 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.pool import StaticPool
 
 from flask_llm_cost.ledger import lifecycle
+from flask_llm_cost.ledger.gate import Gate
+
+#: How long a fork waits for a connection that a server is asked for: it may hang, and nothing of it is used by the child.
+CONNECTING_SECONDS: Final = 0.05
 
 #: Parts of a URL's query that say which database it is.
 _PLACE_PARAMETERS = ("host", "port", "service", "unix_socket", "dbname")
@@ -70,6 +74,8 @@ class OwnEngine:
         self._shared: SharedConnection | None = None
         self._lock = threading.Lock()
         self._used_at = 0.0
+        #: Around what talks to the database, but for sessions that are read with: these are the app's to keep open.
+        self.gate = Gate()
         #: How many threads wait for a connection at this moment.
         self.connecting = 0
 
@@ -109,13 +115,14 @@ class OwnEngine:
     def connect(self) -> Iterator[sa.Connection]:
         """A connection, for one transaction."""
         engine = self.get()
-        self.connecting += 1
-        try:
-            connection = engine.connect()
-        finally:
-            self.connecting -= 1
-        with connection:
-            yield connection
+        with self.gate:
+            self.connecting += 1
+            try:
+                connection = engine.connect()
+            finally:
+                self.connecting -= 1
+            with connection:
+                yield connection
 
     def _borrow(self, host: sa.Engine) -> sa.Engine:
         shared = self._shared = SharedConnection(_driver_connection(host))
@@ -147,11 +154,23 @@ class OwnEngine:
         with self._lock:
             engine, self._engine, self._shared = self._engine, None, None
         if engine is not None:
-            engine.dispose()
+            with self.gate:
+                engine.dispose()
+
+    def before_fork(self, patience: float) -> None:
+        """Let nobody begin a transaction, and wait at most *patience* seconds for those who are at it."""
+        engine = self._engine
+        hangs = engine is not None and engine.dialect.name != "sqlite"
+        brief = max(0.0, min(patience, CONNECTING_SECONDS)) if hangs else max(0.0, patience)
+        self.gate.shut(brief)
+        self.gate.shut(max(0.0, patience - brief), lambda: self.connecting)
+
+    def after_fork_in_parent(self) -> None:
+        self.gate.open()
 
     def abandon(self) -> None:
         """In a forked child: forget the parent's connections without a word to the server."""
-        self._lock, self.connecting = threading.Lock(), 0
+        self._lock, self.gate, self.connecting = threading.Lock(), Gate(), 0
         engine, self._engine = self._engine, None
         if engine is not None and self._shared is None:
             engine.dispose(close=False)

@@ -38,8 +38,6 @@ from flask_llm_cost.log import log
 from flask_llm_cost.records import CallRecord
 
 INLINE_SECONDS: Final = 0.2
-#: How long a fork waits for a connection that is being made: it may hang, and nothing of it is used by the child.
-CONNECTING_SECONDS: Final = 0.05
 #: After a failed inline write, calls go to the spool at once for so long.
 AWAY_SECONDS: Final = 5.0
 IDLE_CONNECTION_SECONDS: Final = 30.0
@@ -99,7 +97,6 @@ class Ledger:
         self._away: WriteError | None = None
         self._away_until = float("-inf")
         self._mode: str | None = None
-        self._fork_held: Drain | None = None
         lifecycle.ledgers.add(self)
 
     # Recording.
@@ -310,26 +307,15 @@ class Ledger:
         self._read_engine.dispose()
 
     def before_fork(self, patience: float) -> None:
-        process = self._processes.get(os.getpid())
-        if process is None:
-            return
-        database = process.drain.database
-        free = database.acquire(timeout=max(0.0, min(patience, CONNECTING_SECONDS)))
-        if not free and not self._writer.connecting:
-            free = database.acquire(timeout=max(0.0, patience - CONNECTING_SECONDS))
-        if free:
-            self._fork_held = process.drain
+        self._engine.before_fork(patience)
 
     def after_fork_in_parent(self) -> None:
-        held, self._fork_held = self._fork_held, None
-        if held is not None:
-            held.database.release()
+        self._engine.after_fork_in_parent()
 
     def after_fork_in_child(self) -> None:
         processes, self._processes = self._processes, {}
         for process in processes.values():
             process.spool.abandon()
-        self._fork_held = None
         self._memory.clear()
         self._tally = Tally()
         self._engine.abandon()

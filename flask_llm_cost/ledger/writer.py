@@ -57,11 +57,6 @@ class Writer:
         self._inserts: Inserts | None = None
 
     @property
-    def connecting(self) -> bool:
-        """Whether somebody waits for a server to take a connection, which may hang for long."""
-        return self.transactions.engine.connecting > 0
-
-    @property
     def engine(self) -> sa.Engine | None:
         """Where to, if anything was written since connections were last closed."""
         return self.transactions.engine.made

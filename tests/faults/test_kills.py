@@ -86,16 +86,16 @@ def fork_and_ask(provider: str, number: int, app: desk.Flask) -> int:
 # Forking with threads is what is tested here; Python 3.12 and later warn about it.
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize("forks", [10, pytest.param(50, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.soak)])
-def test_forks_while_the_ledgers_locks_are_held(any_desk: Desk, forks: int) -> None:
-    """Children forked while the parent's threads ask and its database lock is taken: none hangs, none lost, none twice."""
+def test_forks_while_the_ledger_is_written(any_desk: Desk, forks: int) -> None:
+    """Children forked while the parent's threads ask and talk to the database: none hangs, none lost, none twice."""
     app = any_desk.app()
     any_desk.ask(app, range(2))
-    drain = any_desk.ledger(app)._process().drain
+    gate = any_desk.ledger(app)._engine.gate
     over = threading.Event()
 
     def hold() -> None:
         while not over.is_set():
-            with drain.database:
+            with gate:
                 time.sleep(0.002)
 
     def keep_asking() -> None:

@@ -50,7 +50,7 @@ def test_a_fork_does_not_wait_for_a_connection_that_hangs(
     ledger = sqlite_ledger(engine=engine)
     ledger.append(a_call())
     deadline = time.monotonic() + 5
-    while not ledger._writer.connecting and time.monotonic() < deadline:
+    while not ledger._engine.connecting and time.monotonic() < deadline:
         time.sleep(0.01)
     began = time.monotonic()
     child = os.fork()

@@ -15,7 +15,7 @@ def test_a_finaliser_takes_no_lock(sqlite_ledger: LedgerMaker, mode: str) -> Non
     ledger = sqlite_ledger(write_mode=mode)
     ledger.append(a_call())
     worker = threading.Thread(target=lambda: ledger.append(a_call(), quick=True), daemon=True)
-    with ledger._engine._lock, ledger._process().drain.database:
+    with ledger._engine._lock, ledger._engine.gate._changed:
         worker.start()
         worker.join(5)
         assert not worker.is_alive()

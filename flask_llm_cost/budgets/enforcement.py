@@ -179,18 +179,21 @@ class Budgets(Reading):
             self.keeper.attempt(holds.void(call_id))
 
     def _decide(self, ask: Ask, wanted: Sequence[Hold]) -> Answer:
+        lasting = [hold for hold in wanted if hold.account.budget.period != "call"]
         try:
             if ask.left:
                 self.keeper.attempt(holds.void(ask.call_id, ask.left))
-            if self._too_much_alone(wanted) is not None:
+            if holds.too_much_alone(wanted) is not None:
                 with suppress(WriteError):  # it is too much by what is known
                     wanted = self._lifted(wanted)
-            refusal = self._too_much_alone(wanted)
-            lasting = [hold for hold in wanted if hold.account.budget.period != "call"]
+            refusal = holds.too_much_alone(wanted)
             if refusal is None and lasting:
                 refusal = self._take(ask, lasting)
         except WriteError as error:
-            return self._in_doubt(ask.new, self.keeper.trouble(error))
+            answer = self._in_doubt(ask.new, self.keeper.trouble(error))
+            if error.unanswered and answer.error is not None:  # what may be held all the same is held for nothing
+                self.keeper.later(holds.void(ask.call_id, {hold.account.id for hold in lasting}))
+            return replace(answer, holds=error.unanswered and answer.error is None)
         except Exception as error:
             return self._failed(ask, error)
         self.keeper.back()
@@ -199,14 +202,6 @@ class Budgets(Reading):
             return Answer(holds=bool(lasting))
         self.keeper.later(holds.count_blocked(refusal.hold.account, refusal.hold.limit))
         return Answer(exceeded(refusal.hold, refusal.standing, "admit", self.zone))
-
-    @staticmethod
-    def _too_much_alone(wanted: Sequence[Hold]) -> holds.Refusal | None:
-        """The limit of a single call that it may pass."""
-        for hold in wanted:
-            if hold.account.budget.period == "call" and hold.limit is not None and hold.amount > hold.limit:
-                return holds.Refusal(hold, Standing(holds.ZERO, holds.ZERO, holds.ZERO))
-        return None
 
     def _asked(self, ask: Ask) -> list[tuple[Account, Decimal]]:
         """What to hold of each account, as stored.

@@ -81,6 +81,14 @@ class Refusal:
     standing: Standing
 
 
+def too_much_alone(wanted: Iterable[Hold]) -> Refusal | None:
+    """The limit of a single call that it may pass."""
+    for hold in wanted:
+        if hold.account.budget.period == "call" and hold.limit is not None and hold.amount > hold.limit:
+            return Refusal(hold, Standing(ZERO, ZERO, ZERO))
+    return None
+
+
 def _money(name: str) -> sa.BindParameter[Decimal]:
     return sa.bindparam(name, type_=Money())
 

@@ -29,14 +29,16 @@ _T = TypeVar("_T")
 
 
 class WriteError(Exception):
-    """Something could not be written, and nothing of it is in the database.
+    """Something could not be written, and nothing of it is in the database, unless *unanswered*.
 
     :param name: class and SQLSTATE of what went wrong
+    :param unanswered: the database went away at the commit, so that it may have been done
     """
 
-    def __init__(self, fault: Fault, name: str) -> None:
+    def __init__(self, fault: Fault, name: str, *, unanswered: bool = False) -> None:
         self.fault = fault
         self.name = name
+        self.unanswered = unanswered
         super().__init__(name)
 
 
@@ -79,7 +81,7 @@ class Transactions:
         :param prepare: what takes time and needs the connection's dialect only: done before, so that nobody waits for it
         :param patience: seconds after which somebody else's lock is no longer waited for
         :param rehearse: commit nothing: all is taken back, with what *work* asks to be done first
-        :raises WriteError: it could not be done, and nothing of it is in the database
+        :raises WriteError: it could not be done
         """
         deadline = None if patience is None else time.monotonic() + patience
         failure: BaseException = ConflictError()
@@ -92,6 +94,7 @@ class Transactions:
                     break
                 time.sleep(pause)
             attempt += 1
+            committing = False
             try:
                 with self._connect() as connection, localcontext(EXACT):
                     prepare(connection)
@@ -103,6 +106,7 @@ class Transactions:
                     if rehearse:
                         connection.rollback()
                     else:
+                        committing = True
                         connection.commit()
                     self.held = time.monotonic() - began if connection.dialect.name == "sqlite" else 0.0
                     return done
@@ -124,7 +128,8 @@ class Transactions:
                 failure = error
                 # A duplicate key is what somebody else has just written: looked at again, it is skipped.
                 if fault is not Fault.RETRY and not (fault is Fault.DOUBT and attempt < 3):
-                    raise WriteError(fault, name_of(error)) from None
+                    unanswered = committing and fault is Fault.AWAY
+                    raise WriteError(fault, name_of(error), unanswered=unanswered) from None
         raise WriteError(Fault.RETRY, name_of(failure))
 
     @contextmanager

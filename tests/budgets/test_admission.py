@@ -523,3 +523,32 @@ def test_old_holds_are_forgotten(make_worker: Callable[..., Worker]) -> None:
     assert {hold.call_id for hold in rows(worker, BudgetHold)} == {waiting.call_id, under_way.call_id}
     worker.budgets.keeper.sweep()
     assert {hold.state for hold in rows(worker, BudgetHold)} == {"unresolved"}
+
+
+@pytest.mark.parametrize("on_error", ["block", "allow"])
+def test_a_commit_whose_answer_is_lost_leaves_no_hold(make_worker: Callable[..., Worker], on_error: str) -> None:
+    """The database has the hold and could not say so: refused, the call holds nothing; allowed, what it holds is its own."""
+    worker = make_worker(BLOCK(LIMIT, on_error=on_error))
+    first, asked = worker.ask(HOLD), worker.ask(HOLD)
+    assert worker.patient(first).holds
+    assert account_row(worker).held == HOLD  # and nobody is at work any more
+    dialect = worker.budgets.keeper._engine.get().dialect
+    commit, lost = dialect.do_commit, list[Any]()
+
+    def lose_the_answer(connection: Any) -> None:
+        commit(connection)
+        if not lost:
+            lost.append(connection)
+            raise dialect.loaded_dbapi.OperationalError("the connection was lost")
+
+    dialect.do_commit = lose_the_answer  # type: ignore[method-assign]
+    answer = worker.budgets.authorise(asked)
+    assert lost
+    if on_error == "allow":
+        assert (answer.error, answer.holds) == (None, True)
+        worker.budgets.void(asked.call_id)
+    else:
+        assert (answer.error and answer.error.stage, answer.holds) == ("unavailable", False)
+    assert worker.budgets.keeper.flush(60)
+    assert account_row(worker).held == HOLD
+    assert [hold.call_id for hold in rows(worker, BudgetHold) if hold.state == "open"] == [first.call_id]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -81,7 +80,7 @@ class Limits:
     ) -> None:
         self._functions = functions
         self._context = context
-        self._lock = threading.Lock()
+        #: Without a lock, which a forked child could have for good: each step is whole by itself.
         self._answers: dict[tuple[str, str], tuple[float, Told]] = {}
         self._lifts: dict[tuple[str, str], Lift] = {}
         self._warned: set[str] = set()
@@ -117,10 +116,9 @@ class Limits:
         if answer is None or answer[0] <= time.monotonic():
             given = self._call(account, function)
             answer = (time.monotonic() + FRESH_SECONDS, given)
-            with self._lock:
-                if len(self._answers) >= _MOST:
-                    self._answers.clear()
-                self._answers[key] = answer
+            if len(self._answers) >= _MOST:
+                self._answers.clear()
+            self._answers[key] = answer
         return answer[1]
 
     def missing(self, budget: Budget) -> bool:

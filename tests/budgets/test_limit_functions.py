@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -249,3 +251,46 @@ def test_in_memory(app_maker: Any) -> None:
         call("a")
         assert app.costs.flush(20)
     assert found == [("tenant_id=a", 1)]
+
+
+FORKED = """
+import os, signal, sys, threading
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+from flask_llm_cost.budgets.accounts import account_of
+from flask_llm_cost.budgets.declaration import parse_budgets
+from flask_llm_cost.budgets.limits import Limits
+
+stored, over = threading.Event(), threading.Event()
+
+class Scope(str):
+    looked_at = 0
+
+    def __hash__(self):  # the second time it is being stored
+        self.looked_at += 1
+        if self.looked_at == 2:
+            stored.set()
+            over.wait(60)
+        return super().__hash__()
+
+(budget,) = parse_budgets([{"name": "n", "limit": "5", "period": "day", "per": "tenant_id"}])
+account = account_of(budget, "tenant_id=1", datetime.now(UTC), ZoneInfo("UTC"))
+limits = Limits({"n": lambda scope: "1"}, nullcontext)
+slow = account_of(budget, "tenant_id=2", datetime.now(UTC), ZoneInfo("UTC"))
+object.__setattr__(slow, "scope", Scope(slow.scope))
+threading.Thread(target=limits.answer, args=(slow,)).start()
+assert stored.wait(60)
+child = os.fork()
+if not child:
+    signal.alarm(30)
+    os._exit(0 if limits.answer(account) else 3)
+over.set()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_child_asks_for_limits() -> None:
+    """Forked while another thread keeps what the app's function said, a child asks it for itself, and does not hang."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], timeout=300, check=False)
+    assert done.returncode == 0

@@ -52,14 +52,18 @@ class Receivers:
                 self._news.popleft()
                 self._given_up += 1
                 self._complain()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="llm-cost-receivers", daemon=True)
-                try:
-                    self._thread.start()
-                except RuntimeError:  # the interpreter is ending
-                    self._thread = None
-                    self._news.clear()
+            self._start()
             self._changed.notify_all()
+
+    def _start(self) -> None:
+        """Start the thread, if there is none: somebody may have ended it."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name="llm-cost-receivers", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:  # the interpreter is ending
+                self._thread = None
+                self._news.clear()
 
     def tell_here(self, signal: Signal, facts: Mapping[str, Any]) -> None:
         """Tell them in this thread, where there can be no other, or the database has one connection, which is this one's."""
@@ -72,6 +76,8 @@ class Receivers:
         with self._changed:
             if threading.current_thread() is self._thread:
                 return False
+            if self._news:
+                self._start()
             return self._changed.wait_for(lambda: not self._news and not self._telling, max(0.0, timeout))
 
     def _run(self) -> None:
@@ -84,7 +90,8 @@ class Receivers:
                 app, signal, facts = self._news.popleft()
                 self._telling = True
             try:
-                _tell(app, signal, facts)
+                # Whatever one raises, sys.exit() too, the next are told all the same.
+                _tell(app, signal, facts, BaseException)
             finally:
                 # An app that is gone must be able to go.
                 del app, facts
@@ -108,10 +115,10 @@ class Receivers:
         self.settle(0.0 if self._testing else patience)
 
 
-def _tell(app: Flask, signal: Signal, facts: Mapping[str, Any]) -> None:
+def _tell(app: Flask, signal: Signal, facts: Mapping[str, Any], caught: type[BaseException] = Exception) -> None:
     for receiver in list(signal.receivers_for(app)):
         try:
             with app.app_context():
                 receiver(app, **facts)
-        except Exception as error:
+        except caught as error:
             log.warning("a receiver of %s raised %s", signal.name, type(error).__name__)  # type: ignore[attr-defined]

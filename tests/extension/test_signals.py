@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import dataclasses
 import os
 import pickle
@@ -139,6 +140,50 @@ def test_a_receiver_may_flush_itself(app: Flask) -> None:
         track("openai", model="gpt-4o", usage={"input": 1})
         app.extensions["llm_cost"].tracker.flush(30)
     assert told == [True]
+
+
+def test_a_receiver_that_exits_silences_nobody(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """A receiver that calls sys.exit() is one line in the log: it and all others are told of this call and of the next."""
+    told = []
+
+    def leave(sender: Flask, call: Any) -> None:
+        told.append(call.model)
+        sys.exit()
+
+    def listen(sender: Flask, call: Any) -> None:
+        told.append(call.model)
+
+    state = app.extensions["llm_cost"]
+    with call_recorded.connected_to(leave), call_recorded.connected_to(listen):
+        for model in ("gpt-4o", "gpt-4o-mini"):
+            track("openai", model=model, usage={"input": 1})
+            assert state.ledger.flush(30)
+            assert state.receivers.settle(30)
+    assert told == ["gpt-4o", "gpt-4o", "gpt-4o-mini", "gpt-4o-mini"]
+    assert "raised SystemExit" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_receivers_outlive_their_thread(app: Flask) -> None:
+    """Somebody ends the thread that tells them: another one tells what waits, and what comes."""
+    told = []
+
+    def receive(sender: Flask, call: Any) -> None:
+        told.append(call.model)
+
+    state = app.extensions["llm_cost"]
+    with call_recorded.connected_to(receive):
+        track("openai", model="gpt-4o", usage={"input": 1})
+        assert state.ledger.flush(30)
+        assert state.receivers.settle(30)
+        if (thread := state.receivers._thread) is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+        track("openai", model="gpt-4o-mini", usage={"input": 1})
+        assert state.ledger.flush(30)
+        if thread is not None:
+            thread.join(30)
+        assert state.receivers.settle(30)
+    assert told == ["gpt-4o", "gpt-4o-mini"]
 
 
 def test_news_for_a_slow_receiver_are_bounded(caplog: pytest.LogCaptureFixture) -> None:

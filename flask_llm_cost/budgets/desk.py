@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 from flask_llm_cost.ledger import lifecycle
@@ -161,20 +162,31 @@ class Desk:
             return job
         with self._changed:
             self._jobs.append(job)
-            start = self._idle < len(self._jobs) and self._threads < self._most
-            if start:
-                self._threads += 1
-            else:
+            start = self._begin_thread()
+            if not start:
                 self._changed.notify()
         if start:
             try:
-                threading.Thread(target=self._run, name="llm-cost-budgets", daemon=True).start()
+                self._start()
             except RuntimeError:  # at the interpreter's end
                 with self._changed:
-                    self._threads -= 1
                     self._jobs.remove(job)
                 job.run()
         return job
+
+    def _begin_thread(self) -> bool:
+        """Whether one more thread is needed, which is counted from now on."""
+        start = self._idle < len(self._jobs) and self._threads < self._most
+        self._threads += start
+        return start
+
+    def _start(self) -> None:
+        try:
+            threading.Thread(target=self._run, name="llm-cost-budgets", daemon=True).start()
+        except RuntimeError:
+            with self._changed:
+                self._threads -= 1
+            raise
 
     def share(self, question: Hashable, work: Callable[[], T]) -> Job[T]:
         """Hand in work that others may wait for already: done once for all of them. Where it raises, none is answered."""
@@ -199,26 +211,34 @@ class Desk:
             job.run()
 
     def _run(self) -> None:
-        while (job := self._next()) is not None:
-            try:
-                job.run()
-            finally:
-                with self._changed:
-                    self._busy -= 1
-                    self._changed.notify_all()
-            del job
+        try:
+            while (job := self._next()) is not None:
+                try:
+                    job.run()
+                finally:
+                    with self._changed:
+                        self._busy -= 1
+                        self._changed.notify_all()
+                del job
+        finally:  # also where somebody ends this thread; what was handed in meanwhile is for another one
+            with self._changed:
+                self._threads -= 1
+                start = self._begin_thread()
+            if start:
+                with suppress(RuntimeError):
+                    self._start()
 
     def _next(self) -> Job[Any] | None:
         with self._changed:
             self._idle += 1
-            deadline = time.monotonic() + _IDLE_SECONDS
-            while self._shut or not self._jobs:
-                if (left := deadline - time.monotonic()) <= 0 and not self._jobs:
-                    self._idle -= 1
-                    self._threads -= 1
-                    return None
-                self._changed.wait(max(left, 0.05))
-            self._idle -= 1
+            try:
+                deadline = time.monotonic() + _IDLE_SECONDS
+                while self._shut or not self._jobs:
+                    if (left := deadline - time.monotonic()) <= 0 and not self._jobs:
+                        return None
+                    self._changed.wait(max(left, 0.05))
+            finally:
+                self._idle -= 1
             self._busy += 1
             return self._jobs.popleft()
 

@@ -78,7 +78,8 @@ class Receivers:
                 return False
             if self._news:
                 self._start()
-            return self._changed.wait_for(lambda: not self._news and not self._telling, max(0.0, timeout))
+            wait = min(max(0.0, timeout), threading.TIMEOUT_MAX)
+            return self._changed.wait_for(lambda: not self._news and not self._telling, wait)
 
     def _run(self) -> None:
         changed = self._changed

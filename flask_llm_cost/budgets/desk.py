@@ -254,7 +254,7 @@ class Desk:
             while self._jobs or self._busy:
                 if (left := deadline - time.monotonic()) <= 0:
                     return False
-                self._changed.wait(left)
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
         return True
 
     def pause(self, seconds: float) -> None:

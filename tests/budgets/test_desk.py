@@ -33,6 +33,14 @@ def test_a_desk_outlives_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {job.wait(60) for job in [asked.submit(who), asked.submit(who)]}.isdisjoint(threads)
 
 
+def test_a_desk_is_waited_for_as_long_as_it_takes() -> None:
+    """Infinity is a time to settle in."""
+    asked, go_on = Desk(1), threading.Event()
+    asked.submit(lambda: go_on.wait(60))
+    threading.Timer(0.2, go_on.set).start()
+    assert asked.settle(float("inf"))
+
+
 def test_a_thread_that_goes_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work that is handed in when an idle thread is about to go is done."""
     monkeypatch.setattr(desk, "_IDLE_SECONDS", 0.001)

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,20 @@ def test_flush_waits_for_receivers_and_answers_for_rows(app: Flask) -> None:
         assert app.extensions["llm_cost"].tracker.flush(0.1)
         go_on.set()
         assert app.extensions["llm_cost"].receivers.settle(30)
+
+
+def test_flush_waits_for_as_long_as_it_takes(app: Flask) -> None:
+    """flush() takes infinity for a time, and is back when all is told."""
+    told = []
+
+    def receive(sender: Flask, call: Any) -> None:
+        time.sleep(0.3)
+        told.append(call.model)
+
+    with call_recorded.connected_to(receive):
+        track("openai", model="gpt-4o", usage={"input": 1})
+        assert app.extensions["llm_cost"].tracker.flush(float("inf"))
+    assert told == ["gpt-4o"]
 
 
 def test_a_receiver_may_flush_itself(app: Flask) -> None:

@@ -25,15 +25,15 @@ _MOST_HELD: Final = 64
 class Adopter:
     """Adopts for one drain.
 
-    :param deliver: writes a batch, or raises
-    :param quarantine: keeps a line aside that nobody understands
+    :param deliver: writes a batch, or raises; returns the lines of what the database refuses
+    :param quarantine: keeps a line aside that nobody understands, or the database refuses
     """
 
     def __init__(
         self,
         spool: Spool,
         tally: Tally,
-        deliver: Callable[[Sequence[CallRecord]], None],
+        deliver: Callable[[Sequence[CallRecord]], Sequence[bytes]],
         quarantine: Callable[[bytes], None],
     ) -> None:
         self._spool = spool
@@ -65,7 +65,9 @@ class Adopter:
                 reading = held[generation] = SpoolReading()
                 if self._take(generation, reading) <= self._ended:
                     self._finish(generation, held.pop(generation))
-            self._deliver([_interrupted(record) for name, record in self._begun.items() if name not in self._ended])
+            begun = [_interrupted(record) for name, record in self._begun.items() if name not in self._ended]
+            for line in self._deliver(begun):
+                self._quarantine(line)
             while held:
                 self._finish(*held.popitem())
         finally:
@@ -80,7 +82,7 @@ class Adopter:
         try:
             for entry in reading.entries(generation.read()):
                 if entry.record is None:
-                    self._quarantine(entry.line)
+                    reading.aside.append(entry.line)
                 elif entry.started:
                     begun.add(entry.record.id)
                     self._begun[entry.record.id] = entry.record
@@ -88,16 +90,18 @@ class Adopter:
                     self._ended.add(entry.record.id)
                     batch.append(entry.record)
                     if len(batch) >= BATCH:
-                        self._deliver(batch)
+                        reading.aside += self._deliver(batch)
                         batch = []
         except UnreadableError:
             reading.corrupt = True
-        self._deliver(batch)
+        reading.aside += self._deliver(batch)
         return begun
 
     def _finish(self, generation: Generation, reading: SpoolReading) -> None:
         self._tally.torn += reading.torn
         self._tally.lost += reading.lost
+        for line in reading.aside:
+            self._quarantine(line)
         if reading.corrupt and generation.path is not None:
             try:
                 generation.path.rename(generation.path.with_suffix(".corrupt"))

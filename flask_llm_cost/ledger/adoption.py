@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +41,8 @@ class SpoolReading:
     corrupt: bool = False
     #: Calls that were given up while it was written.
     lost: int = 0
+    #: Lines to set aside once all else is in the database: until then the file is read again, and they with it.
+    aside: list[bytes] = field(default_factory=list)
 
     def entries(self, lines: Iterator[bytes]) -> Iterator[Entry]:
         for line in lines:

@@ -204,11 +204,14 @@ class Drain:
             if not generation.quiet(1.0):
                 self._blocked = True  # a writer is stuck in the middle: later
                 break
+            reading = SpoolReading()
             try:
-                self._deliver_own(generation)
+                self._deliver_own(generation, reading)
             except UnreadableError as error:
                 self.tally.lost += max(1, generation.calls())
                 self._say("unreadable", "llm_cost: a spool file cannot be read (%s); what it held is lost", error)
+            for line in reading.aside:
+                self._quarantine(line)
             self._spool.drained(generation)
             moved = True
         return moved
@@ -230,38 +233,44 @@ class Drain:
             return  # the calls are in; the counts come with the next beat
         self._beaten = seen
 
-    def _deliver_own(self, generation: Generation) -> None:
-        reading = SpoolReading()
+    def _deliver_own(self, generation: Generation, reading: SpoolReading) -> None:
         batch: list[CallRecord] = []
         for entry in reading.entries(generation.read()):
             if entry.record is None:
-                self._quarantine(entry.line)
+                reading.aside.append(entry.line)
             elif not entry.started:
                 batch.append(entry.record)
                 if len(batch) >= BATCH:
-                    self._deliver(batch, tell=True)
+                    reading.aside += self._deliver(batch, tell=True)
                     batch = []
-        self._deliver(batch, tell=True)
+        reading.aside += self._deliver(batch, tell=True)
         self.tally.torn += reading.torn
 
-    def _deliver(self, batch: Sequence[CallRecord], *, tell: bool) -> None:
+    def _deliver(self, batch: Sequence[CallRecord], *, tell: bool) -> list[bytes]:
+        """Write a batch. Returns the lines of what the database refuses."""
         if not batch:
-            return
+            return []
         priced = [self._price(record) for record in batch]
         written = self._writer.write(priced)
-        self.note(written)
+        refused = self._counted(written)
         if tell and written.fresh:
             try:
                 self._committed(written.fresh)
             except Exception as error:
                 log.warning("llm_cost: telling of recorded calls failed (%s)", type(error).__name__)
+        return refused
 
     def note(self, written: Written) -> None:
         """Count what became of a batch, and set aside what the database refuses."""
+        for line in self._counted(written):
+            self._quarantine(line)
+
+    def _counted(self, written: Written) -> list[bytes]:
+        """Count what became of a batch. Returns the lines of what the database refuses."""
         self.tally.wrote(written.fresh, written.duplicates)
-        for record, name in written.poison:
-            self._quarantine(encode(record))
+        for _record, name in written.poison:
             self._say("poison", "llm_cost: the database refuses a record (%s); it is set aside", name)
+        return [encode(record) for record, _name in written.poison]
 
     def _quarantine(self, line: bytes) -> None:
         whole = line if line.endswith(b"\n") else b"\n" + line + b"\n"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import sqlalchemy as sa
 from ledger_calls import LedgerMaker, a_call, calls, price
 
-from flask_llm_cost.ledger.lines import STARTED, encode
+from flask_llm_cost.ledger.lines import STARTED, encode, pack, unpack
 from flask_llm_cost.ledger.spool import Spool
 from flask_llm_cost.records import CallRecord
 
@@ -72,3 +73,21 @@ def test_a_file_goes_as_soon_as_it_is_in_the_database(sqlite_ledger: LedgerMaker
     ledger.append(own)
     assert ledger.flush(20)
     assert sorted(set(seen), reverse=True) == [5, 4, 3, 2, 1]
+
+
+def test_a_call_is_set_aside_once(sqlite_url: sa.URL, tmp_path: Path) -> None:
+    """However often a dead process's file is tried while the database is away, a line nobody understands is one call."""
+    maker = LedgerMaker(sqlite_url, tmp_path)  # no tables yet, so that nothing gets in
+    ledger = maker()
+    left = Spool([tmp_path / "llm_cost_spool"], ledger._identity())
+    fields = unpack(encode(a_call()).strip(b"\n"))
+    assert fields is not None
+    left.append(pack({**fields, "at": {"of": "another version"}}))
+    left.append(encode(a_call()))
+    left.abandon()
+    for _ in range(3):
+        assert not ledger.flush(0.5)
+    maker.create_tables()
+    assert ledger.flush(60)
+    assert (maker.stored()[0], ledger.health().quarantined) == (1, 1)
+    maker.close()

@@ -63,4 +63,5 @@ def _write(state: AppState, flt: Filter, write: Callable[[str], object]) -> int:
         ) as calls:
             for text in csv_lines(call_header(keys), rows(calls)):
                 write(text)
+        check_detail(flt, state_of(session))  # a prune may have begun meanwhile
     return counted

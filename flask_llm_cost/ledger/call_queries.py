@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
 from itertools import chain
+from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
 
@@ -115,13 +116,18 @@ def calls_page(
         raise QueryError(f"calls cannot be sorted by {order[:80]!r}", choices=tuple(ORDERS))
     if after is not None and before is not None:
         raise QueryError("a page of calls goes on after one call or before one, not both")
+    expression, _ = ORDERS[order]
+    place = None if (start := after or before) is None else _place(session, flt, expression, start)
+    return _page(session, flt, order, place, before is not None, limit)
+
+
+def _page(session: Session, flt: Filter, order: str, place: tuple[Any, ...] | None, backwards: bool, limit: int) -> CallPage:
+    """The calls beyond a place: what the call there is sorted by."""
     expression, downwards = ORDERS[order]
-    backwards = before is not None
     tag, by_time = flt.a_tag(rare_tags(session)), expression is Call.occurred_at
     # The tag's own copy of the time has its calls in order: none is looked at that is not shown.
     sort: tuple[Any, ...] = (CallTag.occurred_at, CallTag.call_id) if tag and by_time else (Call.occurred_at, Call.id)
     sort = sort if by_time else (expression, *sort)
-    place = None if (start := after or before) is None else _place(session, flt, expression, start)
     if (within := with_calls(session, flt)) is None:
         return CallPage((), None, None)
     query = sa.select(*_COLUMNS)
@@ -139,7 +145,7 @@ def calls_page(
     if not rows:
         return CallPage((), None, None)
     beyond_end = more if not backwards else True
-    beyond_start = start is not None and (not backwards or more)
+    beyond_start = place is not None and (not backwards or more)
     return CallPage(rows, rows[-1].id if beyond_end else None, rows[0].id if beyond_start else None)
 
 
@@ -201,16 +207,26 @@ _PAGE: Final = 1_000
 _SORTED_PAGE: Final = 10_000
 
 
+_SORTED_BY: Final[Mapping[str, Callable[[CallRow], Any]]] = {
+    "newest": attrgetter("occurred_at"),
+    "oldest": attrgetter("occurred_at"),
+    "dearest": lambda row: Decimal(UNKNOWN) if row.total_cost is None else row.total_cost,
+    "slowest": lambda row: UNKNOWN if row.latency_ms is None else row.latency_ms,
+}
+
+
 def all_calls(session: Session, flt: Filter, *, order: str = "newest", batch: int | None = None) -> Iterator[CallRow]:
     """Every call in *order*, read page by page, so that memory stays flat."""
-    after: UUID | None = None
+    place: tuple[Any, ...] | None = None
     batch = batch or (_SORTED_PAGE if order in _BOUNDS else _PAGE)
     while True:
-        page = calls_page(session, flt, order=order, after=after, limit=batch)
+        page = _page(session, flt, order, place, False, batch)
         yield from page.rows
         if page.following is None:
             return
-        after = page.following
+        # Not looked up: by now the call may be gone, or not be among these any more.
+        last = page.rows[-1]
+        place = (_SORTED_BY[order](last), last.occurred_at, last.id)
 
 
 def _with_tags(session: Session, found: Sequence[Any]) -> tuple[CallRow, ...]:

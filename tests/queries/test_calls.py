@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger.call_queries import ORDERS, all_calls, calls_page, one_call
 from flask_llm_cost.ledger.filter import Filter
-from flask_llm_cost.ledger.models import Base, PriceSnapshot
+from flask_llm_cost.ledger.models import Base, Call, CallTag, LineItem, PriceSnapshot
 
 AT = datetime(2026, 11, 3, 12, tzinfo=UTC)
 EVERYTHING = Filter(scope={})
@@ -140,3 +140,18 @@ def test_one_call_of_somebody_else_is_not_there(session: Session) -> None:
     call_id = add_call(session, AT, tags={"tenant_id": "b"})
     assert one_call(session, Filter(scope={"tenant_id": "a"}), call_id) is None
     assert one_call(session, EVERYTHING, uuid4()) is None
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_list_goes_on_where_its_last_call_is_gone(session: Session, order: str) -> None:
+    """A call that is deleted when a page has ended with it: the others follow, each once."""
+    _plant(session)
+    wanted = [row.id for row in all_calls(session, EVERYTHING, order=order)]
+    told = []
+    for number, row in enumerate(all_calls(session, EVERYTHING, order=order, batch=5)):
+        told.append(row.id)
+        if number % 5 == 4:
+            for table in (LineItem, CallTag):
+                session.execute(sa.delete(table).where(table.call_id == row.id))
+            session.execute(sa.delete(Call).where(Call.id == row.id))
+    assert told == wanted

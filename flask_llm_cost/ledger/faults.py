@@ -11,6 +11,8 @@ from flask_llm_cost.errors import LlmCostError
 
 _RETRY_STATES = frozenset({"40001", "40P01", "55P03"})
 _RETRY_CODES = frozenset({1205, 1213, 1020})
+#: A statement of MariaDB or MySQL that took longer than it was given.
+_GIVEN_UP_CODES = frozenset({1969, 3024})
 _MISSING_STATES = frozenset({"42P01", "42S02", "3F000"})
 _MISSING_CODE = 1146
 #: A server that only reads: after a failover, whoever stays connected to it never finds the one that writes.
@@ -59,6 +61,11 @@ def fault_of(error: BaseException) -> Fault:
     if isinstance(error, exc.StatementError):
         return Fault.DATA
     return Fault.AWAY
+
+
+def is_given_up(error: BaseException) -> bool:
+    """Whether MariaDB or MySQL gave a statement up: for a lock as well, as they wait for that by whole seconds."""
+    return _code(getattr(error, "orig", None)) in _GIVEN_UP_CODES
 
 
 def is_read_only(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from flask_llm_cost.errors import LedgerError, SchemaMissingError
 from flask_llm_cost.ledger.change import DoFirst
 from flask_llm_cost.ledger.columns import EXACT
 from flask_llm_cost.ledger.engine import OwnEngine
-from flask_llm_cost.ledger.faults import Fault, fault_of, is_read_only, name_of
+from flask_llm_cost.ledger.faults import Fault, fault_of, is_given_up, is_read_only, name_of
 
 #: How long one statement may wait for a lock, and take in all, on a server.
 LOCK_MS: Final = 1_000
@@ -124,7 +124,8 @@ class Transactions:
                     self.run(wish.work, patience=patience)
                 attempt -= 1
             except Exception as error:
-                fault = fault_of(error)
+                # Our own patience was at its end: most likely somebody is in the way, and the database is there.
+                fault = Fault.RETRY if patience is not None and is_given_up(error) else fault_of(error)
                 failure = error
                 # A duplicate key is what somebody else has just written: looked at again, it is skipped.
                 if fault is not Fault.RETRY and not (fault is Fault.DOUBT and attempt < 3):
@@ -158,7 +159,8 @@ class Transactions:
         connection.execution_options(isolation_level="READ COMMITTED")
         statement_ms = STATEMENT_MS if patience is None else max(1, int(patience * 1000))
         if dialect.name == "postgresql":
-            lock_ms = min(LOCK_MS, statement_ms)
+            # Less than the statement has: somebody's lock is told from a server that is slow by which ends first.
+            lock_ms = max(1, min(LOCK_MS, statement_ms * 3 // 4))
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_ms}; SET LOCAL statement_timeout = {statement_ms}")
         elif getattr(dialect, "is_mariadb", False):
             # Lock waits are whole seconds there, 0 for none; the connection is ours alone.

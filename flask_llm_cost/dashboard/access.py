@@ -125,7 +125,8 @@ def _scope_tags(tags: Mapping[str, Any] | None) -> dict[str, str]:
         # True and False are no names of anybody, and a longer value than is kept could be somebody else's.
         if isinstance(value, bool) or not isinstance(value, str | int | UUID):
             raise ScopeRefusedError
-        text = str(value).strip()
+        # As calls have it: what is a string is that, whatever an enum of strings says of itself.
+        text = (str.__str__(value) if isinstance(value, str) else str(value)).strip()
         if not text or len(text) > _LONGEST_VALUE or "\x00" in text:
             raise ScopeRefusedError
         held[key] = text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import logging
 from collections.abc import Callable, Iterator
@@ -240,6 +241,17 @@ def test_a_scope_by_number(make: Callable[..., MountedApp]) -> None:
     text = app.get().get_data(as_text=True)
     assert "$7.31" in text
     assert "5,813" not in text
+
+
+class _Tenant(str, enum.Enum):  # noqa: UP042 - as apps wrote it before there was a StrEnum, which says its value
+    ACME = "acme"
+
+
+def test_a_scope_by_an_enum_of_strings(make: Callable[..., MountedApp]) -> None:
+    """A tenant's id may be a member of an enum: it is what calls have of it, whatever str() says."""
+    app = make().mount(scope=lambda: {"tenant_id": _Tenant.ACME})
+    app.add("7.31", tags={"tenant_id": "acme"})
+    assert "$7.31" in app.get().get_data(as_text=True)
 
 
 def test_mounted_twice(make: Callable[..., MountedApp]) -> None:

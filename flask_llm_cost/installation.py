@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from flask import Flask
 from sqlalchemy import inspect
 
+from flask_llm_cost.errors import SetupError
 from flask_llm_cost.extension import state_of
 from flask_llm_cost.ledger.models import Base
 
@@ -70,6 +71,12 @@ def _migrate(app: Flask) -> Iterator[str]:
         return
     flask_migrate.migrate(directory=directory, message="LLM cost ledger")
     flask_migrate.upgrade(directory=directory)
+    if missing := _missing(app):
+        where = f"SQLALCHEMY_BINDS[{state_of(app).config.bind_key!r}]"
+        raise SetupError(
+            f"the new revision made no {min(missing)} in {where}, where LLM_COST_BIND_KEY has the ledger: the migrations in "
+            f"{directory} are of one database. Delete the revision, and let them be of all: see 'flask db init --multidb'"
+        )
     yield (
         "The ledger's tables are in the database, and their revision is in the migrations folder. Look at it, "
         "since it has whatever else was new in your models, and commit it."

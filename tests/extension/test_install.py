@@ -30,15 +30,15 @@ Migrate(app, db)
 TRACKED = APP + "costs = LlmCostTracker(app)\n"
 
 
-def flask(folder: Path, *command: str) -> str:
+def flask(folder: Path, *command: str, code: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "flask", *command],
         cwd=folder,
         env={key: value for key, value in os.environ.items() if not key.startswith("FLASK_")},
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stdout + done.stderr
 
 
 def tables(folder: Path) -> set[str]:
@@ -74,3 +74,16 @@ def test_an_app_with_migrations_gets_one_more(tmp_path: Path) -> None:
     assert "Made the migrations folder" not in flask(tmp_path, "llm-cost", "install")
     assert "llm_cost_calls" in tables(tmp_path)
     assert len(list((tmp_path / "migrations" / "versions").glob("*.py"))) == 2
+
+
+def test_migrations_of_one_database_do_not_say_that_a_bind_has_its_tables(tmp_path: Path) -> None:
+    """Where the ledger is on a bind and the migrations are of the main database only, that is said, and what to do."""
+    (tmp_path / "app.py").write_text(APP)
+    for command in ("init", "migrate", "upgrade"):
+        flask(tmp_path, "db", command)
+    bound = 'app.config.update(SQLALCHEMY_BINDS={"costs": "sqlite:///costs.db"}, LLM_COST_BIND_KEY="costs")\ndb = '
+    (tmp_path / "app.py").write_text(TRACKED.replace("db = ", bound, 1))
+    said = flask(tmp_path, "llm-cost", "install", code=1)
+    assert "SQLALCHEMY_BINDS['costs']" in said
+    assert "flask db init --multidb" in said
+    assert "are in the database" not in said

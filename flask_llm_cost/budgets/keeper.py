@@ -21,7 +21,7 @@ from flask_llm_cost.ledger import lifecycle
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.faults import Fault, fault_of, name_of
 from flask_llm_cost.ledger.models import Counter as Counters
-from flask_llm_cost.ledger.read_session import reading
+from flask_llm_cost.ledger.read_session import READING, limit_reading, reading
 from flask_llm_cost.ledger.transaction import Transactions, WriteError
 
 _T = TypeVar("_T")
@@ -205,6 +205,8 @@ class Keeper:
         """
         try:
             with self._engine.connect() as connection:
+                if not self.on_sqlite:
+                    limit_reading(connection.execution_options(isolation_level=READING))
                 return work(connection)
         except Exception as error:
             raise WriteError(fault_of(error), name_of(error)) from None

@@ -36,6 +36,8 @@ def identity_of(url: sa.URL, bind_key: str | None, app_name: str) -> str:
     if not any(place):
         place.append(app_name)  # made by creator=: the URL says nothing
     parts = [url.get_backend_name(), *map(str, place), str(bind_key)]
+    if options := url.query.get("options"):  # of PostgreSQL: a search_path is another ledger in the same database
+        parts.append(str(options))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -17,6 +17,9 @@ from flask_llm_cost.ledger.faults import Fault, fault_of
 #: A note on errors of a question that was asked where ``LLM_COST_READ_BIND_KEY`` leads.
 READ_BIND: Final = "asked of the database of LLM_COST_READ_BIND_KEY, which is the ledger's own where that is not set"
 
+#: How it is read on servers: in a transaction, also where the host's engine commits each statement by itself.
+READING: Final = "READ COMMITTED"
+
 #: A page asks dozens of small questions, for which PostgreSQL's further processes and its compiler are not worth their
 #: start: one that takes six milliseconds takes twenty with them. Those that take seconds have the processes all the same.
 _MANY_SMALL_QUESTIONS: Final[Mapping[str, object]] = MappingProxyType({"parallel_setup_cost": 20_000, "jit": "off"})
@@ -56,10 +59,11 @@ def reading(
     """
     with _ReadSession(engine) as session:
         try:
-            if snapshot:
+            if snapshot and engine.dialect.name == "sqlite":
                 _hold_still(session)
-            if longest is not None:
-                _limit(session, longest)
+            elif engine.dialect.name != "sqlite":
+                level = "REPEATABLE READ" if snapshot else READING
+                limit_reading(session.connection(execution_options={"isolation_level": level}), longest)
             yield session
         except sa.exc.DBAPIError as error:
             if fault_of(error) is Fault.SCHEMA:
@@ -69,36 +73,40 @@ def reading(
             raise
         finally:
             session.rollback()
-            if longest is not None and engine.dialect.name == "mysql":
+            if longest is not None and _keeps_settings(engine):
                 with suppress(sa.exc.DBAPIError):  # then the connection is gone, and its limit with it
-                    _limit(session, None)
+                    _limit(session.connection(), None)
                     session.rollback()
 
 
-def _hold_still(session: Session) -> None:
-    """Let what others commit from here on change no answer.
+def limit_reading(connection: sa.Connection, longest: float | None = None) -> None:
+    """Let a server give queries up after *longest* seconds, or after none, whatever writers have set on the connection."""
+    if longest is not None or _keeps_settings(connection):
+        _limit(connection, longest)
 
-    Not on SQLite without a write-ahead log, where the app could not write as long as this reads.
+
+def _keeps_settings(where: sa.Engine | sa.Connection) -> bool:
+    """Whether what is set for a session outlasts it on its connection, as what writers set does, too."""
+    return where.dialect.name in ("mysql", "mariadb")
+
+
+def _hold_still(session: Session) -> None:
+    """Let what others commit from here on change no answer of SQLite's.
+
+    Not without a write-ahead log, where the app could not write as long as this reads.
     """
-    if session.get_bind().dialect.name != "sqlite":
-        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-        return
     driver: Any = session.connection().connection.driver_connection
     if not driver.in_transaction and driver.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
         driver.execute("BEGIN")
 
 
-def _limit(session: Session, seconds: float | None) -> None:
-    dialect = session.connection().dialect  # which server it is, it knows by its first connection
+def _limit(connection: sa.Connection, seconds: float | None) -> None:
+    dialect = connection.dialect  # which server it is, it knows by its first connection
     if dialect.name == "postgresql":
         settings = {"statement_timeout": int((seconds or 0) * 1000), **_MANY_SMALL_QUESTIONS}
         text = "; ".join(f"SET LOCAL {name} = {value}" for name, value in settings.items())
-        session.connection().exec_driver_sql(text)
-        return
-    if getattr(dialect, "is_mariadb", False):
-        limit = f"SESSION max_statement_time = {'DEFAULT' if seconds is None else seconds}"
-    elif dialect.name == "mysql":
-        limit = f"SESSION max_execution_time = {'DEFAULT' if seconds is None else int(seconds * 1000)}"
+    elif getattr(dialect, "is_mariadb", False):
+        text = f"SET SESSION max_statement_time = {'DEFAULT' if seconds is None else seconds}"
     else:
-        return
-    session.execute(sa.text(f"SET {limit}"))
+        text = f"SET SESSION max_execution_time = {'DEFAULT' if seconds is None else int(seconds * 1000)}"
+    connection.exec_driver_sql(text)

@@ -83,11 +83,13 @@ class RequestTags:
                 return {"endpoint": self.endpoint}
             if self._tags is None:
                 self._asking = True
-                tagger = state.tracker.request_tagger_function
-                self._tags = {"endpoint": self.endpoint, **self._user(), **self._ask(tagger)}
+                try:
+                    tagger = state.tracker.request_tagger_function
+                    self._tags = {"endpoint": self.endpoint, **self._user(), **self._ask(tagger)}
+                finally:  # where it was set, and not by a call of the tagger's own: its next one would ask again
+                    self._asking = False
             return self._tags
         finally:
-            self._asking = False
             self._lock.release()
 
     def _user(self) -> Mapping[str, Any]:

@@ -226,16 +226,22 @@ def test_a_tagger_that_raises_costs_its_tags_only(
 
 
 def test_a_tagger_that_calls_a_model_is_not_asked_again(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
-    """A tagger may itself call a model."""
+    """A tagger may itself call models, several times: it is asked once, and the request's call has its tags."""
+    asked = []
 
     @tracker_of(app).request_tagger
     def who() -> dict[str, Any]:
-        ask()
+        asked.append(1)
+        if len(asked) == 1:
+            ask()
+            ask()
         return {"user_id": 1}
 
     with app.test_request_context("/"):
         ask()
-    assert len(calls()) == 2
+    assert asked == [1]
+    assert [tags_of(call) for call in calls()].count({"user_id": "1"}) == 1
+    assert len(calls()) == 3
 
 
 @pytest.mark.parametrize("carry", [carry_tags, lambda work: work], ids=["carried", "not carried"])

@@ -70,8 +70,12 @@ def track(
             for reading, amount in zip(readings, amounts, strict=True)
         ]
     when, took = time_from("occurred_at", occurred_at), _milliseconds(latency_ms)
+    state = state_of()
+    collected = collect_tags(state, explicit=tags)
     records = [
         _record(
+            state,
+            collected,
             provider=provider,
             operation=operation,
             reading=Reading(
@@ -84,7 +88,6 @@ def track(
             occurred_at=when,
             latency_ms=took,
             stream=stream,
-            tags=tags,
             enforce_budget=enforce_budget and number == len(readings) - 1,
         )
         for number, reading in enumerate(readings)
@@ -96,7 +99,8 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
     """Collect the usage of a stream that no client library shows us, and record it once, at the end of the block.
 
     ``feed`` it the stream's events as they come, or ``set_usage`` when you know it. It may be fed from several threads. When
-    the block raises, the call is recorded as interrupted, and the exception goes its way.
+    the block raises, the call is recorded as interrupted, and the exception goes its way. The app and the tags are those
+    where the block was entered.
 
     With ``enforce_budget=True`` the block is not entered where a budget that blocks or raises is used up, and at its end it
     raises :exc:`~flask_llm_cost.BudgetExceededError` where one is by then. The call is recorded all the same.
@@ -126,6 +130,7 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         self._scanners: dict[str, Scanner] = {}
         self._usage: list[Reading] | None = None
         self._open = self._finished = False
+        self._began: tuple[AppState, dict[str, str]] | None = None
         self._occurred_at = datetime.now(UTC)
         self._start = time.perf_counter()
         self._first: float | None = None
@@ -165,9 +170,12 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         state = state_of()
         with self._lock:
             self._wire(state)
+        # Not at the end: a generator that is dropped ends wherever that happens, in the request of somebody else.
+        tags = collect_tags(state, explicit=self._tags)
         if self._enforce_budget:
-            _enforce(state, "check", self._provider, (self._model,), collect_tags(state, explicit=self._tags))
+            _enforce(state, "check", self._provider, (self._model,), tags)
         with self._lock:
+            self._began = state, tags
             self._open = True
         return self
 
@@ -175,14 +183,17 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with self._lock:
-            if self._finished:
+            if self._finished or self._began is None:
                 return
             self._open, self._finished = False, True
+            state, tags = self._began
         first = None if self._first is None else int((self._first - self._start) * 1000)
         try:
             readings, whole = self._read(ended=error is None)
             for number, reading in enumerate(readings):
                 call = _record(
+                    state,
+                    tags,
                     provider=self._provider,
                     operation=self._operation,
                     reading=Reading(
@@ -198,7 +209,6 @@ class track_stream:  # noqa: N801 - reads as a word in ``with track_stream(...)`
                     stream=True,
                     outcome="ok" if whole else "interrupted",
                     error_class=type(error).__name__ if error is not None else None,
-                    tags=self._tags,
                     enforce_budget=self._enforce_budget and error is None and number == len(readings) - 1,
                 )
                 self.call = self.call or call
@@ -250,6 +260,8 @@ def _as_bytes(event: Any) -> tuple[str, bytes]:
 
 
 def _record(
+    state: AppState,
+    tags: dict[str, str],
     *,
     provider: str,
     operation: str,
@@ -257,14 +269,12 @@ def _record(
     occurred_at: datetime,
     latency_ms: int | None,
     stream: bool,
-    tags: Mapping[str, Any] | None,
     requested_model: str | None = None,
     first_token_ms: int | None = None,
     outcome: str = "ok",
     error_class: str | None = None,
     enforce_budget: bool = False,
 ) -> CallRecord:
-    state = state_of()
     record = CallRecord(
         id=new_call_id(int(occurred_at.timestamp() * 1e9)),
         occurred_at=occurred_at.astimezone(UTC),
@@ -280,7 +290,7 @@ def _record(
         latency_ms=latency_ms,
         first_token_ms=first_token_ms,
         provider_response_id=reading.response_id,
-        tags=collect_tags(state, explicit=tags),
+        tags=tags,
     )
     record = state.recorder.price(record)
     if state.config.enabled:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, request
+from played_app import ledger_of
 
-from flask_llm_cost import track, track_stream
+from flask_llm_cost import tags, track, track_stream
 from flask_llm_cost.testing import capture_calls
 
 
@@ -76,3 +77,37 @@ def test_a_providers_own_block_of_several_models(make_app: Callable[..., Flask],
     assert first is not None
     assert (first.id, first.requested_model) == (calls[0].id, asked)
     assert [call.total_cost for call in calls[-2:]] == [Decimal("0.5"), 0]
+
+
+def test_a_tracked_stream_has_the_tags_with_which_it_began(make_app: Callable[..., Flask]) -> None:
+    """A generator that is dropped during somebody else's request, of another app, stays a call of whoever began it."""
+    app, other_app = make_app(), make_app()
+    app.extensions["llm_cost"].tracker.request_tagger(lambda: {"user_id": request.args["user"]})
+    begun = []
+
+    def pieces() -> Iterator[str]:
+        with track_stream("openai", model="gpt-4o", tags={"job": "x"}) as stream:
+            stream.set_usage(input=5)
+            yield "first"
+            yield "last"
+
+    @app.get("/begin")
+    def begins() -> str:
+        begun.append(pieces())
+        with tags(feature="began"):
+            return next(begun[0])
+
+    @app.get("/drop")
+    def drops() -> str:
+        with tags(feature="ended"):
+            begun.clear()
+        return ""
+
+    other_app.add_url_rule("/drop", "drop", drops)
+    for ends_in in (app, other_app):
+        app.test_client().get("/begin?user=ada")
+        ends_in.test_client().get("/drop?user=bob")
+    assert [{tag.key: tag.value for tag in call.tags} for call in ledger_of(app)] == [
+        {"endpoint": "begins", "user_id": "ada", "feature": "began", "job": "x"}
+    ] * 2
+    assert ledger_of(other_app) == []

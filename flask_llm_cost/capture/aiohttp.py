@@ -40,7 +40,7 @@ def _watch(module: ModuleType, original: Callable[..., Awaitable[Any]]) -> Calla
             return await original(self, method, str_or_url, **kwargs)
         await admit_async(observation)
         with under_way(found, observation, _may_have_been_sent):
-            response = await original(self, method, str_or_url, **_asking(module, observation, kwargs))
+            response = await original(self, method, str_or_url, **_asking(module, self, observation, kwargs))
         _attach(module, observation, response, _decompresses(self, kwargs))
         await look_back_async(observation)
         return response
@@ -101,7 +101,7 @@ def _form(kwargs: Mapping[str, Any]) -> bytes | None:
     return "".join(f'--\r\nname="{name}"\r\n\r\n{value}\r\n' for name, value in fields).encode() or None
 
 
-def _asking(module: ModuleType, observation: Observation, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _asking(module: ModuleType, session: Any, observation: Observation, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments with a body that asks for usage, where there is one. The app's own are not touched."""
     content = observation.content
     if content is None:
@@ -110,7 +110,12 @@ def _asking(module: ModuleType, observation: Observation, kwargs: dict[str, Any]
         body: Any = module.payload.BytesPayload(content, content_type="application/json")
     else:
         body = content.decode() if isinstance(kwargs.get("data"), str) else content
-    return {**kwargs, "json": None, "data": body}
+    changed = {**kwargs, "json": None, "data": body}
+    headers = session._prepare_headers(kwargs.get("headers"))  # a copy, together with the session's own
+    if "Content-Length" in headers:  # else aiohttp counts for itself
+        changed["headers"] = headers
+        headers["Content-Length"] = str(len(content))
+    return changed
 
 
 def _may_have_been_sent(error: Exception) -> bool:

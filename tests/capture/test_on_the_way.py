@@ -244,6 +244,24 @@ def test_a_body_that_something_vouches_for_is_not_touched(
     assert asked.json()["stream_options"] == {"include_usage": True}
 
 
+async def send_by_session(url: str, content: Content, headers: Headers) -> bytes:
+    async with aiohttp.ClientSession(headers=dict(headers)) as session, session.post(url, data=content) as reply:
+        return await reply.read()
+
+
+@pytest.mark.parametrize("send", [*EVERY, pytest.param(waited(send_by_session), id="aiohttp's session")])
+def test_a_length_that_the_app_says_fits_the_body_that_is_sent(app: Flask, provider: PlayedProvider, send: Any) -> None:
+    """A body that is asked for its usage arrives whole where the app gives its length, and the app's own headers stay."""
+    provider.reply_with("chat/completions", events=["[DONE]"])
+    headers = {**JSON, "Content-Length": str(len(STREAM)), "x-own": "1"}
+    with app.app_context():
+        send(f"{provider.openai_url}/chat/completions", STREAM, headers)
+    (request,) = provider.requests
+    assert request.json()["stream_options"] == {"include_usage": True}
+    assert (request.headers["content-length"], request.headers["x-own"]) == (str(len(request.body)), "1")
+    assert headers["Content-Length"] == str(len(STREAM))
+
+
 class TakesChunks(BaseHTTPRequestHandler):
     """Answers a body that is sent in chunks with a stream, and keeps what was sent on its server."""
 

@@ -66,7 +66,7 @@ def _request(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, An
     host = url.host or ""
     return Request(
         library="aiohttp",
-        exchange=session,
+        exchange=object(),  # one a call: redirects do not come by here again, but calls that the app's middleware makes do
         method=method,
         host=host.lower() if url.is_default_port() else f"{host.lower()}:{url.port}",
         path=url.path,

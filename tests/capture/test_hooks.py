@@ -177,6 +177,36 @@ def test_a_call_of_a_hook_to_another_host_is_a_call(
     assert sorted(call.provider for call in ledger_of(app)) == ["groq", "openai"]
 
 
+@pytest.mark.parametrize("where", ["middlewares", "raise_for_status"])
+def test_a_call_that_aiohttp_makes_on_the_way_is_a_call(
+    app: Flask, calls: Ledger, provider: PlayedProvider, where: str
+) -> None:
+    """A middleware, or the look at the status, that asks by the same session makes a second call, with a row of its own."""
+    url = f"{provider.openai_url}/chat/completions"
+
+    async def send() -> None:
+        async def ask_another() -> None:
+            another = {**BODY, "model": "gpt-4o-mini"}
+            async with session.post(url, json=another, middlewares=(), raise_for_status=False) as reply:
+                await reply.read()
+
+        async def on_the_way(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+            await ask_another()
+            return await handler(request)
+
+        async def for_status(reply: aiohttp.ClientResponse) -> None:
+            await ask_another()
+
+        options: Any = {"middlewares": [on_the_way]} if where == "middlewares" else {"raise_for_status": for_status}
+        session = aiohttp.ClientSession(**options)
+        async with session, session.post(url, json=BODY) as reply:
+            await reply.read()
+
+    with app.app_context():
+        asyncio.run(send())
+    assert sorted(str(call.requested_model) for call in calls()) == ["gpt-4o", "gpt-4o-mini"]
+
+
 class OverRequests(httpx.BaseTransport):
     """A transport that sends by requests, through a proxy."""
 

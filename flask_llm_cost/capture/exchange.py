@@ -97,15 +97,17 @@ def observe(request: Request, carried: Tags | None = None, *, explicit: bool = F
     :param carried: the ``tags=`` of the adapter or transport that sends it
     :param explicit: whether the app put that adapter or transport there, so that ``LLM_COST_INSTRUMENT`` does not matter
     """
-    outer = _sending.get()
-    if outer is not None and outer.request is not None and _is_part_of(request, outer.request, explicit):
+    outer, state = _sending.get(), owner(warn=False)
+    # A second call of a watched library came by its client first; of any other, an explicit layer is the first to see it.
+    came_by = explicit and (state is None or request.library in state.libraries)
+    if outer is not None and outer.request is not None and _is_part_of(request, outer.request, came_by):
         if not explicit or outer.observation is None:
             return None
         if not outer.observation.ended:
             outer.observation.carry(carried)
             return outer.observation
         # A budget said no on the way, and somebody tries again: that is a call of its own.
-    state, marker = owner(warn=False), current_marker()
+    marker = current_marker()
     if state is None:
         _pass_unowned(request, explicit, marked=marker is not None)
         return None
@@ -127,11 +129,14 @@ def _pass_unowned(request: Request, explicit: bool, *, marked: bool) -> None:
                 warn_of_unowned()
 
 
-def _is_part_of(request: Request, outer: Request, explicit: bool) -> bool:
-    """Whether a request is a layer of the one that is being sent, and not a second call made meanwhile, in a hook."""
-    if request.exchange is outer.exchange or explicit:
+def _is_part_of(request: Request, outer: Request, came_by: bool) -> bool:
+    """Whether a request is a layer of the one that is being sent, and not a second call made meanwhile, in a hook.
+
+    :param came_by: whether the library's client would have shown a second call already: then this is how it is redirected
+    """
+    if request.exchange is outer.exchange:
         return True
-    return request.library != outer.library and _place(request) == _place(outer)
+    return came_by if request.library == outer.library else _place(request) == _place(outer)
 
 
 def _place(request: Request) -> tuple[str, str]:

@@ -16,6 +16,8 @@ import requests
 from flask import Flask
 from played_app import ledger_of
 
+from flask_llm_cost.capture.httpx import LlmCostTransport
+from flask_llm_cost.capture.requests import LlmCostAdapter  # type: ignore[attr-defined]  # made on demand
 from flask_llm_cost.ledger import Call
 from flask_llm_cost.testing.provider import PlayedProvider
 
@@ -205,6 +207,45 @@ def test_a_call_that_aiohttp_makes_on_the_way_is_a_call(
     with app.app_context():
         asyncio.run(send())
     assert sorted(str(call.requested_model) for call in calls()) == ["gpt-4o", "gpt-4o-mini"]
+
+
+@pytest.mark.parametrize("instrument", [[], ["httpx", "requests"]], ids=["explicit", "patched"])
+@pytest.mark.parametrize("library", [httpx, requests])
+def test_a_call_under_an_explicit_transport_is_a_call(
+    make_app: Callable[..., Flask], provider: PlayedProvider, library: Any, instrument: list[str]
+) -> None:
+    """A transport that first asks another model, by an explicit transport or adapter, makes two rows with their tags."""
+    app = make_app(instrument=instrument)
+    another = {**BODY, "model": "gpt-4o-mini"}
+
+    class Guarded(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            if library is httpx:
+                with httpx.Client(transport=LlmCostTransport(tags={"part": "guard"})) as guard:
+                    guard.post(f"{provider.openai_url}/chat/completions", json=another)
+            else:
+                with requests.Session() as session:
+                    session.mount("http://", LlmCostAdapter(tags={"part": "guard"}))
+                    session.post(f"{provider.openai_url}/responses", json={"model": "gpt-4o-mini", "input": "hello"})
+            return super().handle_request(request)
+
+    with app.app_context(), httpx.Client(transport=LlmCostTransport(Guarded(), tags={"part": "main"})) as client:
+        client.post(f"{provider.openai_url}/chat/completions", json=BODY)
+    assert {call.requested_model: [(tag.key, tag.value) for tag in call.tags] for call in ledger_of(app)} == {
+        "gpt-4o": [("part", "main")],
+        "gpt-4o-mini": [("part", "guard")],
+    }
+
+
+def test_a_redirect_under_explicit_and_patched_is_one_call(app: Flask, calls: Ledger, provider: PlayedProvider) -> None:
+    """An explicit transport in a watched client sees a redirect as another request: it is the same call, with its tags."""
+    end, start = f"{provider.openai_url}/chat/completions", "/v1/elsewhere/chat/completions"
+    provider.reply_with(start, status=307, headers={"location": end}, body={})
+    transport = LlmCostTransport(tags={"part": "main"})
+    with app.app_context(), httpx.Client(transport=transport, follow_redirects=True) as client:
+        assert client.post(f"{provider.url}{start}", json=BODY).json()["choices"]
+    assert len(provider.requests) == 2
+    assert [[tag.value for tag in call.tags] for call in calls()] == [["main"]]
 
 
 class OverRequests(httpx.BaseTransport):

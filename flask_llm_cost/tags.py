@@ -67,6 +67,12 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _Opened: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 
+def ranked(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, from weak to strong: a value that wins stands where it ranks, since the weakest go where there are too many."""
+    above = dict(stronger)
+    return {**{key: value for key, value in weaker.items() if key not in above}, **above}
+
+
 class tags:  # noqa: N801 - reads as a word in ``with tags(...)``
     r"""Tag every LLM call made inside a block, or inside a function.
 
@@ -85,7 +91,7 @@ class tags:  # noqa: N801 - reads as a word in ``with tags(...)``
 
     def __enter__(self) -> tags:
         outer = tags_here.get()
-        tags_here.set(_Block({**outer.values, **self._values}, outer, self))
+        tags_here.set(_Block(ranked(outer.values, self._values), outer, self))
         return self
 
     def __exit__(
@@ -117,7 +123,7 @@ class Inside:
 
     def __enter__(self) -> None:
         outer = tags_here.get()
-        self._here = _Block(self._values if self._alone else {**outer.values, **self._values}, outer)
+        self._here = _Block(self._values if self._alone else ranked(outer.values, self._values), outer)
         tags_here.set(self._here)
         for block in self._opened:
             block.__enter__()
@@ -240,9 +246,12 @@ class TagRules:
         self.dropped = 0
 
     def clean(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """The tags as they are kept: at most 32, valid keys, text values, secrets redacted, empty ones left out."""
+        """The tags as they are kept: at most 32, valid keys, text values, secrets redacted, empty ones left out.
+
+        :param values: from weak to strong; of too many the weakest are dropped
+        """
         cleaned: dict[str, str] = {}
-        for key, value in values.items():
+        for key, value in reversed(list(values.items())):
             if value is None:
                 continue
             if not isinstance(key, str) or not TAG_KEY.fullmatch(key):
@@ -260,7 +269,7 @@ class TagRules:
                     continue
                 if text:
                     cleaned[key] = text
-        return cleaned
+        return dict(reversed(cleaned.items()))
 
     def _to_text(self, value: Any) -> str:
         if isinstance(value, bool):

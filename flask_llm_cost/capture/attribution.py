@@ -17,7 +17,7 @@ from flask.globals import request_ctx
 from sqlalchemy import inspect
 
 from flask_llm_cost.log import log
-from flask_llm_cost.tags import current_tags
+from flask_llm_cost.tags import current_tags, ranked
 
 if TYPE_CHECKING:
     from flask.ctx import RequestContext
@@ -317,14 +317,14 @@ def collect_tags(state: AppState, carried: Tags | None = None, explicit: Mapping
     default = state.config.default_tags
     values: dict[str, Any] = dict(ask(default, "LLM_COST_DEFAULT_TAGS") if callable(default) else default)
     if (request := current_request()) is not None and request.app is state.app:
-        values.update(request.tags(state))
+        values = ranked(values, request.tags(state))
     elif (command := _command()) is not None:
-        values["command"] = command
+        values = ranked(values, {"command": command})
     if carried:
-        values.update(ask(carried, "the tags of an adapter or transport") if callable(carried) else carried)
-    values.update(current_tags())
+        values = ranked(values, ask(carried, "the tags of an adapter or transport") if callable(carried) else carried)
+    values = ranked(values, current_tags())
     if explicit:
-        values.update(explicit)
+        values = ranked(values, explicit)
     return state.tag_rules.clean(values)
 
 

@@ -106,6 +106,19 @@ def test_every_source_of_tags_has_its_rank(make_app: Callable[..., Flask]) -> No
     assert record.tags == {"a": "default", "b": "tagger", "c": "outer", "d": "inner", "e": "track"}
 
 
+def test_of_too_many_tags_the_weakest_go(make_app: Callable[..., Flask]) -> None:
+    """A call with more than 32 tags keeps those that rank first: of track(), of the inner block, then of those around it."""
+    app = make_app(default_tags={"weak": "default", "both": "default"})
+    outer: dict[str, Any] = {f"outer{number}": number for number in range(30)}
+    inner: dict[str, Any] = {f"inner{number}": number for number in range(25)}
+    strong = {"job": "x", "both": "track", "outer0": "track"}
+    with app.app_context(), tags(twice="outer", **outer), tags(twice="inner", **inner):
+        record = track("openai", model="gpt-4o", usage={"input": 1}, tags=strong)
+    assert len(record.tags) == 32
+    assert {"twice": "inner", **{key: str(value) for key, value in inner.items()}, **strong}.items() <= record.tags.items()
+    assert "weak" not in record.tags
+
+
 def test_tags_are_taken_when_the_call_starts(
     app: Flask, calls: Ledger, provider: PlayedProvider, openai_client: openai.OpenAI
 ) -> None:

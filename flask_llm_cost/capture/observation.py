@@ -20,7 +20,7 @@ from flask_llm_cost.budgets.asking import Answer, Ask
 from flask_llm_cost.capture.asked import attempt, length, requested_model
 from flask_llm_cost.capture.attribution import Tags, collect_tags
 from flask_llm_cost.capture.complaints import complaint
-from flask_llm_cost.capture.decoding import Decoder, decoder_for
+from flask_llm_cost.capture.decoding import Tolerant, decoder_for
 from flask_llm_cost.capture.guard import guarded
 from flask_llm_cost.capture.sdk import Marker
 from flask_llm_cost.capture.withholding import Withheld
@@ -84,7 +84,7 @@ class Observation:
         self._stream = False
         self._first_ns = 0
         self._scanner: Scanner | None = None
-        self._decoder: Decoder | None = None
+        self._decoder: Tolerant | None = None
         self._body: wire.BodyCollector | None = None
         self._silent = False
         self._begun = False
@@ -214,7 +214,8 @@ class Observation:
         try:
             if encoding:
                 self.withheld = None
-            self._decoder = decoder_for(encoding)
+            decoder = decoder_for(encoding)
+            self._decoder = None if decoder is None else Tolerant(decoder)
         except Exception as error:
             self._stop_reading(error)
 
@@ -280,9 +281,11 @@ class Observation:
             scanner.finish()
             # An event in place of the end that says what went wrong is no end, however well it was read.
             ended = (ended or scanner.done) and not scanner.failed
-            readings = wire.read_stream(self._route, scanner.events, ended, self._asked, self._headers)
+            # Where it could not be decoded to its end, its end was not seen.
+            whole = ended and (scanner.done or self._decoder is None or not self._decoder.failed)
+            readings = wire.read_stream(self._route, scanner.events, whole, self._asked, self._headers)
             scanner.events = []
-            if ended and self._route.format.each_event_counts and self._route.subject and self._status == 200:
+            if whole and self._route.format.each_event_counts and self._route.subject and self._status == 200:
                 news = [BatchNews(self._route.subject)]
             ended = ended or (not scanner.failed and any(reading.usage.source == "stream_final" for reading in readings))
         elif self._body is not None:

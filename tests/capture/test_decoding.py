@@ -23,6 +23,9 @@ ENCODED = {
     "raw deflate": RAW.compress(TEXT) + RAW.flush(),
     "br": brotli.compress(TEXT),
     "zstd": zstandard.compress(TEXT),
+    "frames of zstd": b"".join(zstandard.compress(TEXT[start : start + 100]) for start in range(0, len(TEXT), 100)),
+    "listed gzip, br": brotli.compress(gzip.compress(TEXT)),
+    "listed br, identity": brotli.compress(TEXT),
 }
 
 
@@ -30,7 +33,7 @@ ENCODED = {
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_every_encoding_is_undone_piece_by_piece(name: str, size: int) -> None:
     """Whatever the encoding and the size of the pieces, the text comes out whole."""
-    decoder = decoder_for(name.rpartition(" ")[2])
+    decoder = decoder_for(name.partition("listed ")[2] or name.rpartition(" ")[2])
     assert decoder is not None
     encoded = ENCODED[name]
     pieces = [encoded[start : start + size] for start in range(0, len(encoded), size)]
@@ -38,9 +41,11 @@ def test_every_encoding_is_undone_piece_by_piece(name: str, size: int) -> None:
 
 
 def test_what_cannot_be_undone_is_an_error() -> None:
-    """An unknown encoding is a LookupError, and none at all needs no decoder."""
+    """An unknown encoding, or too many of them, is a LookupError, and none at all needs no decoder."""
     with pytest.raises(LookupError):
         decoder_for("secret")
+    with pytest.raises(LookupError):
+        decoder_for(", ".join(["gzip"] * 5))
     assert decoder_for("identity") is None
 
 

@@ -135,6 +135,59 @@ def test_a_codec_that_is_not_the_one_that_was_said(
     assert (call.usage_source, call.total_cost) == ("unknown", None) or (call.input_tokens, call.output_tokens) == (7, 5)
 
 
+MESSAGES: Any = [
+    {
+        "type": "message_start",
+        "message": {"id": "m", "model": "claude-sonnet-4-5", "usage": {"input_tokens": 7, "output_tokens": 1}},
+    },
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}},
+    {"type": "message_stop"},
+]
+TEXTS = [b"data: " + json.dumps(one).encode() + b"\n\n" for one in MESSAGES]
+TEXT = b"".join(TEXTS)
+FRAMES = b"".join(zstandard.compress(text) for text in TEXTS)
+SPOILT: Any = {
+    "checksum": ("gzip", [gzip.compress(TEXT)[:-8] + b"12345678"], 5),
+    "after br": ("br", [brotli.compress(TEXT), b"xx"], 5),
+    "after zstd": ("zstd", [zstandard.compress(TEXT), b"xxxx"], 5),
+    "within": ("zstd", [zstandard.compress(TEXTS[0]), b"xxxx"], 1),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("library", LIBRARIES, ids=name)
+def test_an_encoding_that_goes_wrong_on_the_way(
+    app: Flask, calls: Ledger, provider: PlayedProvider, library: Any, how: str
+) -> None:
+    """Where an encoding goes wrong, what came before counts, and is called partial where the end is missing."""
+    encoding, pieces, output = SPOILT[how]
+    headers = {"content-type": "text/event-stream", "content-encoding": encoding}
+    provider.reply_with("messages", events=pieces, headers=headers)
+    with app.app_context():
+        assert read(library, f"{provider.anthropic_url}/v1/messages", raw=True) == ("", b"".join(pieces))
+    (call,) = calls()
+    source = "stream_final" if output == 5 else "stream_partial"
+    assert (call.input_tokens, call.output_tokens, call.usage_source) == (7, output, source)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content"),
+    [("zstd", FRAMES), ("gzip, br", brotli.compress(gzip.compress(TEXT))), ("br, identity", brotli.compress(TEXT))],
+    ids=["frames", "list", "identity"],
+)
+@pytest.mark.parametrize("raw", [False, True], ids=["read", "passed on"])
+def test_encodings_of_several_parts(
+    app: Flask, calls: Ledger, provider: PlayedProvider, encoding: str, content: bytes, raw: bool
+) -> None:
+    """Several frames of zstd, and several encodings one upon another, are read as the app's client reads them."""
+    headers = {"content-type": "text/event-stream", "content-encoding": encoding}
+    provider.reply_with("messages", events=[content], headers=headers)
+    with app.app_context():
+        assert read(httpx, f"{provider.anthropic_url}/v1/messages", raw) == ("", content if raw else TEXT)
+    (call,) = calls()
+    assert (call.outcome, call.input_tokens, call.output_tokens, call.usage_source) == ("ok", 7, 5, "stream_final")
+
+
 @pytest.mark.parametrize(
     ("events", "wanted"),
     [

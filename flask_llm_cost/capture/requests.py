@@ -150,6 +150,10 @@ def _read(observation: Observation, response: Any) -> None:
         response.raw = _ObservedBody(response.raw, observation, response.headers.get("Content-Encoding", ""))
 
 
+#: What the body below keeps for itself.
+_OWN: Final = frozenset({"_raw", "_observation", "_encoding", "_left", "_over", "_data", "_plain"})
+
+
 class _ObservedBody:
     """A reply's body on its way to the app, in place of ``urllib3``'s."""
 
@@ -308,6 +312,13 @@ class _ObservedBody:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_raw"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # An option, such as decode_content, is urllib3's. A method that the app puts in place of one here calls that.
+        if name in _OWN or hasattr(type(self), name):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._raw, name, value)
 
 
 def __getattr__(name: str) -> Any:

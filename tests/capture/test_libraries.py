@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import io
 import json
 import pickle
@@ -157,6 +158,40 @@ def test_requests_however_the_raw_body_is_read(
     assert b"".join(watched) == b"".join(unwatched)
     if reader in (READERS["readline"], READERS["readlines"], READERS["TextIOWrapper"], by_stepping):
         assert watched == unwatched
+    assert seen(calls()) == [(True, "ok", "stream_final")]
+
+
+def by_decoding(raw: Any) -> list[bytes]:
+    raw.decode_content = True
+    return by_copying(raw)
+
+
+def by_text(raw: Any) -> list[bytes]:
+    raw.decode_content, raw.auto_close = True, False
+    return [line.encode() for line in io.TextIOWrapper(raw, "utf-8", newline="")]
+
+
+def by_another_read(raw: Any) -> list[bytes]:
+    raw.read = functools.partial(raw.read, decode_content=True)
+    return by_copying(raw)
+
+
+@pytest.mark.parametrize("reader", [by_decoding, by_text, by_another_read])
+def test_requests_with_options_that_are_set_on_the_raw_body(
+    app: Flask, calls: Ledger, provider: PlayedProvider, url: str, reader: Callable[[Any], list[bytes]]
+) -> None:
+    """What the app sets on a raw body holds: a compressed stream that it wants decoded is, as without us, and counted."""
+    events = [{"model": "gpt-4o", "choices": [], "usage": COUNTED}]
+    provider.reply_with("chat/completions", events=events, encoding="gzip", times=2)
+    with app.app_context(), requests.Session() as session, session.post(url, json=ASKED, stream=True) as reply:
+        watched = reader(reply.raw)
+    patching.uninstall()
+    try:
+        with requests.Session() as session, session.post(url, json=ASKED, stream=True) as reply:
+            assert watched == reader(reply.raw)
+    finally:
+        patching.install("auto")
+    assert b"".join(watched).startswith(b"data: ")
     assert seen(calls()) == [(True, "ok", "stream_final")]
 
 

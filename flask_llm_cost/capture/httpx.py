@@ -19,6 +19,7 @@ from flask_llm_cost.capture.attribution import Tags
 from flask_llm_cost.capture.exchange import Layer, Request, observe, tags_ahead, under_way
 from flask_llm_cost.capture.guard import guarded, report
 from flask_llm_cost.capture.httpx_streams import stream_classes
+from flask_llm_cost.capture.lending import give_back, lend, own_body
 from flask_llm_cost.capture.observation import UNBILLED, Observation
 from flask_llm_cost.usage import first_look
 
@@ -124,6 +125,10 @@ def _request(module: ModuleType, request: Any, streamed: bool) -> Request | None
 
 
 def _content(module: ModuleType, request: Any) -> bytes | None:
+    return own_body(request, functools.partial(_content_now, module, request))
+
+
+def _content_now(module: ModuleType, request: Any) -> bytes | None:
     try:
         content: bytes = request.content
     except module.RequestNotRead:
@@ -162,43 +167,37 @@ def _may_have_been_sent_by(module: ModuleType, client: Any, error: Exception) ->
 @contextmanager
 def _asking(module: ModuleType, request: Any, observation: Observation) -> Iterator[None]:
     """Send the body that asks for usage, where there is one, and give the app its own back."""
-    kept = _replace_body(module, request, observation.content)
+    content = observation.content
+    lent = content is not None and lend(
+        request, functools.partial(_content_now, module, request), functools.partial(_replace_body, module, request, content)
+    )
     try:
         yield
     finally:
-        _restore_body(request, kept)
+        if lent:
+            give_back(request)
 
 
-@guarded
-def _replace_body(module: ModuleType, request: Any, content: bytes | None) -> dict[str, Any] | None:
-    if content is None:
-        return None
+def _replace_body(module: ModuleType, request: Any, content: bytes) -> Callable[[], None]:
     headers = request.headers
-    kept = {
-        "stream": request.stream,
-        "content": request._content,
-        "content-length": headers.get("content-length"),
-        "accept-encoding": headers.get("accept-encoding"),
-    }
+    kept = {name: headers.get(name) for name in ("content-length", "accept-encoding")}
+    stream, own = request.stream, request._content
     request.stream = module.ByteStream(content)
     request._content = content
     if "content-length" in headers:  # else it is sent in chunks, as the app wants it
         headers["content-length"] = str(len(content))
     # One event has to be taken out of the reply, which is simple only where it is not compressed.
     headers["accept-encoding"] = "identity"
-    return kept
 
+    def restore() -> None:
+        request.stream, request._content = stream, own
+        for name, value in kept.items():
+            if value is None:
+                request.headers.pop(name, None)
+            else:
+                request.headers[name] = value
 
-@guarded
-def _restore_body(request: Any, kept: dict[str, Any] | None) -> None:
-    if kept is None:
-        return
-    request.stream, request._content = kept["stream"], kept["content"]
-    for name in ("content-length", "accept-encoding"):
-        if kept[name] is None:
-            request.headers.pop(name, None)
-        else:
-            request.headers[name] = kept[name]
+    return restore
 
 
 def _attach(observation: Observation, response: Any, stream_class: type) -> None:

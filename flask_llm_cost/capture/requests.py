@@ -13,6 +13,7 @@ from flask_llm_cost.capture.admission import admit, look_back
 from flask_llm_cost.capture.attribution import Tags
 from flask_llm_cost.capture.exchange import Layer, Request, observe, tags_ahead, under_way
 from flask_llm_cost.capture.guard import guarded, report
+from flask_llm_cost.capture.lending import give_back, lend, own_body
 from flask_llm_cost.capture.observation import UNBILLED, Observation
 from flask_llm_cost.usage import first_look
 
@@ -90,6 +91,10 @@ def _request(request: Any, streamed: bool) -> Request | None:
 
 
 def _content(request: Any) -> bytes | None:
+    return own_body(request, functools.partial(_body_now, request))
+
+
+def _body_now(request: Any) -> bytes | None:
     body = request.body
     return body.encode() if isinstance(body, str) else body if isinstance(body, bytes) else None
 
@@ -107,18 +112,27 @@ def _may_have_been_sent(error: Exception) -> bool:
 def _asking(request: Any, observation: Observation) -> Iterator[None]:
     """Send the body that asks for usage, where there is one, and give the app its own back."""
     content = observation.content
-    if content is None:
+    lent = content is not None and lend(
+        request, functools.partial(_body_now, request), functools.partial(_replace_body, request, content)
+    )
+    try:
         yield
-        return
+    finally:
+        if lent:
+            give_back(request)
+
+
+def _replace_body(request: Any, content: bytes) -> Callable[[], None]:
     body, headers = request.body, request.headers.copy()
     request.body = content
     if "Content-Length" in headers:  # else it is sent in chunks, as the app wants it
         request.headers["Content-Length"] = str(len(content))
     request.headers["Accept-Encoding"] = "identity"
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         request.body, request.headers = body, headers
+
+    return restore
 
 
 def _attach(observation: Observation, response: Any) -> None:

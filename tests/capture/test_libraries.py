@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import functools
 import io
@@ -12,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
@@ -234,6 +236,77 @@ def test_requests_gives_the_app_its_request_back(app: Flask, provider: PlayedPro
         before = prepared.body, dict(prepared.headers)
         session.send(prepared, stream=True).close()
         assert (prepared.body, dict(prepared.headers)) == before
+
+
+def by_requests(session: Any, url: str) -> tuple[Any, Callable[[], bytes]]:
+    prepared = session.prepare_request(requests.Request("POST", url, json=STREAM))
+
+    def send() -> bytes:
+        with session.send(prepared, stream=True) as reply:
+            return b"".join(reply.iter_content(50))
+
+    return prepared, send
+
+
+def by_httpx(client: Any, url: str) -> tuple[Any, Callable[[], bytes]]:
+    request = client.build_request("POST", url, json=STREAM)
+
+    def send() -> bytes:
+        with contextlib.closing(client.send(request, stream=True)) as reply:
+            return b"".join(reply.iter_bytes())
+
+    return request, send
+
+
+@pytest.mark.parametrize(
+    ("make_client", "prepare"), [(requests.Session, by_requests), (httpx.Client, by_httpx)], ids=["requests", "httpx"]
+)
+def test_one_request_that_two_threads_send(
+    app: Flask, calls: Ledger, provider: PlayedProvider, url: str, make_client: Any, prepare: Any
+) -> None:
+    """A request that is sent again while it is on its way is asked for usage both times, shows none, and is given back."""
+    provider.reply_with("chat/completions", delay=1.0)
+    with make_client() as client, ThreadPoolExecutor(1) as pool:
+        request, send = prepare(client, url)
+        before = dict(request.headers)
+        first = pool.submit(send)
+        while not provider.requests:
+            time.sleep(0.01)
+        with app.app_context():
+            second, third = send(), send()
+        first.result()
+    assert not any(b'"usage"' in found for found in (first.result(), second, third))
+    assert {request.json()["stream_options"]["include_usage"] for request in provider.requests} == {True}
+    assert dict(request.headers) == before
+    assert seen(calls()) == [(True, "ok", "stream_final")] * 3
+
+
+def test_one_request_that_two_tasks_send(app: Flask, calls: Ledger, provider: PlayedProvider, url: str) -> None:
+    """The same for two tasks, one of which is cancelled: the other is not disturbed, and the request is given back."""
+    provider.reply_with("chat/completions", delay=1.0)
+
+    async def make() -> bytes:
+        async with httpx.AsyncClient() as client:
+            request = client.build_request("POST", url, json=STREAM)
+            before = request.content, dict(request.headers)
+
+            async def send() -> bytes:
+                reply = await client.send(request, stream=True)
+                return b"".join([piece async for piece in reply.aiter_bytes()])
+
+            first = asyncio.create_task(send())
+            while not provider.requests:
+                await asyncio.sleep(0.01)
+            found = await send()
+            first.cancel()
+            await asyncio.wait([first])
+            assert (request.content, dict(request.headers)) == before
+            return found
+
+    with app.app_context():
+        assert b'"usage"' not in asyncio.run(make())
+    assert [request.json()["stream_options"] for request in provider.requests] == [{"include_usage": True}] * 2
+    assert sorted(seen(calls())) == [(False, "interrupted", "unknown"), (True, "ok", "stream_final")]
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])

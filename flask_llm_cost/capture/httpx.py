@@ -247,7 +247,9 @@ class _Explicit(Layer):
 
     def _inner(self, request: Any, name: str) -> Any:
         if self._transport is None:
-            self._transport = getattr(_module_of(request), name)()
+            made = getattr(_module_of(request), name)()
+            # Threads may be here at once. All take the same one, and what the others made has opened nothing.
+            self._transport = vars(self).setdefault("_made", made)
         return self._transport
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import copy
 import functools
 import io
@@ -266,14 +267,13 @@ def test_one_request_that_two_threads_send(
 ) -> None:
     """A request that is sent again while it is on its way is asked for usage both times, shows none, and is given back."""
     provider.reply_with("chat/completions", delay=1.0)
-    with make_client() as client, ThreadPoolExecutor(1) as pool:
+    with make_client() as client, ThreadPoolExecutor(1) as pool, app.app_context():
         request, send = prepare(client, url)
         before = dict(request.headers)
-        first = pool.submit(send)
+        first = pool.submit(contextvars.copy_context().run, send)
         while not provider.requests:
             time.sleep(0.01)
-        with app.app_context():
-            second, third = send(), send()
+        second, third = send(), send()
         first.result()
     assert not any(b'"usage"' in found for found in (first.result(), second, third))
     assert {request.json()["stream_options"]["include_usage"] for request in provider.requests} == {True}
@@ -671,3 +671,32 @@ def test_bedrock_by_botocore(make_app: Callable[..., Flask], provider: PlayedPro
         ("bedrock", 5, 7),
         ("bedrock", 11, 13),
     ]
+
+
+def test_threads_share_the_transport_that_is_made_for_them(
+    app: Flask, calls: Ledger, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An explicit transport without one of the app's own has one pool, also where threads send their first calls at once."""
+    used: list[httpx.HTTPTransport] = []
+    barrier = threading.Barrier(4)
+
+    class Slow(httpx.HTTPTransport):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            barrier.wait(20)  # until each has found none
+
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            used.append(self)
+            return super().handle_request(request)
+
+    def post(_: int) -> httpx.Response:
+        with app.app_context():
+            return client.post(url, json=BODY, timeout=20)
+
+    with httpx.Client(transport=LlmCostTransport()) as client, ThreadPoolExecutor(4) as pool:
+        monkeypatch.setattr(httpx, "HTTPTransport", Slow)
+        replies = list(pool.map(post, range(4)))
+    assert {reply.status_code for reply in replies} == {200}
+    assert len(used) == 4
+    assert len({id(transport) for transport in used}) == 1
+    assert len(calls()) == 4

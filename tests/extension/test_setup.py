@@ -362,6 +362,16 @@ def test_signals_tell_after_the_row_is_safe(make_app: Callable[..., Flask], capl
     assert "the receiver's own" not in caplog.text
 
 
+def test_calls_are_captured_before_the_app_is_made(make_app: Callable[..., Flask]) -> None:
+    """capture_calls() collects the calls of an app that its block makes, also where an earlier test left one alive."""
+    gc.collect()  # that one must be alone: several have nobody's calls
+    _earlier = make_app()
+    with capture_calls() as calls:
+        _app = make_app()
+        track("openai", model="gpt-4o", usage={"input": 1})
+    assert [call.usage["input"] for call in calls] == [1]
+
+
 def test_calls_can_be_captured_without_a_database(make_app: Callable[..., Flask]) -> None:
     """capture_calls() collects the calls of a block, priced, with an app or without, and writes none."""
     gc.collect()  # an app is a cycle: those of earlier tests may be there still

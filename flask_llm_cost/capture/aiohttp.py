@@ -111,11 +111,19 @@ def _asking(module: ModuleType, session: Any, observation: Observation, kwargs: 
     else:
         body = content.decode() if isinstance(kwargs.get("data"), str) else content
     changed = {**kwargs, "json": None, "data": body}
-    headers = session._prepare_headers(kwargs.get("headers"))  # a copy, together with the session's own
-    if "Content-Length" in headers:  # else aiohttp counts for itself
+    if headers := _with_length(session, kwargs.get("headers"), len(content)):
         changed["headers"] = headers
-        headers["Content-Length"] = str(len(content))
     return changed
+
+
+@guarded
+def _with_length(session: Any, headers: Any, length: int) -> Any:
+    """The headers with the length of another body, where the app or its session says one; else aiohttp counts for itself."""
+    merged = session._prepare_headers(headers)  # a copy, together with the session's own
+    if "Content-Length" not in merged:
+        return None
+    merged["Content-Length"] = str(length)
+    return merged
 
 
 def _may_have_been_sent(error: Exception) -> bool:

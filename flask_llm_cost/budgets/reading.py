@@ -16,7 +16,7 @@ from flask_llm_cost.budgets.holds import PERIODS
 from flask_llm_cost.budgets.keeper import Keeper
 from flask_llm_cost.budgets.limits import Limits, active_lifts
 from flask_llm_cost.budgets.statuses import BudgetStatus, OpenHold, open_holds, status_of, statuses
-from flask_llm_cost.ledger.columns import EXACT
+from flask_llm_cost.ledger.columns import USUAL
 from flask_llm_cost.ledger.models import BudgetPeriod
 
 
@@ -45,7 +45,7 @@ class Reading:
         :param most: rows of each budget; ``None`` for all
         :raises SchemaMissingError: the tables are not there yet
         """
-        with self.keeper.session() as session, localcontext(EXACT):
+        with self.keeper.session() as session, localcontext(USUAL):
             chosen = self.declared if budgets is None else budgets
             return statuses(session, chosen, self.limits, self.zone, scope=scope, at=at, most=most)
 
@@ -54,7 +54,7 @@ class Reading:
 
         :raises SchemaMissingError: the tables are not there yet
         """
-        with self.keeper.session() as session, localcontext(EXACT):
+        with self.keeper.session() as session, localcontext(USUAL):
             lifts = {(lift.budget, lift.scope): lift for lift in active_lifts(session)}
             row = session.get(BudgetPeriod, account.id)
             return status_of(account, row, self.limits, lifts, datetime.now(UTC))
@@ -69,7 +69,7 @@ class Reading:
         :param most: so many; ``None`` for all
         :raises SchemaMissingError: the tables are not there yet
         """
-        with self.keeper.session() as session, localcontext(EXACT):
+        with self.keeper.session() as session, localcontext(USUAL):
             return open_holds(session, self.declared if budgets is None else budgets, scope=scope, most=most)
 
     def accounts(self, ids: Collection[UUID]) -> list[Account]:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, Final
 
@@ -19,6 +20,9 @@ from flask_llm_cost.usage import first_look
 _NEVER_BILLED: Final = frozenset(
     {"ClientConnectorError", "ConnectionTimeoutError", "InvalidURL", "ClientProxyConnectionError", "TooManyRedirects"}
 )
+
+#: What is passed on at this moment: session, address, body and exchange.
+_passing: Final[ContextVar[tuple[Any, Any, Any, object] | None]] = ContextVar("llm_cost_aiohttp", default=None)
 
 #: How much of a body that is there is looked at at once.
 _PIECE: Final = 64 * 1024
@@ -39,8 +43,13 @@ def _watch(module: ModuleType, original: Callable[..., Awaitable[Any]]) -> Calla
         if found is None or observation is None:
             return await original(self, method, str_or_url, **kwargs)
         await admit_async(observation)
-        with under_way(found, observation, _may_have_been_sent):
-            response = await original(self, method, str_or_url, **_asking(module, self, observation, kwargs))
+        passed = _asking(module, self, observation, kwargs)
+        here = _passing.set((self, str_or_url, _body(passed), found.exchange))
+        try:
+            with under_way(found, observation, _may_have_been_sent):
+                response = await original(self, method, str_or_url, **passed)
+        finally:
+            _passing.reset(here)
         _attach(module, observation, response, _decompresses(self, kwargs))
         await look_back_async(observation)
         return response
@@ -66,7 +75,7 @@ def _request(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, An
     host = url.host or ""
     return Request(
         library="aiohttp",
-        exchange=object(),  # one a call: redirects do not come by here again, but calls that the app's middleware makes do
+        exchange=_exchange(session, str_or_url, kwargs),
         method=method,
         host=host.lower() if url.is_default_port() else f"{host.lower()}:{url.port}",
         path=url.path,
@@ -80,6 +89,24 @@ def _request(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, An
         can_withhold=_decompresses(session, kwargs),
         form=functools.partial(_form, kwargs),
     )
+
+
+def _exchange(session: Any, str_or_url: Any, kwargs: Mapping[str, Any]) -> object:
+    """What tells a call from the next one: redirects do not come by here again, but calls of the app's middleware do.
+
+    Another instrumentation that was put on ours, and ours on that again, passes on what it was given.
+    """
+    passing = _passing.get()
+    if passing is not None:
+        *given, exchange = passing
+        if all(one is other for one, other in zip(given, (session, str_or_url, _body(kwargs)), strict=True)):
+            return exchange
+    return object()
+
+
+def _body(kwargs: Mapping[str, Any]) -> Any:
+    data = kwargs.get("data")
+    return kwargs.get("json") if data is None else data
 
 
 def _content(session: Any, kwargs: Mapping[str, Any]) -> bytes | None:

@@ -21,7 +21,7 @@ from flask_llm_cost.capture.asked import attempt, length, requested_model
 from flask_llm_cost.capture.attribution import Tags, collect_tags
 from flask_llm_cost.capture.complaints import complaint
 from flask_llm_cost.capture.decoding import Tolerant, decoder_for
-from flask_llm_cost.capture.guard import guarded
+from flask_llm_cost.capture.guard import guarded, report
 from flask_llm_cost.capture.sdk import Marker
 from flask_llm_cost.capture.withholding import Withheld
 from flask_llm_cost.log import log
@@ -253,7 +253,11 @@ class Observation:
 
     def rest(self) -> bytes:
         """What the app has still to see when the body has ended."""
-        return b"" if self.withheld is None else self.withheld.rest()
+        try:
+            return b"" if self.withheld is None else self.withheld.rest()
+        except Exception as error:
+            report(error)
+            return b"" if self.withheld is None else self.withheld.rest()
 
     @guarded
     def closed(self, ended: bool, error: BaseException | None = None) -> None:

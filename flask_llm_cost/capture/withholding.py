@@ -17,26 +17,30 @@ class Withheld:
 
     def feed(self, piece: bytes) -> bytes:
         """What the app may see now that this piece is there."""
+        try:
+            return piece if self._events is None else self._events.feed(piece)
+        except Exception:
+            return self._fed_again(piece)
+
+    def _fed_again(self, piece: bytes) -> bytes:
+        """Once more, as that event is not the app's to see. What goes wrong twice lets everything pass."""
         events = self._events
         if events is None:
             return piece
-        for last in (False, True):
-            try:
-                return events.feed(piece)
-            except Exception as error:
-                if last:
-                    log.warning("taking our event out of a stream failed with %s: it passes", type(error).__name__)
-        self._events = None
-        return b"".join(events.pieces) + piece
+        try:
+            return events.feed(piece)
+        except Exception as error:
+            log.warning("taking our event out of a stream failed with %s: it passes", type(error).__name__)
+            self._events = None
+            return b"".join(events.pieces) + piece
 
     def rest(self) -> bytes:
         """What the app has still to see when the body has ended."""
-        events = self._events
         try:
-            return b"" if events is None else events.finish()
+            return b"" if self._events is None else self._events.finish()
         except Exception as error:
             report(error)
-            return b"" if events is None else b"".join(events.pieces)
+            return b"" if self._events is None else b"".join(self._events.pieces)
 
     def whole(self, content: bytes) -> bytes:
         """What the app may see of a body that somebody has read to its end already."""

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from flask_llm_cost.errors import LlmCostError
 from flask_llm_cost.extension import state_of
-from flask_llm_cost.ledger.columns import EXACT
+from flask_llm_cost.ledger.columns import USUAL
 from flask_llm_cost.ledger.faults import name_of
 from flask_llm_cost.ledger.read_session import READ_BIND
 
@@ -25,7 +25,7 @@ class _Commands(AppGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with localcontext(EXACT):
+            with localcontext(USUAL):
                 return super().invoke(ctx)
         except LlmCostError as error:
             raise click.ClickException(str(error)) from None

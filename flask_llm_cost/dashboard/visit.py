@@ -22,7 +22,7 @@ from flask_llm_cost.dashboard.rendering import asset, render
 from flask_llm_cost.errors import DetailPrunedError, LedgerError, QueryError, SchemaMissingError, SetupError
 from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.ledger import queries
-from flask_llm_cost.ledger.columns import EXACT
+from flask_llm_cost.ledger.columns import USUAL
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.replica import lag
 from flask_llm_cost.log import log
@@ -176,7 +176,7 @@ def respond(view: View, page: str, blueprint: str, scope: Scope | None, values: 
         if "sqlalchemy" not in current_app.extensions:
             return secured(_notice(page, links, 503, "There is no ledger", [_LOG_ONLY], scoped=scope is not None))
         asked = visit = Visit(page, base, scope is not None, state, links, datetime.now(UTC), values)
-        with localcontext(EXACT):
+        with localcontext(USUAL):
             response: Response = view(visit, **values)
     except DetailPrunedError as error:
         response = _pruned(visit, error.before.date())

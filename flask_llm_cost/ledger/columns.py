@@ -21,6 +21,8 @@ TIME_DDL: Final = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "ma
 
 #: The app may have set a coarse decimal context for its own arithmetic; ours is exact whatever thread reads or writes.
 EXACT: Final = Context(prec=64, rounding=ROUND_HALF_EVEN)
+#: For whole pieces of work: what Python has by itself, in which no sum of amounts as the columns hold them is rounded.
+USUAL: Final = Context(prec=28, rounding=ROUND_HALF_EVEN)
 
 
 def to_money(amount: Decimal | None) -> Decimal | None:

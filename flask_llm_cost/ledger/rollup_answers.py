@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.ledger.answers import Grouping, Key, Sums, add, some
 from flask_llm_cost.ledger.bulk import TAG_ROLLUPS, USAGE_ROLLUPS
-from flask_llm_cost.ledger.columns import EXACT
+from flask_llm_cost.ledger.columns import USUAL
 from flask_llm_cost.ledger.days import with_calls
 from flask_llm_cost.ledger.detail import extent as detail_extent
 from flask_llm_cost.ledger.detail import from_calls
@@ -31,7 +31,7 @@ def sums(session: Session, flt: Filter, by: Grouping) -> Sums:
 
     :raises DetailPrunedError: only calls could answer, and some of them were pruned
     """
-    with localcontext(EXACT):
+    with localcontext(USUAL):
         return _sums(session, flt, by)
 
 

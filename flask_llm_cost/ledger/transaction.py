@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from flask_llm_cost.chance import CHANCE
 from flask_llm_cost.errors import LedgerError, SchemaMissingError
 from flask_llm_cost.ledger.change import DoFirst
-from flask_llm_cost.ledger.columns import EXACT
+from flask_llm_cost.ledger.columns import USUAL
 from flask_llm_cost.ledger.engine import OwnEngine
 from flask_llm_cost.ledger.faults import Fault, fault_of, is_given_up, is_read_only, name_of
 
@@ -96,7 +96,7 @@ class Transactions:
             attempt += 1
             committing = False
             try:
-                with self._connect() as connection, localcontext(EXACT):
+                with self._connect() as connection, localcontext(USUAL):
                     prepare(connection)
                     self._begin(connection, patience)
                     began = time.monotonic()

@@ -188,7 +188,9 @@ class _ObservedBody:
         if self._left:
             yield self._all_left()
         try:
-            for piece in self._pieces(amt, decode_content):
+            raw = self._raw
+            pieces = iter(functools.partial(raw.read, amt), b"") if self._plain else raw.stream(amt, decode_content)
+            for piece in pieces:
                 seen = observation.feed(piece)
                 if seen or not withholds:
                     yield seen
@@ -200,12 +202,6 @@ class _ObservedBody:
             observation.closed(False, error)
             raise
         observation.closed(True)
-
-    def _pieces(self, amt: int | None, decode_content: bool | None) -> Iterator[bytes]:
-        if self._plain:
-            return iter(lambda: self._raw.read(amt), b"")
-        pieces: Iterator[bytes] = self._raw.stream(amt, decode_content=decode_content)
-        return pieces
 
     def read_chunked(self, amt: int | None = None, decode_content: bool | None = None) -> Iterator[bytes]:
         return self.stream(amt, decode_content)

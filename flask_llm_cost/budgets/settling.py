@@ -97,6 +97,8 @@ class Settling:
         self._zone = zone
         self._limits = limits
         self._moved = moved
+        #: Accounts whose row was made before anybody knew their limit: by now somebody else may have asked for it.
+        self._without_limit: set[UUID] = set()
 
     def __call__(self, connection: sa.Connection, change: Change) -> Callable[[], None] | None:
         now = datetime.now(UTC)
@@ -111,14 +113,20 @@ class Settling:
         missing = [account for key, account in work.accounts.items() if key in work.moves and key not in there]
         if missing:
             known = self._limits.known(missing)
+            self._without_limit.update(one.id for one in missing if one.budget.warn_at and one.id not in known)
             raise DoFirst(holds.open_accounts((account, known.get(account.id)) for account in missing))
         work.write_holds(connection)
         measured = [Measured(account) for key, account in work.accounts.items() if key in work.moves]
         measured = [found for found in (*measured, *work.single_calls) if found.account.budget.warn_at]
         known = self._limits.known(found.account for found in measured)
         crossings = self._cross(connection, measured, known, now)
-        unasked = [found for found in measured if found.account.id not in known]
-        return (lambda: self._moved(crossings, unasked)) if crossings or unasked else None
+        unasked = [found for found in measured if found.account.id not in known or found.account.id in self._without_limit]
+
+        def tell() -> None:
+            self._without_limit.difference_update(found.account.id for found in unasked)
+            self._moved(crossings, unasked)
+
+        return tell if crossings or unasked else None
 
     def measure(
         self, connection: sa.Connection, measured: Sequence[Measured], limits: Mapping[UUID, Decimal]

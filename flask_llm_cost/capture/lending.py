@@ -5,10 +5,11 @@ An app may send one request by several threads or tasks at once, to take the ans
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from flask_llm_cost.capture.guard import guarded
 
@@ -24,7 +25,16 @@ class _Lent:
 _lent: dict[int, _Lent] = {}
 
 #: Taken twice by a thread in which the collector runs an app's code in between.
-_lock: Final = threading.RLock()
+_lock = threading.RLock()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()  # whoever held the parent's is not in the child
+    _lent.clear()  # nor is whoever would give back
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def own_body(request: Any, read: Callable[[], bytes | None]) -> bytes | None:

@@ -153,17 +153,12 @@ def _find(catalogs: Sequence[Catalog], provider: str, model: str, at: datetime, 
     everywhere: Match | None = None
     for catalog in catalogs:
         for prefix in prefixes:
-            match = _in_catalog(catalog, provider, model, at, prefix)
-            if match is None or match.entry is None:
+            if (match := _in_catalog(catalog, provider, model, at, prefix)) is None:
                 continue
-            if prefix == prefixes[0]:
+            # An operator's price is that of every zone. A list has others for some, perhaps further below.
+            if prefix == prefixes[0] or match.entry is None or not is_listed(catalog.name, match.entry):
                 return match
-            if everywhere is None:
-                if not is_listed(catalog.name, match.entry):
-                    return (
-                        match  # an operator's price is that of every zone; a list has others for some, perhaps further below
-                    )
-                everywhere = match
+            everywhere = everywhere or match
     if everywhere is not None:
         return everywhere
     if provider == "azure":

@@ -67,10 +67,15 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _Opened: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 
-def ranked(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, from weak to strong: a value that wins stands where it ranks, since the weakest go where there are too many."""
-    above = dict(stronger)
-    return {**{key: value for key, value in weaker.items() if key not in above}, **above}
+def ranked(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """All, from weak to strong: a value that wins stands where it ranks, as the weakest go where there are too many."""
+    found: dict[str, Any] = {}
+    for layer in layers:
+        above = dict(layer)
+        for key in found.keys() & above.keys():
+            del found[key]
+        found.update(above)
+    return found
 
 
 class tags:  # noqa: N801 - reads as a word in ``with tags(...)``

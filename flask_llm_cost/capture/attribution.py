@@ -315,17 +315,15 @@ def collect_tags(state: AppState, carried: Tags | None = None, explicit: Mapping
     :param explicit: tags given to ``track()``
     """
     default = state.config.default_tags
-    values: dict[str, Any] = dict(ask(default, "LLM_COST_DEFAULT_TAGS") if callable(default) else default)
+    layers = [ask(default, "LLM_COST_DEFAULT_TAGS") if callable(default) else default]
     if (request := current_request()) is not None and request.app is state.app:
-        values = ranked(values, request.tags(state))
+        layers.append(request.tags(state))
     elif (command := _command()) is not None:
-        values = ranked(values, {"command": command})
+        layers.append({"command": command})
     if carried:
-        values = ranked(values, ask(carried, "the tags of an adapter or transport") if callable(carried) else carried)
-    values = ranked(values, current_tags())
-    if explicit:
-        values = ranked(values, explicit)
-    return state.tag_rules.clean(values)
+        layers.append(ask(carried, "the tags of an adapter or transport") if callable(carried) else carried)
+    layers += (current_tags(), explicit or {})
+    return state.tag_rules.clean(ranked(*layers))
 
 
 def _command() -> str | None:

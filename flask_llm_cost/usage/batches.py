@@ -7,6 +7,7 @@ Creating a batch is a pending call, which says whose its lines are.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -42,16 +43,16 @@ class BatchLines(Format):
     def read_all(self, body: Mapping[str, Any]) -> list[Reading]:
         return self.read_line(self._whole(body)) if self.fits(body) else [Reading()]
 
+    @abstractmethod
     def is_line(self, line: Mapping[str, Any]) -> bool:
         """Whether *line* bills anything."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_line(self, line: Mapping[str, Any]) -> list[Reading]:
         """What one line bills. ``settles`` is what the provider calls the line.
 
         :raises MalformedUsageError: when its usage block says something impossible
         """
-        raise NotImplementedError
 
     def read_stream(self, events: Sequence[Mapping[str, Any]], ended: bool) -> Reading:
         return self.read_stream_all(events, ended)[0]
@@ -63,12 +64,12 @@ class BatchLines(Format):
     def _whole(self, line: Mapping[str, Any]) -> Mapping[str, Any]:
         return self.rebuilt(line) if isinstance(line, Salvaged) else line
 
+    @abstractmethod
     def rebuilt(self, left: Salvaged) -> Mapping[str, Any]:
         """What is left of a line that was too long to keep, in the shape of a whole one; empty where it bills nothing.
 
         Once all lines are read nobody waits for the batch any more: not even one whose counts are lost may be passed over.
         """
-        raise NotImplementedError
 
 
 def _guarded(

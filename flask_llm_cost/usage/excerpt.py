@@ -34,8 +34,8 @@ _OBJECT_KEPT: Final = 4 * 1024
 CUT: Final = b"\x00"
 
 
-class StringEraser:
-    """Empties long strings of JSON text that comes in pieces. Every byte is looked at once."""
+class _Eraser:
+    """Empties what is long of JSON text that comes in pieces. What may be its beginning waits for the next one."""
 
     __slots__ = ("_carried", "_inside")
 
@@ -43,10 +43,19 @@ class StringEraser:
         self._carried = b""
         self._inside = False
 
+    def _with_carried(self, piece: bytes) -> bytes:
+        carried, self._carried = self._carried, b""
+        return carried + piece if carried else piece
+
+
+class StringEraser(_Eraser):
+    """Empties long strings. Every byte is looked at once."""
+
+    __slots__ = ()
+
     def feed(self, piece: bytes) -> bytes:
         """What is known so far; the beginning of a string that has not ended waits."""
-        text = self._carried + piece if self._carried else piece
-        self._carried = b""
+        text = self._with_carried(piece)
         passed: list[bytes] = []
         position = 0
         if self._inside:
@@ -81,23 +90,18 @@ class StringEraser:
 
     def finish(self) -> bytes:
         """What still waited: the beginning of a string that never ended."""
-        rest, self._carried = self._carried, b""
+        rest = self._with_carried(b"")
         return b"" if self._inside else rest
 
 
-class ArrayEraser:
-    """Empties long arrays of numbers of JSON text that comes in pieces."""
+class ArrayEraser(_Eraser):
+    """Empties long arrays of numbers."""
 
-    __slots__ = ("_carried", "_inside")
-
-    def __init__(self) -> None:
-        self._carried = b""
-        self._inside = False
+    __slots__ = ()
 
     def feed(self, piece: bytes) -> bytes:
         """What is known so far; what may be the beginning of a long array waits."""
-        text = self._carried + piece if self._carried else piece
-        self._carried = b""
+        text = self._with_carried(piece)
         if self._inside:
             rest = _IN_ARRAY.match(text)
             text = text[rest.end() :] if rest else text
@@ -112,8 +116,7 @@ class ArrayEraser:
 
     def finish(self) -> bytes:
         """What still waited: the beginning of an array that never ended."""
-        rest, self._carried = self._carried, b""
-        return rest
+        return self._with_carried(b"")
 
 
 class Excerpt:

@@ -77,7 +77,7 @@ def test_a_function_that_is_slow_keeps_no_others_calls_waiting(
     sqlite_app: AppMaker, provider: PlayedProvider, monkeypatch: pytest.MonkeyPatch, on_error: str
 ) -> None:
     """While it hangs for calls of many tenants, others' calls go through at once; theirs are told which limit is missing."""
-    monkeypatch.setattr(enforcement, "PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(enforcement, "PATIENCE_SECONDS", 6.0)
     costs, answering, asked = LlmCostTracker(), threading.Event(), list[str]()
 
     @costs.budget_limit("n")

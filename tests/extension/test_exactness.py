@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from apps import Apps
 from flask import Flask
-from flask_sqlalchemy import SQLAlchemy
 
 from flask_llm_cost import track
 from flask_llm_cost.dashboard import dashboard_blueprint
-from flask_llm_cost.extension import LlmCostTracker
 from flask_llm_cost.ledger import Call, spend
 
 #: A token of input is less than half of the ledger's last place, and forty of them are more than that.
@@ -28,25 +27,12 @@ BUDGETS = [
 
 @pytest.fixture(params=["inline", "background"])
 def app(request: pytest.FixtureRequest, database_url: sa.URL, tmp_path: Path) -> Iterator[Flask]:
-    app = Flask("exact", instance_path=str(tmp_path))
-    app.config.update(
-        TESTING=True,
-        SQLALCHEMY_DATABASE_URI=database_url,
-        LLM_COST_WRITE_MODE=request.param,
-        LLM_COST_PRICE_OVERRIDES={"acme/m": PRICE},
-        LLM_COST_BUDGETS=BUDGETS,
-    )
-    database = SQLAlchemy(app)
-    LlmCostTracker(app)
+    apps = Apps(tmp_path, LLM_COST_PRICE_OVERRIDES={"acme/m": PRICE}, LLM_COST_BUDGETS=BUDGETS)
+    app = apps.make(database_url, LLM_COST_WRITE_MODE=request.param)
     app.register_blueprint(dashboard_blueprint(guard=None), url_prefix="/costs")
     with app.app_context():
-        database.create_all()
         yield app
-        state = app.extensions["llm_cost"]
-        state.budgets.keeper.close()
-        state.ledger.close()
-        for engine in database.engines.values():
-            engine.dispose()
+    apps.close()
 
 
 @pytest.fixture

@@ -7,27 +7,21 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from apps import Apps
 from flask import Flask
-from flask_sqlalchemy import SQLAlchemy
 
 from flask_llm_cost import track
-from flask_llm_cost.extension import LlmCostTracker
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def inline_app(url: sa.URL, tmp_path: Path) -> Iterator[Flask]:
-    app = Flask("locked", instance_path=str(tmp_path))
-    app.config.update(TESTING=True, SQLALCHEMY_DATABASE_URI=url, LLM_COST_WRITE_MODE="inline")
-    database = SQLAlchemy(app)
-    LlmCostTracker(app)
+    apps = Apps(tmp_path, LLM_COST_WRITE_MODE="inline")
+    app = apps.make(url)
     with app.app_context():
-        database.create_all()
         yield app
-        app.extensions["llm_cost"].ledger.close()
-        for engine in database.engines.values():
-            engine.dispose()
+    apps.close()
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])

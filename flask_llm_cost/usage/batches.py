@@ -7,7 +7,7 @@ Creating a batch is a pending call, which says whose its lines are.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -26,7 +26,7 @@ _MESSAGES, _CONTENT, _EMBED = Messages(), GenerateContent(), EmbedContent()
 _BATCH: Final = "batch"
 
 
-class BatchLines(Format):
+class BatchLines(Format, ABC):
     """Results with one line for each request."""
 
     each_event_counts = True

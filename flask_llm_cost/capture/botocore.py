@@ -6,6 +6,7 @@ botocore hands out what it has parsed, so a reply is given on as the JSON that i
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import threading
@@ -171,6 +172,9 @@ class _ObservedRaw(_Observed):
         piece = self.read(len(buffer))
         buffer[: len(piece)] = piece
         return len(piece)
+
+    def readlines(self, hint: int = -1) -> list[bytes]:
+        return io.BytesIO(self.read()).readlines(hint)
 
 
 class _ObservedEvents(_Observed):

@@ -174,6 +174,7 @@ _HOSTS: Final[Mapping[str, str]] = {
     ".openai.azure.com": "azure",
     ".openai.azure.us": "azure",
     ".cognitiveservices.azure.com": "azure",
+    ".cognitiveservices.azure.us": "azure",
     ".services.ai.azure.com": "azure",
     ".api.cognitive.microsoft.com": "azure",
     "api.anthropic.com": "anthropic",

@@ -175,6 +175,28 @@ def test_a_stream_at_another_tier(
     assert [call.pricing_mode for call in ledger_of(bedrock_app)] == [value, value]
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda body: body.read(),
+        lambda body: b"".join(body.readlines()),
+        lambda body: b"".join(body.iter_chunks(7)),
+        lambda body: b"".join(body.iter_lines(7, keepends=True)),
+    ],
+    ids=["read", "readlines", "iter_chunks", "iter_lines"],
+)
+def test_a_body_is_counted_however_it_is_read(
+    bedrock_app: Flask, bedrock: Any, provider: PlayedProvider, read: Callable[[Any], bytes]
+) -> None:
+    """botocore's body has several ways of being read: by each the app gets what was sent, and the call its tokens."""
+    provider.reply_with("/invoke", body={**START["message"], "content": []})
+    with bedrock_app.app_context():
+        text = read(bedrock.invoke_model(modelId=MODEL, body="{}")["body"])
+    assert json.loads(text)["id"] == "msg_1"
+    (call,) = ledger_of(bedrock_app)
+    assert said(call) == ("ok", "response", 100, 1)
+
+
 def test_a_stream_that_is_read_whole(bedrock_app: Flask, opened: Callable[..., Any]) -> None:
     """The app reads what Bedrock sent, and closing what was read changes nothing: one row."""
     with bedrock_app.app_context():

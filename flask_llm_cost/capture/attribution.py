@@ -48,7 +48,7 @@ _warned: set[str] = set()
 class RequestTags:
     """The tags of one request: its endpoint, its user, and what the app's request tagger says, asked at most once."""
 
-    __slots__ = ("__weakref__", "_app", "_asking", "_context", "_g", "_lock", "_tags", "endpoint", "streams")
+    __slots__ = ("__weakref__", "_app", "_asking", "_context", "_g", "_lock", "_outer", "_tags", "endpoint", "streams")
 
     def __init__(self, context: RequestContext) -> None:
         self._app = weakref.ref(context.app)
@@ -57,6 +57,7 @@ class RequestTags:
         self._lock = threading.RLock()
         self._asking = False
         self._tags: Mapping[str, Any] | None = None
+        self._outer: RequestTags | CarriedApp | None = None
         self.endpoint = context.request.endpoint
         #: Whether the response has a body that is still to be made when the request's context is gone.
         self.streams = False
@@ -118,6 +119,10 @@ class RequestTags:
             return ask(tagger, "the request tagger")
 
     def open(self) -> None:
+        around = request_here.get()
+        # A view may ask its own app, and is at work again after that. A stream that is open may be one that a test forgot.
+        if isinstance(around, CarriedApp) or (around is not None and around.knows and not around.streams):
+            self._outer = around
         request_here.set(self)
 
     def close(self) -> None:
@@ -125,9 +130,9 @@ class RequestTags:
         if self._asking:
             return  # the end of the context in which the tagger is asked, not of the request
         if request_here.get() is self:
-            request_here.set(None)
+            request_here.set(self._outer)
         # Flask breaks its own cycles at the end of a request; ours would keep all of it until the collector runs.
-        self._context = self._g = None
+        self._context = self._g = self._outer = None
 
 
 class CarriedApp:
@@ -214,7 +219,7 @@ def _open_request() -> None:
 
 def _keep_for_stream(response: Response) -> Response:
     # A body that is a generator runs after the context is gone, so its end is the end of the request.
-    tags: RequestTags | None = g.get(_ON_G)
+    tags = _tags_here()
     if tags is not None and response.is_streamed and not response.direct_passthrough:
         tags.streams = True
         response.call_on_close(tags.close)
@@ -222,28 +227,27 @@ def _keep_for_stream(response: Response) -> Response:
 
 
 def _close_request(error: BaseException | None) -> None:
-    tags: RequestTags | None = g.get(_ON_G)
+    tags = _tags_here()
     if tags is not None and not tags.streams:
         tags.close()
+
+
+def _tags_here() -> RequestTags | None:
+    """The tags of the request whose context is here. Not by ``g``, which a request inside a view shares with the view."""
+    found: weakref.ref[RequestTags] | None = getattr(request_ctx.request, _ON_REQUEST, None)
+    return None if found is None else found()
 
 
 def current_request() -> RequestTags | CarriedApp | None:
     """The request, or the app carried here, that the code works for."""
     if not has_request_context():
         return request_here.get()
-    tags: RequestTags | None = g.get(_ON_G)
-    if tags is None:  # a context that was pushed by hand, or copied into another thread with a `g` of its own
-        context: RequestContext = request_ctx._get_current_object()  # type: ignore[attr-defined]  # a proxy
-        tags = _of_original(context) or RequestTags(context)
+    tags = _tags_here()
+    # In a context that was pushed by hand there are none, and those of a copied one may have nothing left to say.
+    if tags is None or not (tags.knows or tags is g.get(_ON_G)):
+        tags = RequestTags(request_ctx._get_current_object())  # type: ignore[attr-defined]  # a proxy
         setattr(g, _ON_G, tags)
     return tags
-
-
-def _of_original(context: RequestContext) -> RequestTags | None:
-    """What the request of a copied context has in the context that it was copied from, while that can say anything."""
-    found: weakref.ref[RequestTags] | None = getattr(context.request, _ON_REQUEST, None)
-    tags = None if found is None else found()
-    return tags if tags is not None and tags.knows else None
 
 
 def register_app(app: Flask) -> None:

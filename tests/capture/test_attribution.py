@@ -157,6 +157,32 @@ def test_a_streamed_body_is_still_the_request(app: Flask, calls: Ledger, ask: Ca
     assert tags_of(after) == {}
 
 
+def test_a_request_inside_a_view(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
+    """A view that asks its own app: its calls after that, and its body's, are its own request's, and later ones nobody's."""
+
+    @app.route("/inner")
+    def inner() -> str:
+        ask()
+        return "inner"
+
+    @app.route("/outer")
+    def outer() -> Response:
+        assert app.test_client().get("/inner").text == "inner"
+        ask()
+
+        def body() -> Iterator[str]:
+            ask()
+            yield "outer"
+
+        return Response(body())
+
+    with app.test_client().get("/outer") as response:
+        assert response.text == "outer"
+    with app.app_context():
+        ask()
+    assert [tags_of(call) for call in calls()] == [{"endpoint": at} for at in ("inner", "outer", "outer")] + [{}]
+
+
 def test_a_request_that_fails_leaves_nothing_behind(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
     """The tags of a request that raised are not on the next call of the same thread."""
 

@@ -318,18 +318,18 @@ def _key_text(key: Any) -> Any:
 
 def _inner_text(value: Any) -> str:
     """A text inside a mapping or a list."""
-    return _repaired(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+    return repaired(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
 
 
 @lru_cache(maxsize=4096)
 def _clean_text(text: str) -> str:
     # Repair first: a secret with a NUL inside has no such shape, and would be whole again once the NUL is gone.
-    text = _repaired(text)
+    text = repaired(text)
     # Redact before the cut to size: half a secret is still a secret, and no longer looks like one.
     return REDACTED if _is_secret(text) else text.strip()[:MAX_VALUE].strip()
 
 
-def _repaired(text: str) -> str:
+def repaired(text: str) -> str:
     """A text that every database takes."""
     if not text.isascii():
         text = text.encode("utf-8", "replace").decode("utf-8")

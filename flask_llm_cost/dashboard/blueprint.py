@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response
@@ -37,27 +38,35 @@ def dashboard_blueprint(*, guard: Guard | None, scope: Scope | None = None, name
             raise TypeError(f"{role} is a function or None, not {type(function).__name__}")
     blueprint = Blueprint(name, __name__)
 
-    def page(rule: str, endpoint: str, view: View) -> None:
-        def show(**values: Any) -> Response:
-            return respond(view, endpoint, name, scope, values)
+    def page(rule: str, endpoint: str, view: View, *own: str) -> None:
+        def show(**mount: Any) -> Response:
+            values = {name: mount.pop(name) for name in own}
+            return respond(view, endpoint, name, scope, values, mount)
 
+        add(rule, endpoint, show)
+
+    def file(rule: str, endpoint: str, view: Callable[[], Response]) -> None:
+        add(rule, endpoint, lambda **_: view())
+
+    def add(rule: str, endpoint: str, show: Callable[..., Response]) -> None:
         show.__name__ = show.__qualname__ = endpoint
-        _add(blueprint, rule, endpoint, guarded(show, guard, name))
+        # No automatic OPTIONS: it would answer before the guard. HEAD comes with GET.
+        blueprint.add_url_rule(rule, endpoint, guarded(show, guard, name), methods=["GET"], provide_automatic_options=False)
 
     page("/", "overview", views.overview)
     page("/calls", "calls", views.calls)
     page("/calls.csv", "calls_csv", views.calls_csv)
-    page("/calls/<uuid:call_id>", "call", views.call)
+    page("/calls/<uuid:call_id>", "call", views.call, "call_id")
     page("/explore", "explore", explore)
     page("/models", "models", models)
     page("/tags", "tags", tags)
-    page("/tags/<key>", "tag", tag)
+    page("/tags/<key>", "tag", tag, "key")
     page("/budgets", "budgets", budgets)
     page("/data-quality", "quality", quality)
     page("/pricing", "pricing", pricing)
-    _add(blueprint, "/app.css", "stylesheet", guarded(views.stylesheet, guard, name))
-    _add(blueprint, "/app.js", "script", guarded(views.script, guard, name))
-    _add(blueprint, "/icon.svg", "icon", guarded(views.icon, guard, name))
+    file("/app.css", "stylesheet", views.stylesheet)
+    file("/app.js", "script", views.script)
+    file("/icon.svg", "icon", views.icon)
 
     def registered(state: BlueprintSetupState) -> None:
         prefix = state.url_prefix or "/"
@@ -72,8 +81,3 @@ def dashboard_blueprint(*, guard: Guard | None, scope: Scope | None = None, name
 
     blueprint.record(registered)
     return blueprint
-
-
-def _add(blueprint: Blueprint, rule: str, endpoint: str, view: View) -> None:
-    # No automatic OPTIONS: it would answer before the guard. HEAD comes with GET.
-    blueprint.add_url_rule(rule, endpoint, view, methods=["GET"], provide_automatic_options=False)

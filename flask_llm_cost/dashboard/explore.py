@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
@@ -176,7 +177,8 @@ def _cells(
     values = [row.key for row in shown]
     labels = _labels(column, values, names)
     columns: list[Column] = [
-        (value, Heading(labels[value], _alone(selection, column, None if value is None else str(value)))) for value in values
+        (value, Heading(labels[value], _alone(selection, column, text), text))
+        for value, text in ((value, None if value is None else str(value)) for value in values)
     ]
     sums = list(shown)
     if column == dimension:
@@ -249,7 +251,8 @@ def _days(selection: Selection, span: Span) -> Heading:
         label = f"{MONTHS[first.month - 1][:3]} {first.year}"
     elif first.month == last.month and first != last:
         label = f"{first.day}–{short_day(last)}"
-    return Heading(label, selection.changed(range="custom", **{"from": first.isoformat(), "to": last.isoformat()}))
+    days = f"{first}" if first == last else f"{first} to {last}"
+    return Heading(label, selection.changed(range="custom", **{"from": first.isoformat(), "to": last.isoformat()}), days)
 
 
 def _invoice(session: Session, selection: Selection) -> Invoice | None:
@@ -297,15 +300,19 @@ def _table(session: Session, selection: Selection, names: Names) -> tuple[list[s
                 selection.currency,
             ]
 
-    return [dimension, "name", *(_dated(key, heading) for key, heading in columns), "total", "figure", "currency"], rows()
+    return _header(dimension, columns), rows()
 
 
-def _dated(key: Any, heading: Heading) -> str:
-    """A heading as a file has it, which may lie beside those of another year: days in full."""
-    if not isinstance(key, tuple):
-        return heading.label
-    first, last = key
-    return f"{first}" if first == last else f"{first} to {last}"
+def _header(dimension: str, columns: Sequence[Column]) -> list[str]:
+    """The names of a file's columns, all different: days in full, and a value besides its name where others share that."""
+    ends = ("total", "figure", "currency")
+    named = [heading.value or "" if isinstance(key, tuple) else heading.label for key, heading in columns]
+    found = Counter((dimension, "name", *named, *ends))
+    told = [
+        f"{name} ({heading.value})" if found[name] > 1 and heading.value is not None else name
+        for name, (_, heading) in zip(named, columns, strict=True)
+    ]
+    return [dimension, "name", *told, *ends]
 
 
 def _all_cells(session: Session, selection: Selection, columns: Sequence[Column]) -> dict[object, dict[object, Spend]]:
@@ -345,7 +352,7 @@ def as_json(selection: Selection, page: Pivot) -> dict[str, Any]:
         **pages_json.asked(selection),
         "rows_by": selection.rows,
         "columns_by": selection.cols,
-        "columns": [heading.label for heading in page.columns],
+        "columns": [{"value": heading.value, "label": heading.label} for heading in page.columns],
         "rows": [{**row(item), "compared_cost": item.before.cost} for item in page.rows],
         "rest": row(page.rest) if page.rest else None,
         "total": row(page.total),

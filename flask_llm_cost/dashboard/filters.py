@@ -18,7 +18,8 @@ from flask_llm_cost.errors import QueryError
 from flask_llm_cost.ledger.call_queries import ORDERS
 from flask_llm_cost.ledger.filter import KNOWN, VALUES, Filter, check_dimension, check_tag_key
 
-LONGEST_QUERY: Final = 4096
+#: Room for two tags as long as they get, in a script of which a letter takes nine characters in an address, and all else.
+LONGEST_QUERY: Final = 8192
 _MOST_PARAMETERS: Final = 60
 _MOST_TAGS: Final = 8
 _LONGEST_VALUE: Final = 256

@@ -20,10 +20,12 @@ class Heading:
     """A column: a value of a dimension, or days.
 
     :param params: the query string that shows this column alone; ``None`` where there is none
+    :param value: what it is of: the value itself, whatever its name, or the days in full
     """
 
     label: str
     params: Mapping[str, Any] | None = None
+    value: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from datetime import datetime, time
 from typing import Any
 from uuid import UUID
 
-from flask import Response
+from flask import Response, request
 
 from flask_llm_cost.dashboard import pages_json
 from flask_llm_cost.dashboard.access import secured
@@ -45,6 +45,7 @@ def _asset(name: str, mimetype: str) -> Response:
     content, mark = asset(name)
     response = Response(content, mimetype=mimetype)
     response.set_etag(mark)
+    response.make_conditional(request)
     return secured(response, asset=True)
 
 

@@ -26,6 +26,7 @@ from flask_llm_cost.ledger.columns import USUAL
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.replica import lag
 from flask_llm_cost.log import log
+from flask_llm_cost.tags import repaired
 
 #: So long a server works on one question of a page; a page that nobody waits for any more is not worth its load.
 LONGEST_SECONDS: Final = 30
@@ -126,7 +127,7 @@ class Visit:
         if asked := sorted({value for value in (*values, *self._expected.pop(key, ())) if value not in known}):
             known.update(dict.fromkeys(asked))
             try:
-                known.update({str(value): str(name) for value, name in label(asked).items() if name})
+                known.update({str(value): repaired(str(name)) for value, name in label(asked).items() if name})
             except Exception:
                 log.exception("the names for tag %r cannot be had, so its values are shown", key)
         return {value: name for value in values if (name := known.get(value))}
@@ -164,9 +165,15 @@ class Visit:
         return self.html("notice.html", 404, title=title, sentences=[sentence], commands=(), retry=True)
 
 
-def respond(view: View, page: str, blueprint: str, scope: Scope | None, values: Mapping[str, Any]) -> Response:
-    """What *view* answers, or the page that says why there is none. All of it carries our headers."""
-    links = Links(request.blueprint or blueprint)
+def respond(
+    view: View, page: str, blueprint: str, scope: Scope | None, values: Mapping[str, Any], mount: Mapping[str, Any]
+) -> Response:
+    """What *view* answers, or the page that says why there is none. All of it carries our headers.
+
+    :param values: what the page's own rule says
+    :param mount: what the prefix says under which it is mounted
+    """
+    links = Links(request.blueprint or blueprint, mount)
     asked: Visit | None = None
     try:
         if len(request.query_string) > LONGEST_QUERY:
@@ -274,9 +281,9 @@ def _page(template: str, page: str, links: Links, **values: Any) -> str:
         current=_PARENTS.get(page, page),
         pages=PAGES,
         links=links,
-        css=links("stylesheet", v=asset("app.css")[1]),
-        script=links("script", v=asset("app.js")[1]),
-        icon=links("icon", v=asset("icon.svg")[1]),
+        css=links("stylesheet", {"v": asset("app.css")[1]}),
+        script=links("script", {"v": asset("app.js")[1]}),
+        icon=links("icon", {"v": asset("icon.svg")[1]}),
         **values,
     )
 

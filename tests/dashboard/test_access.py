@@ -5,9 +5,12 @@ from __future__ import annotations
 import enum
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from html import unescape
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import pytest
@@ -269,6 +272,51 @@ def test_mounted_twice(make: Callable[..., MountedApp]) -> None:
         Mount("llm_cost", PREFIX, guarded=True, scoped=False, guard_name="login_required"),
         Mount("my_usage", "/mine", guarded=False, scoped=True),
     ]
+
+
+def linked(app: MountedApp, start: str) -> set[str]:
+    """The addresses that a page leads to, one after the other, the files included; all of them answer."""
+    seen, waiting = {start}, [start]
+    while waiting:
+        response = app.get(waiting[0])
+        assert response.status_code == 200, waiting[0]
+        text = response.get_data(as_text=True) if response.mimetype == "text/html" else ""
+        found = re.findall(r'(?:href|src|action)="([^"#][^"]*)"', text)
+        new = {href for href in map(unescape, found) if urlsplit(href).path not in {urlsplit(url).path for url in seen}}
+        seen |= new
+        waiting = [*waiting[1:], *new]
+    return seen
+
+
+def test_a_prefix_with_a_variable(make: Callable[..., MountedApp]) -> None:
+    """A prefix may name the tenant: pages, files and links are all there for each, and the scope can ask who it is."""
+    scope: Any = lambda: {"tenant_id": request.view_args["tenant"]}  # type: ignore[index]  # noqa: E731
+    app = make().mount("/of/<tenant>/costs", scope=scope)
+    app.add("3", tags={"tenant_id": "a"})
+    app.add("5", tags={"tenant_id": "b"})
+    assert "$3.00" in app.get("/of/a/costs/").get_data(as_text=True)
+    assert "$5.00" in app.get("/of/b/costs/").get_data(as_text=True)
+    found = linked(app, "/of/a/costs/")
+    assert {url.partition("?")[0] for url in found} > {f"/of/a/costs/{name}" for name in ("", "app.css", "calls", "models")}
+    assert all(url.startswith("/of/a/costs/") for url in found)
+
+
+def test_what_the_app_adds_to_addresses_is_no_parameter_of_ours(make: Callable[..., MountedApp]) -> None:
+    """An app's ``url_defaults`` may put something behind every address; the dashboard's links lead on all the same."""
+    app = make().mount()
+    app.app.url_defaults(lambda _endpoint, values: values.setdefault("lang", "en"))
+    app.add("3", tags={"tenant_id": "a"})
+    assert not [url for url in linked(app, PREFIX + "/") if "lang" in url]
+
+
+def test_files_are_sent_once(make: Callable[..., MountedApp]) -> None:
+    """Who has the stylesheet, the script or the icon is told that it is still the same."""
+    app = make().mount()
+    for name in ("app.css", "app.js", "icon.svg"):
+        mark = app.get(f"{PREFIX}/{name}").headers["ETag"]
+        again = app.client.get(f"{PREFIX}/{name}", headers={"X-User": "ann", "If-None-Match": mark})
+        assert (again.status_code, again.data) == (304, b"")
+        assert again.headers["Content-Security-Policy"]
 
 
 def test_two_apps_share_nothing(make: Callable[..., MountedApp]) -> None:

@@ -179,7 +179,7 @@ def test_a_column_for_one_value_is_that_value(make: Make) -> None:
         app.add_all((f"{n + 1}", {"model": f"m{n if more == 9 else 'new'}"}) for n in range(more))
         found = app.get(PREFIX + "/explore?range=7d&rows=provider&cols=model&format=json").get_json()
         assert len(found["columns"]) == 9
-        assert found["columns"][-1] == last
+        assert found["columns"][-1]["label"] == last
         assert sum(Decimal(cell["cost"]) for cell in found["rows"][0]["cells"]) == Decimal(found["total"]["total"]["cost"])
 
 
@@ -208,7 +208,23 @@ def test_columns_of_weeks_are_named_for_their_days(make: Make) -> None:
     app = make().mount()
     app.add("1", at=datetime(2026, 3, 1, 12, tzinfo=UTC))
     found = app.get(PREFIX + "/explore?from=2026-03-01&to=2026-04-07&format=json").get_json()
-    assert found["columns"] == ["1 Mar", "2–8 Mar", "9–15 Mar", "16–22 Mar", "23–29 Mar", "30 Mar–5 Apr", "6–7 Apr"]
+    labels = ["1 Mar", "2–8 Mar", "9–15 Mar", "16–22 Mar", "23–29 Mar", "30 Mar–5 Apr", "6–7 Apr"]
+    assert [column["label"] for column in found["columns"]] == labels
+    assert [column["value"] for column in found["columns"]][:2] == ["2026-03-01", "2026-03-02 to 2026-03-08"]
+
+
+def test_columns_that_share_a_name_are_told_apart(make: Make) -> None:
+    """Two tenants of one name, and one that is called like a column of ours, have columns of their own in every file."""
+    app = make().mount()
+    app.costs.tag_label("tenant_id")(lambda ids: {one: "total" if one == "t2" else "Acme" for one in ids})
+    app.add_all((cost, {"tags": {"tenant_id": f"t{n}", "feature": "a"}}) for n, cost in enumerate(("1", "2", "4")))
+    address = PREFIX + "/explore?range=7d&rows=tag:feature&cols=tag:tenant_id&format="
+    (row,) = table(app.get(address + "csv"))
+    assert [row[name] for name in ("Acme (t0)", "Acme (t1)", "total (t2)", "total")] == ["1", "2", "4", "7"]
+    found = app.get(address + "json").get_json()
+    assert [(column["value"], column["label"]) for column in found["columns"]] == [
+        ("t2", "total"), ("t1", "Acme"), ("t0", "Acme"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("address", ["/models", "/tags/feature", "/explore?rows=tag:feature&cols=none"])
@@ -640,6 +656,26 @@ def test_names_are_asked_once_a_page(make: Make) -> None:
         app.get(PREFIX + address)
         keys = [item[0] for item in asked]
         assert sorted(keys) == sorted(set(keys)), name
+
+
+def test_a_name_that_is_no_text_for_a_page(make: Make) -> None:
+    """A name with half a character in it, as broken files have, costs no page and no file."""
+    app = make().mount().fill(24)
+    for key in ("tenant_id", "user_id", "feature"):
+        app.costs.tag_label(key)(lambda ids: dict.fromkeys(ids, "Ac\udce9me"))
+    for address in PAGES.values():
+        for fmt in FORMATS:
+            assert app.get(PREFIX + in_format(address, fmt)).status_code == 200, (address, fmt)
+
+
+def test_the_longest_values_have_links_that_lead(make: Make) -> None:
+    """Where two tags cross that are as long as tags get, in any script, each link of the table opens its calls."""
+    app = make().mount()
+    app.add(tags={"feature": "\u8a9e" * 256, "tenant_id": "\u5ba2" * 256})
+    text = app.get(PREFIX + "/explore?range=7d&rows=tag:feature&cols=tag:tenant_id").get_data(as_text=True)
+    links = sorted(map(unescape, re.findall(r'href="([^"#]+)"', text)), key=len)
+    assert len(links[-1]) > 4096
+    assert app.get(links[-1]).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,16 @@ class LedgerError(LlmCostError, RuntimeError):
     """The ledger could not be written or read. Says the kind of failure, never the data that failed."""
 
 
+class TooLargeSumError(LedgerError):
+    """A sum is larger than SQLite can hold to the last digit."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "amounts add up to more than 9,223,372 of their currency, which is as much as SQLite holds to the last digit; "
+            "ask for fewer days, or keep the ledger in PostgreSQL, MariaDB or MySQL"
+        )
+
+
 class SchemaMissingError(LedgerError):
     """The ledger's tables are not in the database yet."""
 

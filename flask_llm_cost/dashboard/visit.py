@@ -19,7 +19,14 @@ from flask_llm_cost.dashboard.filters import LONGEST_QUERY, ParameterError, Sele
 from flask_llm_cost.dashboard.formatting import full_day
 from flask_llm_cost.dashboard.links import Links
 from flask_llm_cost.dashboard.rendering import asset, render
-from flask_llm_cost.errors import DetailPrunedError, LedgerError, QueryError, SchemaMissingError, SetupError
+from flask_llm_cost.errors import (
+    DetailPrunedError,
+    LedgerError,
+    QueryError,
+    SchemaMissingError,
+    SetupError,
+    TooLargeSumError,
+)
 from flask_llm_cost.extension import AppState, state_of
 from flask_llm_cost.ledger import queries
 from flask_llm_cost.ledger.columns import USUAL
@@ -208,6 +215,10 @@ def respond(
     except SetupError as error:
         response = _notice(
             page, links, 503, "flask-llm-cost is not set up", [_sentence(str(error))], scoped=scope is not None
+        )
+    except TooLargeSumError as error:
+        response = _notice(
+            page, links, 503, "That is more than SQLite can add up", [_sentence(str(error))], scoped=scope is not None
         )
     except (DBAPIError, LedgerError) as error:
         # The class only: the message would hold parameters, which are tag values.

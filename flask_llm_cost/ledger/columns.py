@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from flask_llm_cost.errors import TooLargeSumError
+
 MONEY_PLACES: Final = 12
 QUANTITY_PLACES: Final = 6
 _LAST_OF_MONEY: Final = Decimal(1).scaleb(-MONEY_PLACES)
@@ -91,7 +93,11 @@ class ExactDecimal(TypeDecorator[Decimal]):
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> Decimal | None:
         if value is None:
             return None
-        return EXACT.scaleb(Decimal(value), -self.places) if dialect.name == "sqlite" else Decimal(value)
+        if dialect.name != "sqlite":
+            return Decimal(value)
+        if type(value) is float:  # what SQLite makes of a sum beyond its integers
+            raise TooLargeSumError
+        return EXACT.scaleb(Decimal(value), -self.places)
 
 
 class Money(ExactDecimal):

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import ORMExecuteState, Session
 
-from flask_llm_cost.errors import LedgerError, SchemaMissingError
+from flask_llm_cost.errors import LedgerError, SchemaMissingError, TooLargeSumError
 from flask_llm_cost.ledger.faults import Fault, fault_of
 
 #: A note on errors of a question that was asked where ``LLM_COST_READ_BIND_KEY`` leads.
@@ -55,6 +55,7 @@ def reading(
     :param snapshot: whether all of its questions see the ledger as it is at the first of them
     :param longest: seconds after which PostgreSQL, MariaDB or MySQL gives a query up; SQLite knows no such limit
     :raises SchemaMissingError: the tables are not there yet
+    :raises TooLargeSumError: SQLite cannot hold a sum
     :raises LedgerError: something was written with it
     """
     with _ReadSession(engine) as session:
@@ -68,6 +69,8 @@ def reading(
         except sa.exc.DBAPIError as error:
             if fault_of(error) is Fault.SCHEMA:
                 raise SchemaMissingError from None
+            if "integer overflow" in str(error.orig):  # as SQLite says it
+                raise TooLargeSumError from None
             if replica:
                 error.add_note(READ_BIND)
             raise

@@ -668,6 +668,28 @@ def test_a_name_that_is_no_text_for_a_page(make: Make) -> None:
             assert app.get(PREFIX + in_format(address, fmt)).status_code == 200, (address, fmt)
 
 
+@pytest.mark.parametrize("kind", ["calls", "days", "one day"])
+def test_what_sqlite_cannot_add_up_is_said(make: Make, kind: str) -> None:
+    """Beyond the integers of SQLite no page shows a rounded total: it says so, and what to do; each call is exact as ever."""
+    app = make().mount()
+    cost = "2000000.000000000001" if kind == "one day" else "4200000.000000000001"
+    app.add_all((cost, {"ago": timedelta(days=n), "currency": "IDR"}) for n in range(4))
+    if kind != "calls":
+        app.roll_up()
+    if kind == "one day":
+        # As a batch adds its own to what is there: SQLite makes a float of it, and rounds.
+        grown = sa.text("UPDATE llm_cost_tag_rollups SET cost = cost + 5000000000000000000 + 5000000000000000000")
+        with app.app.app_context():
+            app.database.session.execute(grown)
+            app.database.session.commit()
+    response = app.get(range="7d", currency="IDR", format="json")
+    assert response.status_code == 503
+    assert "9,223,372" in response.get_json()["message"]
+    assert "PostgreSQL" in said(app.get(range="7d", currency="IDR"))
+    rows = table(app.get(PREFIX + "/calls.csv", range="7d", currency="IDR"))
+    assert [row["total_cost"] for row in rows] == [cost] * 4
+
+
 def test_the_longest_values_have_links_that_lead(make: Make) -> None:
     """Where two tags cross that are as long as tags get, in any script, each link of the table opens its calls."""
     app = make().mount()

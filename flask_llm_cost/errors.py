@@ -14,7 +14,8 @@
     │   └── DetailPrunedError           a question that only pruned calls could answer
     ├── BudgetExceededError             a budget set to block or raise said no
     └── LedgerError (RuntimeError)      the ledger could not be written or read
-        └── SchemaMissingError          its tables are not there yet
+        ├── SchemaMissingError          its tables are not there yet
+        └── TooLargeSumError            a sum is larger than SQLite can hold
 
 Each carries its facts as attributes and its remedy in the message.
 """

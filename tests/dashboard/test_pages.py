@@ -670,7 +670,7 @@ def test_a_name_that_is_no_text_for_a_page(make: Make) -> None:
 
 @pytest.mark.parametrize("kind", ["calls", "days", "one day"])
 def test_what_sqlite_cannot_add_up_is_said(make: Make, kind: str) -> None:
-    """Beyond the integers of SQLite no page shows a rounded total: it says so, and what to do; each call is exact as ever."""
+    """Beyond the integers of SQLite no page shows a rounded total: it says so, and what to do; calls are exact as ever."""
     app = make().mount()
     cost = "2000000.000000000001" if kind == "one day" else "4200000.000000000001"
     app.add_all((cost, {"ago": timedelta(days=n), "currency": "IDR"}) for n in range(4))

@@ -170,14 +170,17 @@ def free_port(wanted: int) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
-            except OSError:
+            except (OSError, OverflowError):  # taken, or no port at all
                 continue
             return int(probe.getsockname()[1])
     raise DemoError("No free port on 127.0.0.1.")
 
 
 def demo(state: Path, *, once: bool, port: int) -> None:
-    state.mkdir(mode=0o700, exist_ok=True)
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(f"--state {state}: {error.strerror}") from None
     with ExitStack() as stack:
         env = environment(state, played_provider(state, stack))
         real = [name for name in ("OPENAI", "ANTHROPIC") if os.environ.get(f"{name}_API_KEY")]

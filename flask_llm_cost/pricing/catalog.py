@@ -301,6 +301,11 @@ def from_overrides(overrides: Mapping[str, Any]) -> Catalog:
     table = mapping(overrides, Place(origin))
     header = {name: table[name] for name in ("tools", "aliases", "currency") if name in table}
     models = {key: raw for key, raw in table.items() if key not in header}
+    for key in models:
+        if "*" in key:
+            raise Place(origin, key).error(
+                key, "a price is one model's: give each its entry; LLM_COST_MODEL_ALIASES takes a *"
+            )
     text = json.dumps(table, sort_keys=True, default=str)
     catalog = Catalog("overrides", origin, header, models, f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:12]}")
     catalog.check()

@@ -321,6 +321,13 @@ def test_a_slip_is_named(entry: Any, said: list[str]) -> None:
         assert part in message, message
 
 
+@pytest.mark.parametrize("key", ["openai/*", "openai/gpt-4*"])
+def test_a_price_is_not_of_many_models(key: str) -> None:
+    """An override for all models of a provider would match none, and nobody would notice: it says where a * may be."""
+    with pytest.raises(PriceBookError, match=r"LLM_COST_MODEL_ALIASES takes a \*"):
+        _load({"input": "1"}, key)
+
+
 @pytest.mark.parametrize("key", ["gpt-4o", "/x", "x/", ""])
 def test_a_key_needs_its_provider(key: str) -> None:
     """A bare model name would price other providers' models too."""

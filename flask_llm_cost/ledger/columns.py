@@ -15,8 +15,6 @@ from flask_llm_cost.errors import TooLargeSumError
 
 MONEY_PLACES: Final = 12
 QUANTITY_PLACES: Final = 6
-_LAST_OF_MONEY: Final = Decimal(1).scaleb(-MONEY_PLACES)
-_LAST_OF_QUANTITIES: Final = Decimal(1).scaleb(-QUANTITY_PLACES)
 _D = TypeVar("_D", Decimal, Decimal | None)
 
 TIME_DDL: Final = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
@@ -29,18 +27,18 @@ USUAL: Final = Context(prec=28, rounding=ROUND_HALF_EVEN)
 
 def to_money(amount: Decimal | None) -> Decimal | None:
     """An amount as :class:`Money` keeps it: what is added up elsewhere is to be what the call's own row says."""
-    return _kept(amount, _LAST_OF_MONEY)
+    return _kept(amount, MONEY_PLACES)
 
 
 def to_quantity(quantity: Decimal | int) -> Decimal | int:
     """A quantity as :class:`Quantity` keeps it."""
-    return quantity if isinstance(quantity, int) else _kept(quantity, _LAST_OF_QUANTITIES)
+    return quantity if isinstance(quantity, int) else _kept(quantity, QUANTITY_PLACES)
 
 
-def _kept(value: _D, last: Decimal) -> _D:
-    if value is None or value.as_tuple().exponent >= last.as_tuple().exponent:  # type: ignore[operator]
+def _kept(value: _D, places: int) -> _D:
+    if value is None or value.as_tuple().exponent >= -places:  # type: ignore[operator]
         return value
-    return value.quantize(last, context=EXACT)
+    return value.quantize(Decimal(1).scaleb(-places), context=EXACT)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -62,7 +60,6 @@ class ExactDecimal(TypeDecorator[Decimal]):
     def __init__(self, places: int) -> None:
         super().__init__(28, places)
         self.places = places
-        self._last = Decimal(1).scaleb(-places)
 
     class comparator_factory(TypeDecorator.Comparator[Decimal]):  # noqa: N801 - SQLAlchemy's name
         def _refuse(self, other: Any) -> Any:
@@ -85,7 +82,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
             return value
         if dialect.name != "sqlite":
             # Servers round a half up; it is to be the same amount on all of them.
-            return _kept(value, self._last) if isinstance(value, Decimal) else value
+            return _kept(value, self.places) if isinstance(value, Decimal) else value
         if type(value) is int:
             return value * 10**self.places
         return _last_places(Decimal(value), self.places)

@@ -42,17 +42,22 @@ class Job(Generic[T]):
         self._wakers: list[Callable[[], None]] = []
         self._left = False
         self._answer: T | None = None
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
 
     def run(self) -> None:
         if self.left:
             return
-        answer: T | None = None
-        error: BaseException | None = None
         try:
             answer = self._work()
-        except BaseException as raised:
-            error = raised
+        except Exception as error:
+            self._finish(None, error)
+        except BaseException:  # this thread is being ended, and not that of who waits
+            self._finish(None, LateError())
+            raise
+        else:
+            self._finish(answer, None)
+
+    def _finish(self, answer: T | None, error: Exception | None) -> None:
         with self._lock:
             self._answer, self._error = answer, error
             self._done.set()

@@ -92,7 +92,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
             return None
         if dialect.name != "sqlite":
             return Decimal(value)
-        if type(value) is float:  # what SQLite makes of a sum beyond its integers
+        if type(value) is float and value:  # what SQLite makes of a sum beyond its integers; a 0 may stand for none
             raise TooLargeSumError
         return EXACT.scaleb(Decimal(value), -self.places)
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from flask_llm_cost.budgets import desk
-from flask_llm_cost.budgets.desk import Desk
+from flask_llm_cost.budgets.desk import Desk, LateError
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -31,6 +31,19 @@ def test_a_desk_outlives_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     for thread in threads:
         thread.join(60)
     assert {job.wait(60) for job in [asked.submit(who), asked.submit(who)]}.isdisjoint(threads)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_who_waits_is_not_ended_with_the_thread() -> None:
+    """Somebody ends a thread of a desk at its work: there is no answer, and what ended it does not come up in the call."""
+    asked = Desk(1)
+
+    def work() -> None:
+        raise SystemExit
+
+    with pytest.raises(LateError):
+        asked.submit(work).wait(60)
+    assert asked.submit(lambda: 7).wait(60) == 7
 
 
 def test_a_desk_is_waited_for_as_long_as_it_takes() -> None:

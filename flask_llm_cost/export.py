@@ -18,7 +18,7 @@ from flask_llm_cost.ledger import call_queries
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call
 from flask_llm_cost.ledger.rollup_answers import check_detail
-from flask_llm_cost.ledger.rollup_state import state_of
+from flask_llm_cost.ledger.rollup_state import read_state, state_of
 
 
 def export_calls(state: AppState, flt: Filter, path: str) -> int:
@@ -63,5 +63,5 @@ def _write(state: AppState, flt: Filter, write: Callable[[str], object]) -> int:
         ) as calls:
             for text in csv_lines(call_header(keys), rows(calls)):
                 write(text)
-        check_detail(flt, state_of(session))  # a prune may have begun meanwhile
+        check_detail(flt, read_state(session.connection()))  # a prune may have begun meanwhile
     return counted

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -28,6 +28,7 @@ from flask_llm_cost.budgets.reading import Reading
 from flask_llm_cost.budgets.refusals import Trouble, exceeded, not_checked, unpriced
 from flask_llm_cost.budgets.settling import Crossing, Measured, Settling, standing_after
 from flask_llm_cost.errors import BudgetExceededError
+from flask_llm_cost.ledger.columns import USUAL
 from flask_llm_cost.ledger.transaction import WriteError
 from flask_llm_cost.log import log
 from flask_llm_cost.pricing import PriceBook
@@ -160,7 +161,8 @@ class Budgets(Reading):
         if (trouble := self.keeper.away) is not None:
             return self._in_doubt(ask.new, trouble)
         try:
-            asked = self._asked(ask)
+            with localcontext(USUAL):
+                asked = self._asked(ask)
             return asked if asked or ask.left else Answer()
         except BudgetExceededError as error:
             return Answer(error)

@@ -17,7 +17,7 @@ from flask_llm_cost.budgets.accounts import Account, Period, account_of, period_
 from flask_llm_cost.budgets.declaration import Budget, scale_of
 from flask_llm_cost.budgets.holds import OPEN, UNRESOLVED, ZERO
 from flask_llm_cost.budgets.limits import Lift, Limits, active_lifts, declared_limit
-from flask_llm_cost.ledger.columns import Money
+from flask_llm_cost.ledger.columns import EXACT, Money
 from flask_llm_cost.ledger.models import BudgetHold, BudgetPeriod
 
 
@@ -59,12 +59,12 @@ class BudgetStatus:
     @property
     def used(self) -> Decimal:
         """What counts against the limit: spent, held and unresolved."""
-        return self.spent + self.held + self.unresolved
+        return EXACT.add(EXACT.add(self.spent, self.held), self.unresolved)
 
     @property
     def left(self) -> Decimal | None:
         """What may still be spent; ``None`` where there is no limit."""
-        return None if self.limit is None else max(ZERO, self.limit - self.used)
+        return None if self.limit is None else max(ZERO, EXACT.subtract(self.limit, self.used))
 
     @property
     def share(self) -> Decimal | None:

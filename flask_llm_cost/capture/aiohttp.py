@@ -21,8 +21,8 @@ _NEVER_BILLED: Final = frozenset(
     {"ClientConnectorError", "ConnectionTimeoutError", "InvalidURL", "ClientProxyConnectionError", "TooManyRedirects"}
 )
 
-#: What is passed on at this moment: session, address, body and exchange.
-_passing: Final[ContextVar[tuple[Any, Any, Any, object] | None]] = ContextVar("llm_cost_aiohttp", default=None)
+#: What is passed on at this moment, and by whom: session, address, body, exchange, and what we wrapped there.
+_passing: Final[ContextVar[list[Any] | None]] = ContextVar("llm_cost_aiohttp", default=None)
 
 #: How much of a body that is there is looked at at once.
 _PIECE: Final = 64 * 1024
@@ -38,18 +38,20 @@ def _watch(module: ModuleType, original: Callable[..., Awaitable[Any]]) -> Calla
     async def request(self: Any, method: str, str_or_url: Any, **kwargs: Any) -> Any:
         if not _may_be_call(self, str_or_url):
             return await original(self, method, str_or_url, **kwargs)
-        found = _request(self, method, str_or_url, kwargs)
+        found = _request(original, self, method, str_or_url, kwargs)
         observation = observe(found) if found else None
         if found is None or observation is None:
             return await original(self, method, str_or_url, **kwargs)
         await admit_async(observation)
         passed = _asking(module, self, observation, kwargs)
-        here = _passing.set((self, str_or_url, _body(passed), found.exchange))
+        outer, here = _passing.get(), [self, str_or_url, _body(passed), found.exchange, original]
+        _passing.set(here)
         try:
             with under_way(found, observation, _may_have_been_sent):
                 response = await original(self, method, str_or_url, **passed)
         finally:
-            _passing.reset(here)
+            _passing.set(outer)
+            here.clear()  # contexts that were copied meanwhile live as long as their connections
         _attach(module, observation, response, _decompresses(self, kwargs))
         await look_back_async(observation)
         return response
@@ -67,7 +69,7 @@ def _may_be_call(session: Any, str_or_url: Any) -> bool:
 
 
 @guarded
-def _request(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, Any]) -> Request | None:
+def _request(original: Any, session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, Any]) -> Request | None:
     method = method.upper()  # google-genai says "post"
     if method not in ("POST", "GET"):
         return None
@@ -75,7 +77,7 @@ def _request(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, An
     host = url.host or ""
     return Request(
         library="aiohttp",
-        exchange=_exchange(session, str_or_url, kwargs),
+        exchange=_exchange(original, session, str_or_url, kwargs),
         method=method,
         host=host.lower() if url.is_default_port() else f"{host.lower()}:{url.port}",
         path=url.path,
@@ -91,15 +93,16 @@ def _request(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, An
     )
 
 
-def _exchange(session: Any, str_or_url: Any, kwargs: Mapping[str, Any]) -> object:
+def _exchange(original: Any, session: Any, str_or_url: Any, kwargs: Mapping[str, Any]) -> object:
     """What tells a call from the next one: redirects do not come by here again, but calls of the app's middleware do.
 
     Another instrumentation that was put on ours, and ours on that again, passes on what it was given.
     """
     passing = _passing.get()
-    if passing is not None:
-        *given, exchange = passing
-        if all(one is other for one, other in zip(given, (session, str_or_url, _body(kwargs)), strict=True)):
+    if passing:
+        *given, exchange, passed_by = passing
+        same = all(one is other for one, other in zip(given, (session, str_or_url, _body(kwargs)), strict=True))
+        if same and passed_by is not original:  # what comes by the same layer again is made anew
             return exchange
     return object()
 

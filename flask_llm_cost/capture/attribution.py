@@ -125,12 +125,21 @@ class RequestTags:
             self._outer = around
         request_here.set(self)
 
+    def is_of(self, context: RequestContext) -> bool:
+        """Whether it was opened in this context: a copy of it has the same request."""
+        return self._context is context
+
+    @property
+    def ended(self) -> bool:
+        return self._context is None
+
     def close(self) -> None:
         """Idempotent; may come late, twice, or in a thread where it was never opened."""
         if self._asking:
             return  # the end of the context in which the tagger is asked, not of the request
         if request_here.get() is self:
-            request_here.set(self._outer)
+            outer = self._outer
+            request_here.set(None if isinstance(outer, RequestTags) and outer.ended else outer)
         # Flask breaks its own cycles at the end of a request; ours would keep all of it until the collector runs.
         self._context = self._g = self._outer = None
 
@@ -212,7 +221,7 @@ def follow_requests(app: Flask) -> None:
 
 
 def _open_request() -> None:
-    tags = RequestTags(request_ctx._get_current_object())  # type: ignore[attr-defined]  # a proxy
+    tags = RequestTags(_context_here())
     setattr(g, _ON_G, tags)
     tags.open()
 
@@ -222,14 +231,21 @@ def _keep_for_stream(response: Response) -> Response:
     tags = _tags_here()
     if tags is not None and response.is_streamed and not response.direct_passthrough:
         tags.streams = True
+        request_here.set(tags)  # a stream that the view asked for, and left open, is not the view's
         response.call_on_close(tags.close)
     return response
 
 
 def _close_request(error: BaseException | None) -> None:
     tags = _tags_here()
-    if tags is not None and not tags.streams:
+    # A copy of the context ends elsewhere, and earlier: the request goes on.
+    if tags is not None and not tags.streams and tags.is_of(_context_here()):
         tags.close()
+
+
+def _context_here() -> RequestContext:
+    context: RequestContext = request_ctx._get_current_object()  # type: ignore[attr-defined]  # a proxy
+    return context
 
 
 def _tags_here() -> RequestTags | None:
@@ -245,7 +261,7 @@ def current_request() -> RequestTags | CarriedApp | None:
     tags = _tags_here()
     # In a context that was pushed by hand there are none, and those of a copied one may have nothing left to say.
     if tags is None or not (tags.knows or tags is g.get(_ON_G)):
-        tags = RequestTags(request_ctx._get_current_object())  # type: ignore[attr-defined]  # a proxy
+        tags = RequestTags(_context_here())
         setattr(g, _ON_G, tags)
     return tags
 

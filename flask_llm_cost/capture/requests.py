@@ -189,7 +189,7 @@ class _ObservedBody:
             yield self._all_left()
         try:
             raw = self._raw
-            pieces = iter(functools.partial(raw.read, amt), b"") if self._plain else raw.stream(amt, decode_content)
+            pieces = iter(lambda: raw.read(amt) or b"", b"") if self._plain else raw.stream(amt, decode_content)
             for piece in pieces:
                 seen = observation.feed(piece)
                 if seen or not withholds:

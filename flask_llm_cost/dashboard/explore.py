@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
+from decimal import localcontext
 from typing import Any, Final, TypeAlias
 
 from flask import Response
@@ -24,6 +25,7 @@ from flask_llm_cost.dashboard.pivot import Heading, Invoice, Pivot, PivotRow
 from flask_llm_cost.dashboard.sums import before_of, per_call, together, without
 from flask_llm_cost.dashboard.visit import Visit
 from flask_llm_cost.ledger import queries
+from flask_llm_cost.ledger.columns import USUAL
 from flask_llm_cost.ledger.local_time import start_of_day
 from flask_llm_cost.ledger.queries import NOTHING, Spend
 from flask_llm_cost.ledger.tag_queries import tag_keys
@@ -290,15 +292,10 @@ def _table(session: Session, selection: Selection, names: Names) -> tuple[list[s
 
     def rows() -> Iterator[list[Any]]:
         for row in every:
-            parts = _with_other(cells.get(row.key, {}), columns, row)
-            yield [
-                _key(dimension, row.key),
-                labels[row.key],
-                *(measure(cell) if cell.calls else None for cell in parts),
-                measure(row),
-                SHOWN[selection.show],
-                selection.currency,
-            ]
+            with localcontext(USUAL):  # this runs when the file is sent, where the app's own may be here
+                parts = _with_other(cells.get(row.key, {}), columns, row)
+                figures = [*(measure(cell) if cell.calls else None for cell in parts), measure(row)]
+            yield [_key(dimension, row.key), labels[row.key], *figures, SHOWN[selection.show], selection.currency]
 
     return _header(dimension, columns), rows()
 

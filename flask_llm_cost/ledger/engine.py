@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,8 +37,9 @@ def identity_of(url: sa.URL, bind_key: str | None, app_name: str) -> str:
     if not any(place):
         place.append(app_name)  # made by creator=: the URL says nothing
     parts = [url.get_backend_name(), *map(str, place), str(bind_key)]
-    if options := url.query.get("options"):  # of PostgreSQL: a search_path is another ledger in the same database
-        parts.append(str(options))
+    # Of PostgreSQL: a search_path is another ledger in the same database.
+    if found := re.search(r"search_path\s*=\s*(\S+)", str(url.query.get("options", ""))):
+        parts.append(found[1])
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

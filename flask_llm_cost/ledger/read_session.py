@@ -98,9 +98,10 @@ def _hold_still(session: Session) -> None:
 
     Not without a write-ahead log, where the app could not write as long as this reads.
     """
-    driver: Any = session.connection().connection.driver_connection
-    if not driver.in_transaction and driver.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
-        driver.execute("BEGIN")
+    connection = session.connection()
+    driver: Any = connection.connection.driver_connection
+    if not driver.in_transaction and connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal":
+        connection.exec_driver_sql("BEGIN")
 
 
 def _limit(connection: sa.Connection, seconds: float | None) -> None:

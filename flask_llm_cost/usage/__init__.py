@@ -164,7 +164,7 @@ _DEPLOYMENT: Final = re.compile(r"/openai/deployments/(?P<model>[^/]+)/")
 #: Calls that cost nothing, or nothing yet, on hosts where every other path is taken for a call.
 _FREE: Final = re.compile(
     r"/(?:moderations|count_tokens|input_tokens|models|files|uploads|batches|vector_stores|api/(?:tags|show|ps|version))(?:/|\Z)"
-    r"|/(?:chat/completions/chatcmpl-[^/]+|threads/.+|cachedContents(?:/.+)?)\Z"  # stored, with the usage that it had
+    r"|/(?:chat/completions/chatcmpl-[^/]+|threads/[^/]+/runs/run_[^/]+|cachedContents(?:/.+)?)\Z"  # stored, with its usage
     r"|:(?:countTokens|batchGenerateContent|asyncBatchEmbedContent)\Z|/count-tokens:"
 )
 

@@ -183,6 +183,32 @@ def test_a_request_inside_a_view(app: Flask, calls: Ledger, ask: Callable[[], No
     assert [tags_of(call) for call in calls()] == [{"endpoint": at} for at in ("inner", "outer", "outer")] + [{}]
 
 
+def test_a_stream_inside_a_view_that_is_left_open(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
+    """A view that asks for a stream of its own app and leaves it open: its own stream is its own, later calls nobody's."""
+    kept = []
+
+    @app.route("/inner")
+    def inner() -> Response:
+        return Response(iter(["inner"]))
+
+    @app.route("/outer")
+    def outer() -> Response:
+        kept.append(app.test_client().get("/inner"))
+
+        def body() -> Iterator[str]:
+            ask()
+            yield "outer"
+
+        return Response(body())
+
+    with app.test_client().get("/outer") as response:
+        assert response.text == "outer"
+    kept.pop().close()
+    with app.app_context():
+        ask()
+    assert [tags_of(call) for call in calls()] == [{"endpoint": "outer"}, {}]
+
+
 def test_a_request_that_fails_leaves_nothing_behind(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
     """The tags of a request that raised are not on the next call of the same thread."""
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import gc
 import json
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from inspect import signature
 from typing import Any
 
@@ -214,6 +218,71 @@ def test_a_call_that_aiohttp_makes_on_the_way_is_a_call(
     with app.app_context():
         asyncio.run(send())
     assert sorted(str(call.requested_model) for call in calls()) == ["gpt-4o", "gpt-4o-mini"]
+
+
+def test_a_call_that_aiohttp_repeats_on_the_way_is_a_call(app: Flask, calls: Ledger, provider: PlayedProvider) -> None:
+    """A look at the status that asks the very same again makes a second call, with a row of its own."""
+    url = f"{provider.openai_url}/chat/completions"
+
+    async def send() -> None:
+        async def again(reply: aiohttp.ClientResponse) -> None:
+            async with session.post(url, json=BODY, raise_for_status=False) as second:
+                await second.read()
+
+        session = aiohttp.ClientSession(raise_for_status=again)
+        async with session, session.post(url, json=BODY) as reply:
+            await reply.read()
+
+    with app.app_context():
+        asyncio.run(send())
+    assert len(calls()) == len(provider.requests) == 2
+
+
+class Body(dict[str, Any]):
+    """What can be referred to weakly."""
+
+
+def test_a_connection_of_aiohttp_keeps_no_body(app: Flask, provider: PlayedProvider) -> None:
+    """A connection that stays open for the next call keeps nothing of the call that opened it."""
+
+    async def send() -> weakref.ref[Body]:
+        body = Body(BODY)
+        async with session.post(f"{provider.openai_url}/chat/completions", json=body) as reply:
+            await reply.read()
+        return weakref.ref(body)
+
+    async def kept() -> list[object]:
+        nonlocal session
+        async with aiohttp.ClientSession() as session:
+            bodies = await asyncio.gather(*(send() for _ in range(3)))
+            gc.collect()
+            return [body() for body in bodies]
+
+    session: Any = None
+    with app.app_context():
+        assert asyncio.run(kept()) == [None] * 3
+
+
+def test_a_call_of_aiohttp_may_be_dropped_from_elsewhere(app: Flask, provider: PlayedProvider) -> None:
+    """A task that nobody waits for is closed where the collector runs, in another context: without a word of ours."""
+    provider.reply_with("chat/completions", delay=30.0)
+
+    async def begun() -> Any:
+        session = aiohttp.ClientSession()
+        call = session._request("POST", f"{provider.openai_url}/chat/completions", json=BODY)
+        task = asyncio.create_task(call)
+        await asyncio.sleep(0.5)
+        return session, task
+
+    loop = asyncio.new_event_loop()
+    with app.app_context():
+        session, task = loop.run_until_complete(begun())
+        contextvars.Context().run(task.get_coro().close)
+        with suppress(asyncio.CancelledError, RuntimeError):
+            task.cancel()
+            loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(session.close())
+    loop.close()
 
 
 @pytest.mark.parametrize("instrument", [[], ["httpx", "requests"]], ids=["explicit", "patched"])

@@ -16,6 +16,7 @@ import gevent.pool
 import openai
 import pytest
 from flask import Flask, copy_current_request_context, g
+from flask.globals import request_ctx
 from flask_sqlalchemy import SQLAlchemy
 from played_app import ledger_of
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -220,6 +221,26 @@ def test_a_teardown_in_another_thread_leaves_the_request_as_it_was(app: Flask, a
     app.test_client().get("/").close()
     assert torn == [False, False, True]
     assert [tags_of(call) for call in ledger_of(app)] == [REQUEST, BOTH]
+    assert attribution.request_here.get() is None
+
+
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["in a thread", "here"])
+def test_a_copy_of_the_context_ends_without_the_request(app: Flask, ask: Ask, elsewhere: bool) -> None:
+    """A copy of the request's context that ends before the view's first call takes none of its tags along."""
+    tracker_of(app).request_tagger(lambda: {"user_id": "ada"})
+
+    @app.route("/")
+    def view() -> str:
+        if elsewhere:
+            in_copied_request_context(lambda: None)
+        else:
+            with request_ctx.copy():
+                pass
+        ask()
+        return "ok"
+
+    app.test_client().get("/").close()
+    assert [tags_of(call) for call in ledger_of(app)] == [REQUEST]
     assert attribution.request_here.get() is None
 
 

@@ -70,4 +70,6 @@ def test_a_search_path_is_another_ledger() -> None:
     plain = sa.make_url("postgresql+psycopg://app@db/shop")
     paths = [plain.update_query_dict({"options": f"-csearch_path={name}"}) for name in ("a", "b")]
     assert len({identity_of(url, None, "app") for url in (plain, *paths)}) == 3
+    slow = plain.update_query_dict({"options": "-c statement_timeout=5000 -c search_path=a"})
+    assert identity_of(slow, None, "app") == identity_of(paths[0], None, "app")
     assert identity_of(paths[0], None, "app") == identity_of(paths[0].set(username="else"), None, "app")

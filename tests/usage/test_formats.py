@@ -310,6 +310,8 @@ def test_nothing_but_numbers_and_enum_words_is_kept() -> None:
         ("gateway.example:8443", "/anthropic/v1/messages", "anthropic", "messages"),
         ("gateway.example", "/anthropicish/v1/messages", "internal_gateway", "messages"),
         ("gateway.example", "/anthropic/ask", "anthropic", "ask"),
+        ("gateway.example", "/v1/threads/thread_1/runs", "internal_gateway", "runs"),
+        ("gateway.example", "/agents/threads/42/answer", "internal_gateway", "answer"),
         ("unknown.example", "/v1/chat/completions", "unknown.example", "chat.completions"),
     ],
 )

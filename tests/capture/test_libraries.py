@@ -198,13 +198,20 @@ def test_requests_with_options_that_are_set_on_the_raw_body(
     assert seen(calls()) == [(True, "ok", "stream_final")]
 
 
+class EndsWithNone(io.BytesIO):
+    """A file whose end is no bytes at all, as that of a socket that does not wait."""
+
+    def read(self, size: int | None = -1) -> Any:
+        return super().read(size) or None
+
+
 class FromFile(BaseAdapter):
     """An adapter of the app's own, whose replies are files."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         reply = requests.Response()
         reply.status_code, reply.request, reply.url = 200, request, str(request.url)
-        reply.raw = io.BytesIO(json.dumps({"model": "gpt-4o", "choices": [], "usage": COUNTED}).encode())
+        reply.raw = EndsWithNone(json.dumps({"model": "gpt-4o", "choices": [], "usage": COUNTED}).encode())
         return reply
 
     def close(self) -> None:

@@ -7,11 +7,14 @@ import functools
 import io
 import json
 import re
+import sqlite3
 import tracemalloc
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from html import unescape
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -688,6 +691,29 @@ def test_what_sqlite_cannot_add_up_is_said(make: Make, kind: str) -> None:
     assert "PostgreSQL" in said(app.get(range="7d", currency="IDR"))
     rows = table(app.get(PREFIX + "/calls.csv", range="7d", currency="IDR"))
     assert [row["total_cost"] for row in rows] == [cost] * 4
+
+
+def test_a_file_is_exact_whatever_the_apps_decimals_are(make: Make) -> None:
+    """Where the app computes with three digits while a file is sent, its sums are those of the page."""
+    app = make().mount()
+    app.add_all((f"{n + 1}.654321", {"model": f"m{n}", "tags": {"feature": f"f{n % 2}"}}) for n in range(24))
+    address = PREFIX + "/explore?range=7d&rows=tag:feature&cols=model&format=csv"
+    exact = app.get(address).data
+    assert b"other" in exact
+    with localcontext(prec=3):
+        assert app.get(address).data == exact
+
+
+def test_a_database_that_is_locked_is_said(make: Make, tmp_path: Path) -> None:
+    """Where somebody else keeps a SQLite file locked, the page says that it cannot be read, as with any other database."""
+    file = tmp_path / "locked.db"
+    app = make(url=f"sqlite:///{file}?timeout=0.2").mount(guard=None)
+    app.add("1")
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert app.get(format="json").status_code == 503
+        other.execute("ROLLBACK")
+    assert app.get(format="json").get_json()["total"]["cost"] == "1"
 
 
 def test_the_longest_values_have_links_that_lead(make: Make) -> None:

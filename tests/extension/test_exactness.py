@@ -52,6 +52,7 @@ def _said(app: Flask) -> dict[str, Decimal | None]:
     found = app.test_client().get("/costs/?format=json").get_json()
     report = app.test_cli_runner().invoke(args=["llm-cost", "report", "--by", "model", "--format", "json"])
     status = {one.budget: one for one in state.budgets.statuses()}
+    used = status["all"].used
     with state.tracker.session() as session, decimal.localcontext(Context(prec=64)):
         return {
             "rows": sum(session.scalars(sa.select(Call.total_cost)), Decimal(0)),
@@ -61,6 +62,7 @@ def _said(app: Flask) -> dict[str, Decimal | None]:
             "panel": sum((Decimal(row["cost"]) for row in found["breakdowns"][0]["rows"]), Decimal(0)),
             "report": Decimal(json.loads(report.output)["total"]["cost"]),
             "budget": status["all"].spent,
+            "used": used,
             "tokens": status["tokens"].spent,
         }
 

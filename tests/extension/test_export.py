@@ -16,7 +16,10 @@ from flask_sqlalchemy import SQLAlchemy
 from ledger_rows import add_call
 
 from flask_llm_cost import LlmCostTracker, dashboard_blueprint
+from flask_llm_cost.errors import DetailPrunedError
 from flask_llm_cost.export import export_calls
+from flask_llm_cost.ledger import call_queries
+from flask_llm_cost.ledger.call_queries import CallRow
 from flask_llm_cost.ledger.filter import Filter
 from flask_llm_cost.ledger.models import Call
 from flask_llm_cost.records import new_call_id
@@ -102,6 +105,24 @@ def test_a_file_is_complete_or_not_there(app: Flask, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_prune_meanwhile_is_said(app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where calls are pruned while the file is written, and so may be missing in it, there is no file, and it says why."""
+    monkeypatch.setattr(call_queries, "_PAGE", 1)
+    runner, days = app.test_cli_runner(), (datetime.now(UTC) - FIRST - timedelta(days=2)).days
+    assert runner.invoke(args=["llm-cost", "rollups", "rebuild"]).exit_code == 0
+
+    def pruning(calls: Iterator[CallRow]) -> Iterator[CallRow]:
+        yield next(calls)
+        assert runner.invoke(args=["llm-cost", "prune", "--older-than", str(days), "--yes"]).exit_code == 0
+        yield from calls
+
+    every = call_queries.all_calls
+    monkeypatch.setattr(call_queries, "all_calls", lambda *asked: pruning(every(*asked)))
+    with pytest.raises(DetailPrunedError):
+        export_calls(app.extensions["llm_cost"], Filter(scope={}), str(tmp_path / "calls.csv"))
+    assert not (tmp_path / "calls.csv").exists()
+
+
 def test_memory_does_not_grow_with_the_calls(app: Flask, tmp_path: Path) -> None:
     """Ten times the calls take no more memory: they are read a page at a time."""
     session = app.extensions["sqlalchemy"].session

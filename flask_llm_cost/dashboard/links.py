@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlencode
+from uuid import UUID
 
 from flask import url_for
 from werkzeug.datastructures import iter_multi_items
@@ -27,13 +28,15 @@ class Links:
     mount: Mapping[str, Any] = field(default_factory=lambda: _NO_VALUES)
     _paths: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
-    def __call__(self, page: str, params: Mapping[str, Any] = _NO_VALUES, **values: Any) -> str:
-        path = self._path(page, values) if values else self._paths.get(page)
+    def __call__(
+        self, page: str, params: Mapping[str, Any] = _NO_VALUES, *, call_id: UUID | None = None, key: str | None = None
+    ) -> str:
+        path = self._path(page, call_id=call_id, key=key) if call_id or key else self._paths.get(page)
         if path is None:
-            path = self._paths[page] = self._path(page, values)
+            path = self._paths[page] = self._path(page)
         asked = [(name, value) for name, value in iter_multi_items(dict(params)) if value is not None]
         return f"{path}?{urlencode(asked, safe=_SAFE)}" if asked else path
 
-    def _path(self, page: str, values: Mapping[str, Any]) -> str:
+    def _path(self, page: str, **own: Any) -> str:
         # Whatever the app's url_defaults put behind it is none of the dashboard's parameters.
-        return url_for(f"{self.blueprint}.{page}", **{**self.mount, **values}).partition("?")[0]
+        return url_for(f"{self.blueprint}.{page}", **{**self.mount, **own}).partition("?")[0]

@@ -193,6 +193,24 @@ def test_a_bar_opens_its_day(make: Make) -> None:
     assert listed(app, deeper[0]) == 1
 
 
+def test_pages_of_calls_lead_on_and_back(make: Make) -> None:
+    """The link under a list leads to the calls after those, until there are none, and back to those before, each once."""
+    app = make().mount()
+    app.add_all(("1", {"ago": timedelta(minutes=n), "tags": {"feature": "a b&c"}}) for n in range(200))
+    seen: dict[str, list[list[str]]] = {"next": [], "prev": []}
+    href: str | None = f"{PREFIX}/calls?range=90d&tag.feature=a+b%26c"
+    for rel, pages in seen.items():
+        while href is not None:
+            text = app.get(href).get_data(as_text=True)
+            pages.append(re.findall(r"/calls/([0-9a-f-]{36})", text))
+            found = re.search(rf'<a rel="{rel}" href="([^"]+)"', text)
+            href, last = (unescape(found[1]) if found else None), href
+        href = last
+    assert [len(page) for page in seen["next"]] == [50] * 4
+    assert len({call for page in seen["next"] for call in page}) == 200
+    assert seen["prev"] == seen["next"][::-1]
+
+
 def test_a_call_keeps_the_question(make: Make) -> None:
     """From a list to one of its calls and back, by the crumb or the navigation, the range and the filters stay."""
     app = make().mount()

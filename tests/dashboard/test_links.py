@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import sqlalchemy as sa
+from addresses import PAGES
 from flask import Flask
 from mounted_app import BUDGETS, PREFIX, MountedApp, statements
 
@@ -209,6 +210,19 @@ def test_pages_of_calls_lead_on_and_back(make: Make) -> None:
     assert [len(page) for page in seen["next"]] == [50] * 4
     assert len({call for page in seen["next"] for call in page}) == 200
     assert seen["prev"] == seen["next"][::-1]
+
+
+def test_files_are_what_their_links_say(make: Make) -> None:
+    """On every page, a single call's too, "CSV" leads to a file and "JSON" to JSON."""
+    app = make().mount().fill(24)
+    call = app.get(PREFIX + "/calls", range="90d", format="json").get_json()["calls"][0]["id"]
+    kinds = {"CSV": "text/csv", "JSON": "application/json"}
+    for address in (*PAGES.values(), f"/calls/{call}"):
+        text = app.get(PREFIX + address).get_data(as_text=True)
+        found = re.findall(r'<a href="([^"]+)"[^>]*>(CSV|JSON)</a>', text)
+        assert found, address
+        for href, kind in found:
+            assert app.get(unescape(href)).mimetype == kinds[kind], href
 
 
 def test_a_call_keeps_the_question(make: Make) -> None:

@@ -90,11 +90,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> Decimal | None:
         if value is None:
             return None
-        if dialect.name != "sqlite":
-            return Decimal(value)
-        if type(value) is float and value:  # what SQLite makes of a sum beyond its integers; a 0 may stand for none
-            raise TooLargeSumError
-        return EXACT.scaleb(Decimal(value), -self.places)
+        return EXACT.scaleb(Decimal(value), -self.places) if dialect.name == "sqlite" else Decimal(value)
 
 
 class Money(ExactDecimal):
@@ -104,6 +100,23 @@ class Money(ExactDecimal):
 
     def __init__(self) -> None:
         super().__init__(MONEY_PLACES)
+
+
+class _Total(Money):
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Decimal | None:
+        if type(value) is float:  # what SQLite makes of what is beyond its integers
+            raise TooLargeSumError
+        return super().process_result_value(value, dialect)
+
+
+def total(amounts: Any) -> sa.ColumnElement[Decimal | None]:
+    """The sum of amounts, for those who read it: never what SQLite rounds, as a sum that a writer looks at may be.
+
+    :raises TooLargeSumError: when it is fetched
+    """
+    return sa.func.sum(amounts, type_=_Total())
 
 
 class Quantity(ExactDecimal):

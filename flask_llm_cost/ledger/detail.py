@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
 from flask_llm_cost.ledger.answers import Grouping, Key, Sums, key_of, keyed
-from flask_llm_cost.ledger.columns import Money
+from flask_llm_cost.ledger.columns import Money, total
 from flask_llm_cost.ledger.filter import COLUMNS, TIMES, Filter
 from flask_llm_cost.ledger.local_time import local_text, offset_text
 from flask_llm_cost.ledger.models import Call, CallTag
@@ -37,7 +37,7 @@ _WASTED: Final = Call.outcome.in_(("interrupted", "error"))
 MEASURES: Final[Mapping[str, sa.ColumnElement[Any]]] = MappingProxyType(
     {
         "calls": sa.func.count(),
-        "cost": sa.func.sum(Call.total_cost),
+        "cost": total(Call.total_cost),
         "input_tokens": sa.func.sum(Call.input_tokens),
         "cache_read_tokens": sa.func.sum(Call.cache_read_tokens),
         "output_tokens": sa.func.sum(Call.output_tokens),
@@ -53,7 +53,7 @@ MEASURES: Final[Mapping[str, sa.ColumnElement[Any]]] = MappingProxyType(
         "priced_calls": sa.func.count(Call.total_cost),
         "wasted_calls": _count(_WASTED),
         "wasted_priced_calls": _count(sa.and_(_WASTED, Call.total_cost.is_not(None))),
-        "wasted_cost": sa.func.sum(sa.case((_WASTED, Call.total_cost))),
+        "wasted_cost": total(sa.case((_WASTED, Call.total_cost))),
     }
 )
 

@@ -69,7 +69,7 @@ def reading(
         except sa.exc.DBAPIError as error:
             if fault_of(error) is Fault.SCHEMA:
                 raise SchemaMissingError from None
-            if "integer overflow" in str(error.orig):  # as SQLite says it
+            if engine.dialect.name == "sqlite" and "integer overflow" in str(error.orig):
                 raise TooLargeSumError from None
             if replica:
                 error.add_note(READ_BIND)

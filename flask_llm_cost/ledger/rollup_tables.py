@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from flask_llm_cost.ledger.answers import Grouping, Key, Sums, add, key_of, keyed, some
 from flask_llm_cost.ledger.bulk import TAG_ROLLUPS, USAGE_ROLLUPS
-from flask_llm_cost.ledger.columns import Money
+from flask_llm_cost.ledger.columns import Money, total
 from flask_llm_cost.ledger.detail import time_text
 from flask_llm_cost.ledger.endings import ENDED, ENDINGS, asks, ended, fits
 from flask_llm_cost.ledger.filter import TIMES, Filter
@@ -260,7 +260,8 @@ def _select(
 
     labels = [sa.text(f"k{place}") for place in range(len(grouped))]
     query = sa.select(*(column(item).label(f"k{place}") for place, item in enumerate(grouped)))
-    query = query.add_columns(*(sa.func.sum(columns[name]) for name in measures)).select_from(table).group_by(*labels)
+    sums = (total(columns[name]) if name.endswith("cost") else sa.func.sum(columns[name]) for name in measures)
+    query = query.add_columns(*sums).select_from(table).group_by(*labels)
     # All of them, also where only the dearest are wanted: whether anybody is missing shows in the count.
     query = query.add_columns(sa.func.sum(sa.func.sum(columns.calls)).over())
     for place, (item, sign) in enumerate(conditions):

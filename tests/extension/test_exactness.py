@@ -15,6 +15,7 @@ from flask import Flask
 
 from flask_llm_cost import track
 from flask_llm_cost.dashboard import dashboard_blueprint
+from flask_llm_cost.errors import TooLargeSumError
 from flask_llm_cost.ledger import Call, spend
 
 #: A token of input is less than half of the ledger's last place, and forty of them are more than that.
@@ -95,3 +96,29 @@ def test_an_app_with_a_coarse_decimal_context_has_exact_sums(app: Flask) -> None
     assert len(set(said.values())) == 1, said
     assert len((said["rows"] or Decimal(0)).as_tuple().digits) > 8
     assert decimal.getcontext().prec == 8
+
+
+@pytest.mark.parametrize("mode", ["inline", "background"])
+@pytest.mark.parametrize("action", ["notify", "block"])
+def test_calls_are_written_where_sqlite_cannot_add_them_up(
+    sqlite_url: sa.URL, tmp_path: Path, mode: str, action: str
+) -> None:
+    """Calls whose sums are too large for SQLite, their budget's too, are written and exact; who asks for the sum is told."""
+    apps = Apps(
+        tmp_path,
+        LLM_COST_PRICE_OVERRIDES={"acme/m": {"rates": {"input": "1000000"}, "currency": "IDR"}},
+        LLM_COST_BUDGETS=[{"name": "all", "limit": "9000000", "period": "month", "currency": "IDR", "action": action}],
+    )
+    app = apps.make(sqlite_url, LLM_COST_WRITE_MODE=mode)
+    with app.app_context():
+        for _ in range(16):
+            track("acme", model="m", usage={"input": 1_000_000})
+        state = app.extensions["llm_cost"]
+        assert state.tracker.flush(20)
+        with state.tracker.session() as session:
+            assert list(session.scalars(sa.select(Call.total_cost))) == [Decimal(10) ** 6] * 16
+        with pytest.raises(TooLargeSumError):
+            spend.total(currency="IDR")
+        (status,) = state.budgets.statuses()
+        assert (status.spent, status.left) == (16 * 10**6, 0)
+    apps.close()

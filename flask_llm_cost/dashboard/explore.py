@@ -301,7 +301,7 @@ def _table(session: Session, selection: Selection, names: Names) -> tuple[list[s
 
 
 def _header(dimension: str, columns: Sequence[Column]) -> list[str]:
-    """The names of a file's columns, all different: days in full, and a value besides its name where others share that."""
+    """The names of a file's columns: days in full, and a value besides its name where other columns share that."""
     ends = ("total", "figure", "currency")
     named = [heading.value or "" if isinstance(key, tuple) else heading.label for key, heading in columns]
     found = Counter((dimension, "name", *named, *ends))

@@ -157,43 +157,20 @@ def test_a_streamed_body_is_still_the_request(app: Flask, calls: Ledger, ask: Ca
     assert tags_of(after) == {}
 
 
-def test_a_request_inside_a_view(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
+@pytest.mark.parametrize("leaves_open", [False, True], ids=["read", "a stream left open"])
+def test_a_request_inside_a_view(app: Flask, calls: Ledger, ask: Callable[[], None], leaves_open: bool) -> None:
     """A view that asks its own app: its calls after that, and its body's, are its own request's, and later ones nobody's."""
-
-    @app.route("/inner")
-    def inner() -> str:
-        ask()
-        return "inner"
-
-    @app.route("/outer")
-    def outer() -> Response:
-        assert app.test_client().get("/inner").text == "inner"
-        ask()
-
-        def body() -> Iterator[str]:
-            ask()
-            yield "outer"
-
-        return Response(body())
-
-    with app.test_client().get("/outer") as response:
-        assert response.text == "outer"
-    with app.app_context():
-        ask()
-    assert [tags_of(call) for call in calls()] == [{"endpoint": at} for at in ("inner", "outer", "outer")] + [{}]
-
-
-def test_a_stream_inside_a_view_that_is_left_open(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:
-    """A view that asks for a stream of its own app and leaves it open: its own stream is its own, later calls nobody's."""
     kept = []
 
     @app.route("/inner")
     def inner() -> Response:
-        return Response(iter(["inner"]))
+        ask()
+        return Response(iter(["inner"])) if leaves_open else Response("inner")
 
     @app.route("/outer")
     def outer() -> Response:
         kept.append(app.test_client().get("/inner"))
+        ask()
 
         def body() -> Iterator[str]:
             ask()
@@ -206,7 +183,7 @@ def test_a_stream_inside_a_view_that_is_left_open(app: Flask, calls: Ledger, ask
     kept.pop().close()
     with app.app_context():
         ask()
-    assert [tags_of(call) for call in calls()] == [{"endpoint": "outer"}, {}]
+    assert [tags_of(call) for call in calls()] == [{"endpoint": at} for at in ("inner", "outer", "outer")] + [{}]
 
 
 def test_a_request_that_fails_leaves_nothing_behind(app: Flask, calls: Ledger, ask: Callable[[], None]) -> None:

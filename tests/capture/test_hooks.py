@@ -263,8 +263,8 @@ def test_a_connection_of_aiohttp_keeps_no_body(app: Flask, provider: PlayedProvi
         assert asyncio.run(kept()) == [None] * 3
 
 
-def test_a_call_of_aiohttp_may_be_dropped_from_elsewhere(app: Flask, provider: PlayedProvider) -> None:
-    """A task that nobody waits for is closed where the collector runs, in another context: without a word of ours."""
+def test_a_call_of_aiohttp_may_be_dropped_from_elsewhere(app: Flask, calls: Ledger, provider: PlayedProvider) -> None:
+    """A task that nobody waits for is closed where the collector runs, in another context: it ends, and is a row."""
     provider.reply_with("chat/completions", delay=30.0)
 
     async def begun() -> Any:
@@ -283,6 +283,7 @@ def test_a_call_of_aiohttp_may_be_dropped_from_elsewhere(app: Flask, provider: P
             loop.run_until_complete(asyncio.sleep(0))
         loop.run_until_complete(session.close())
     loop.close()
+    assert [(call.outcome, call.usage_source) for call in calls()] == [("interrupted", "unknown")]
 
 
 @pytest.mark.parametrize("instrument", [[], ["httpx", "requests"]], ids=["explicit", "patched"])
